@@ -1,0 +1,31 @@
+//! The words that every part of Brine shares.
+//!
+//! * [`ids`]: names of experiments, trials, attempts, agents and blobs.
+//! * [`spec`]: what a trial is ([`TrialSpec`]): runner, resources, seed, parameters.
+//! * [`train`]: what the `train` runner trains ([`TrainSpec`]).
+//! * [`outcome`]: how a trial ended ([`Outcome`]) and what it saved ([`Checkpoint`]).
+//! * [`event`]: one recorded fact ([`Event`]). Journal, live stream and replay use this type.
+//! * `wire` (feature `wire`): the gRPC messages. They stop at the edge of each process.
+//!
+//! No logic lives here beyond validation and identity, and nothing does I/O.
+
+pub mod event;
+pub mod ids;
+pub mod outcome;
+pub mod spec;
+pub mod train;
+#[cfg(feature = "wire")]
+pub mod wire;
+
+pub use event::{Event, ExperimentState, Record};
+pub use ids::{AgentId, Attempt, BlobId, ExperimentId, IdError, Timestamp, TrialId};
+pub use outcome::{Checkpoint, CheckpointFile, FailureClass, MetricPoint, Outcome};
+pub use spec::{
+    BlobRef, CommandSpec, Devices, Inputs, Resources, Retries, Runner, TrialSpec, Value,
+};
+pub use train::{
+    AdamW, DataSpec, Mlp, ModelSpec, Norm, Positions, Schedule, TokenFormat, TrainSpec, Validation,
+};
+
+/// Version of the journal's and the wire's format. A peer or a journal with a newer one is refused.
+pub const FORMAT_VERSION: u32 = 1;

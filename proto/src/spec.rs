@@ -1,0 +1,302 @@
+//! What a trial is: one unit of work, known by its content.
+
+use crate::ids::{BlobId, TrialId};
+use crate::train::TrainSpec;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// One unit of work. Two equal specifications are the same trial, so asking twice costs nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrialSpec {
+    /// What an agent executes.
+    pub runner: Runner,
+    /// What the study varies, by name; shown in tables and given to commands.
+    pub parameters: BTreeMap<String, Value>,
+    /// Seeds everything random in the trial.
+    pub seed: u64,
+    /// What the trial occupies while it runs.
+    pub resources: Resources,
+    /// How often a failed attempt is repeated. Not part of the identity.
+    pub retries: Retries,
+    /// Longest time of one attempt in milliseconds; `None` is no limit. Not part of the identity.
+    pub time_limit_ms: Option<u64>,
+    /// Milliseconds between two checkpoints. Not part of the identity.
+    pub checkpoint_every_ms: u64,
+}
+
+impl TrialSpec {
+    /// The hash of everything that decides the result: runner, parameters, seed and resources
+    /// (the number of threads changes the order of sums). Retries, time limit and checkpoint
+    /// interval do not, so changing them in a recipe keeps the finished trials.
+    pub fn id(&self) -> TrialId {
+        #[derive(Serialize)]
+        struct Identity<'a> {
+            runner: &'a Runner,
+            parameters: &'a BTreeMap<String, Value>,
+            seed: u64,
+            resources: &'a Resources,
+        }
+        let identity = Identity {
+            runner: &self.runner,
+            parameters: &self.parameters,
+            seed: self.seed,
+            resources: &self.resources,
+        };
+        let mut hasher = blake3::Hasher::new();
+        // Struct fields keep their order and the maps are sorted, so this text is canonical.
+        serde_json::to_writer(&mut hasher, &identity).expect("a hasher accepts every write");
+        TrialId::from_hash(hasher.finalize())
+    }
+}
+
+/// How an agent executes one trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Runner {
+    /// Trains a language model with Brine's own trainer.
+    Train(Box<TrainSpec>),
+    /// Runs any program.
+    Command(CommandSpec),
+}
+
+/// A program to run. It finds its seed, parameters, devices and folders in `BRINE_*` variables.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandSpec {
+    /// Program and arguments, after the parameters were filled in; never empty.
+    pub arguments: Vec<String>,
+    /// Extra environment variables.
+    pub environment: BTreeMap<String, String>,
+    /// Folder to run in, on the agent's machine; `None` is a fresh folder of the attempt.
+    pub working_folder: Option<String>,
+    /// Files that are put into the trial's own folder before the start, by file name.
+    /// That folder is the default working folder, so a recipe's script runs on every machine.
+    pub files: BTreeMap<String, BlobRef>,
+}
+
+/// A file known by its content; agents fetch it from the coordinator by its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlobRef {
+    /// Hash of the content.
+    pub blob: BlobId,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// What the client found on its disk when it submitted: the files that the recipe names,
+/// uploaded and known by their content. A study sees only this, never a path.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inputs {
+    /// The training text: all files of `data.files` in sorted order, one after the other.
+    pub data: Option<BlobRef>,
+    /// The command's files by file name.
+    pub files: BTreeMap<String, BlobRef>,
+}
+
+/// What one trial occupies. Zero means "none" for GPUs and "not limited" for memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// CPU slots, which is also the number of threads; at least 1.
+    pub cpus: u32,
+    /// Whole GPUs.
+    pub gpus: u32,
+    /// Memory of each GPU in bytes that must be there.
+    pub gpu_memory_bytes: u64,
+    /// Main memory in bytes.
+    pub memory_bytes: u64,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self {
+            cpus: 1,
+            gpus: 0,
+            gpu_memory_bytes: 0,
+            memory_bytes: 0,
+        }
+    }
+}
+
+/// How often a failed attempt is repeated, by the class of its failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retries {
+    /// Lost agents, killed processes, full disks.
+    pub infrastructure: u32,
+    /// The program itself failed.
+    pub trial: u32,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self {
+            infrastructure: 5,
+            trial: 0,
+        }
+    }
+}
+
+/// The devices of one agent that a lease names, by index.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Devices {
+    /// CPU slots.
+    pub cpus: Vec<u32>,
+    /// GPUs, as NVML numbers them.
+    pub gpus: Vec<u32>,
+}
+
+/// The value of a parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number.
+    Integer(i64),
+    /// Any other finite number.
+    Number(f64),
+    /// A text.
+    Text(String),
+}
+
+impl Value {
+    /// The value as a number, when it is one.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Self::Integer(value) => Some(*value as f64),
+            Self::Number(value) => Some(*value),
+            Self::Bool(_) | Self::Text(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => value.fmt(f),
+            Self::Integer(value) => value.fmt(f),
+            Self::Number(value) => value.fmt(f),
+            Self::Text(value) => value.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Value {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Integer(value) => serializer.serialize_i64(*value),
+            Self::Number(value) => serializer.serialize_f64(*value),
+            Self::Text(value) => serializer.serialize_str(value),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Value;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, a finite number or a text")
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+                Ok(Value::Bool(value))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+                Ok(Value::Integer(value))
+            }
+            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+                i64::try_from(value).map(Value::Integer).map_err(|_| {
+                    E::custom(format!(
+                        "{value} is larger than a parameter may be ({})",
+                        i64::MAX
+                    ))
+                })
+            }
+            fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+                if value.is_finite() {
+                    return Ok(Value::Number(value));
+                }
+                Err(E::custom("a parameter must be finite"))
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+                Ok(Value::Text(value.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> TrialSpec {
+        TrialSpec {
+            runner: Runner::Command(CommandSpec {
+                arguments: vec!["true".into()],
+                environment: BTreeMap::new(),
+                working_folder: None,
+                files: BTreeMap::new(),
+            }),
+            parameters: BTreeMap::from([("lr".into(), Value::Number(0.1))]),
+            seed: 7,
+            resources: Resources::default(),
+            retries: Retries::default(),
+            time_limit_ms: None,
+            checkpoint_every_ms: 60_000,
+        }
+    }
+
+    #[test]
+    fn identity_is_what_decides_the_result() {
+        let base = spec().id();
+        let same = [
+            TrialSpec {
+                retries: Retries {
+                    infrastructure: 9,
+                    trial: 9,
+                },
+                ..spec()
+            },
+            TrialSpec {
+                time_limit_ms: Some(1),
+                ..spec()
+            },
+            TrialSpec {
+                checkpoint_every_ms: 1,
+                ..spec()
+            },
+        ];
+        assert!(same.iter().all(|spec| spec.id() == base));
+        let other = [
+            TrialSpec { seed: 8, ..spec() },
+            TrialSpec {
+                parameters: BTreeMap::new(),
+                ..spec()
+            },
+            TrialSpec {
+                resources: Resources {
+                    cpus: 2,
+                    ..Resources::default()
+                },
+                ..spec()
+            },
+        ];
+        assert!(other.iter().all(|spec| spec.id() != base));
+    }
+
+    #[test]
+    fn a_specification_survives_json() {
+        let text = serde_json::to_string(&spec()).unwrap();
+        assert_eq!(serde_json::from_str::<TrialSpec>(&text).unwrap(), spec());
+        // The id is stored in journals: it must not change by accident.
+        assert_eq!(spec().id().as_str(), "3fd5bb62e10473ad");
+    }
+}
