@@ -1,0 +1,338 @@
+//! The checks of single values and sections.
+
+use super::{
+    Patterns, RawClosedLoop, RawData, RawFit, RawGrid, RawModel, RawObjective, RawOptimizer,
+    RawValidation, RawWidthRange, WIDTHS_MAX,
+};
+use crate::fit::{Objective, RESAMPLES_MAX};
+use crate::isoflop::grid::WIDTH_MAX;
+use crate::isoflop::spec::{
+    Architecture, Beta2Rule, ClosedLoop, Data, FitSettings, Grid, LayerRule, LearningRateRule,
+    Optimizer, WidthRange,
+};
+use crate::recipe::{DataWanted, Path, RecipeError};
+use proto::{Mlp, Norm, Positions, Schedule, TokenFormat, Validation};
+
+/// Most budgets: a line needs a handful.
+const BUDGETS_MAX: usize = 64;
+/// Most seeds per cell.
+const SEEDS_MAX: usize = 100;
+/// Most file patterns.
+const PATTERNS_MAX: usize = 100;
+/// Most extra cells of a budget; each is chosen after the one before it ended.
+const EXTRA_CELLS_MAX: u32 = 32;
+/// Largest budget: beyond it a product with the tokens leaves the range of 64 bits.
+const BUDGET_MAX: f64 = 1e30;
+const SEQUENCE_MAX: u32 = 1 << 20;
+const VOCABULARY_MAX: u32 = 1 << 24;
+const STEPS_MAX: u64 = 1 << 27;
+const BATCH_MAX: u32 = 1 << 16;
+
+pub(super) fn budgets(mut budgets: Vec<f64>, at: &Path) -> Result<Vec<f64>, RecipeError> {
+    if budgets.is_empty() || budgets.len() > BUDGETS_MAX {
+        let message = format!("needs 1 to {BUDGETS_MAX} budgets, found {}", budgets.len());
+        return Err(RecipeError::new(at, message));
+    }
+    for (index, budget) in budgets.iter().enumerate() {
+        flops(*budget, &at.index(index))?;
+        if budgets[..index].contains(budget) {
+            let message = format!("the budget {budget:e} is there twice");
+            return Err(RecipeError::new(&at.index(index), message));
+        }
+    }
+    budgets.sort_by(f64::total_cmp);
+    Ok(budgets)
+}
+
+fn flops(value: f64, at: &Path) -> Result<f64, RecipeError> {
+    if value > 0.0 && value <= BUDGET_MAX {
+        return Ok(value);
+    }
+    let message =
+        format!("must be a positive number of FLOPs up to {BUDGET_MAX:e}, found {value:e}");
+    Err(RecipeError::new(at, message))
+}
+
+pub(super) fn widths(widths: Vec<u32>, at: &Path) -> Result<Vec<u32>, RecipeError> {
+    if widths.len() > WIDTHS_MAX {
+        let message = format!(
+            "has {} widths, at most {WIDTHS_MAX} are tried",
+            widths.len()
+        );
+        return Err(RecipeError::new(at, message));
+    }
+    for (index, width) in widths.iter().enumerate() {
+        within(*width, 1, WIDTH_MAX, &at.index(index))?;
+        if widths[..index].contains(width) {
+            let message = format!("the width {width} is there twice");
+            return Err(RecipeError::new(&at.index(index), message));
+        }
+    }
+    Ok(widths)
+}
+
+pub(super) fn seeds(seeds: Option<Vec<u64>>, at: &Path) -> Result<Vec<u64>, RecipeError> {
+    let seeds = seeds.unwrap_or_else(|| vec![0]);
+    if seeds.is_empty() || seeds.len() > SEEDS_MAX {
+        let message = format!("needs 1 to {SEEDS_MAX} seeds, found {}", seeds.len());
+        return Err(RecipeError::new(at, message));
+    }
+    for (index, seed) in seeds.iter().enumerate() {
+        if seeds[..index].contains(seed) {
+            let message = format!("the seed {seed} is there twice");
+            return Err(RecipeError::new(&at.index(index), message));
+        }
+    }
+    Ok(seeds)
+}
+
+impl RawData {
+    pub(super) fn check(self, at: &Path) -> Result<Data, RecipeError> {
+        let source = match self.files {
+            None => DataWanted::PythonStandardLibrary,
+            Some(Patterns(patterns)) => {
+                let at = at.key("files");
+                if patterns.is_empty() || patterns.len() > PATTERNS_MAX {
+                    let message = format!(
+                        "needs 1 to {PATTERNS_MAX} patterns, found {}",
+                        patterns.len()
+                    );
+                    return Err(RecipeError::new(&at, message));
+                }
+                if patterns.iter().any(|pattern| pattern.trim().is_empty()) {
+                    return Err(RecipeError::new(&at, "a file pattern must not be empty"));
+                }
+                DataWanted::Files(patterns)
+            }
+        };
+        let held_out = self.held_out.unwrap_or(0.1);
+        between(held_out, 0.0, 1.0, &at.key("held_out"))?;
+        Ok(Data {
+            source,
+            held_out,
+            format: self.format.unwrap_or(TokenFormat::Bytes),
+        })
+    }
+}
+
+impl RawWidthRange {
+    pub(super) fn check(self, at: &Path) -> Result<WidthRange, RecipeError> {
+        let Self {
+            from,
+            to,
+            step,
+            budget_min,
+            budget_max,
+        } = self;
+        within(from, 1, WIDTH_MAX, &at.key("from"))?;
+        within(to, from, WIDTH_MAX, &at.key("to"))?;
+        within(step, 1, WIDTH_MAX, &at.key("step"))?;
+        for (budget, key) in [(budget_min, "budget_min"), (budget_max, "budget_max")] {
+            if let Some(budget) = budget {
+                flops(budget, &at.key(key))?;
+            }
+        }
+        Ok(WidthRange {
+            from,
+            to,
+            step,
+            budget_min,
+            budget_max,
+        })
+    }
+}
+
+impl RawGrid {
+    pub(super) fn check(self, at: &Path) -> Result<Grid, RecipeError> {
+        let rule = LayerRule {
+            base: self.layers.base.unwrap_or(8.0),
+            per_log2_width: self.layers.per_log2_width.unwrap_or(4.0),
+        };
+        let layers = at.key("layers");
+        positive(rule.base, &layers.key("base"))?;
+        not_negative(rule.per_log2_width, &layers.key("per_log2_width"))?;
+        let learning_rate = LearningRateRule {
+            scale: positive(
+                self.learning_rate.scale.unwrap_or(0.12),
+                &at.key("learning_rate").key("scale"),
+            )?,
+            max: positive(
+                self.learning_rate.max.unwrap_or(0.015),
+                &at.key("learning_rate").key("max"),
+            )?,
+        };
+        let beta2 = Beta2Rule {
+            base: self.beta2.base.unwrap_or(0.98),
+            batch: positive(
+                self.beta2.batch.unwrap_or(16.0),
+                &at.key("beta2").key("batch"),
+            )?,
+        };
+        between(beta2.base, 0.0, 1.0, &at.key("beta2").key("base"))?;
+        let tolerance = self.tolerance.unwrap_or(0.01);
+        between(tolerance, 0.0, 1.0, &at.key("tolerance"))?;
+        let whole = |value: Option<u32>, default, max, key| {
+            within(value.unwrap_or(default), 1, max, &at.key(key))
+        };
+        Ok(Grid {
+            sequence: whole(self.sequence, 128, SEQUENCE_MAX, "sequence")?,
+            vocabulary: whole(self.vocabulary, 256, VOCABULARY_MAX, "vocabulary")?,
+            head_width: whole(self.head_width, 16, WIDTH_MAX, "head_width")?,
+            mlp_ratio: positive(self.mlp_ratio.unwrap_or(4.0), &at.key("mlp_ratio"))?,
+            layers: rule,
+            steps_target: within(
+                self.steps_target.unwrap_or(1_000),
+                1,
+                STEPS_MAX,
+                &at.key("steps_target"),
+            )?,
+            batch_min: whole(self.batch_min, 1, BATCH_MAX, "batch_min")?,
+            steps_max: within(
+                self.steps_max.unwrap_or(10_000),
+                1,
+                STEPS_MAX,
+                &at.key("steps_max"),
+            )?,
+            tolerance,
+            learning_rate,
+            beta2,
+        })
+    }
+}
+
+impl RawModel {
+    pub(super) fn filled(self) -> Architecture {
+        Architecture {
+            mlp: self.mlp.unwrap_or(Mlp::Gelu),
+            tied: self.tied.unwrap_or(false),
+            positions: self.positions.unwrap_or(Positions::Rotary),
+            norm: self.norm.unwrap_or(Norm::RmsNorm),
+        }
+    }
+}
+
+impl RawOptimizer {
+    pub(super) fn check(self, at: &Path) -> Result<Optimizer, RecipeError> {
+        let schedule = Schedule {
+            warmup: self.warmup.unwrap_or(0.1),
+            decay: self.decay.unwrap_or(0.2),
+        };
+        not_negative(schedule.warmup, &at.key("warmup"))?;
+        not_negative(schedule.decay, &at.key("decay"))?;
+        if schedule.warmup + schedule.decay > 1.0 {
+            let message = format!(
+                "warmup {} and decay {} are more than all steps",
+                schedule.warmup, schedule.decay
+            );
+            return Err(RecipeError::new(&at.key("decay"), message)
+                .hint("both are shares of the steps; their sum is at most 1"));
+        }
+        let beta1 = self.beta1.unwrap_or(0.95);
+        if !(0.0..1.0).contains(&beta1) {
+            let message = format!("must be at least 0 and below 1, found {beta1}");
+            return Err(RecipeError::new(&at.key("beta1"), message));
+        }
+        // 0 switches clipping off, as no gradient has that norm.
+        let clip = not_negative(self.clip.unwrap_or(1.0), &at.key("clip"))?;
+        Ok(Optimizer {
+            beta1,
+            epsilon: positive(self.epsilon.unwrap_or(1e-15), &at.key("epsilon"))?,
+            weight_decay: not_negative(self.weight_decay.unwrap_or(0.1), &at.key("weight_decay"))?,
+            clip: (clip > 0.0).then_some(clip),
+            schedule,
+        })
+    }
+}
+
+impl RawValidation {
+    pub(super) fn check(self, at: &Path) -> Result<Validation, RecipeError> {
+        let tokens = self.tokens.unwrap_or(32_768);
+        if tokens == 0 {
+            return Err(RecipeError::new(
+                &at.key("tokens"),
+                "must be at least 1, found 0",
+            ));
+        }
+        Ok(Validation {
+            every_steps: self.every_steps.unwrap_or(0),
+            tokens,
+        })
+    }
+}
+
+impl RawClosedLoop {
+    pub(super) fn check(self, at: &Path) -> Result<ClosedLoop, RecipeError> {
+        let interval_factor_max = self.interval_factor_max.unwrap_or(3.0);
+        if !(interval_factor_max > 1.0 && interval_factor_max.is_finite()) {
+            let message = format!("must be above 1, found {interval_factor_max}");
+            return Err(RecipeError::new(&at.key("interval_factor_max"), message)
+                .hint("it is the ratio of the interval's upper end to its lower end"));
+        }
+        let extra = self.extra_cells_max.unwrap_or(2);
+        let multiple = self.width_multiple.unwrap_or(8);
+        Ok(ClosedLoop {
+            extra_cells_max: within(extra, 0, EXTRA_CELLS_MAX, &at.key("extra_cells_max"))?,
+            interval_factor_max,
+            width_multiple: within(multiple, 1, WIDTH_MAX, &at.key("width_multiple"))?,
+        })
+    }
+}
+
+impl RawFit {
+    pub(super) fn check(self, at: &Path) -> Result<FitSettings, RecipeError> {
+        let target = self
+            .target_budget
+            .map(|budget| flops(budget, &at.key("target_budget")));
+        let resamples = self.resamples.unwrap_or(1_000);
+        Ok(FitSettings {
+            objective: match self.objective.unwrap_or(RawObjective::Huber) {
+                RawObjective::Huber => Objective::HUBER,
+                RawObjective::Mse => Objective::Mse,
+            },
+            resamples: within(resamples, 0, RESAMPLES_MAX, &at.key("resamples"))?,
+            seed: self.seed.unwrap_or(0),
+            target_budget: target.transpose()?,
+        })
+    }
+}
+
+fn within<T: PartialOrd + std::fmt::Display>(
+    value: T,
+    min: T,
+    max: T,
+    at: &Path,
+) -> Result<T, RecipeError> {
+    if value >= min && value <= max {
+        return Ok(value);
+    }
+    let message = format!("must be from {min} to {max}, found {value}");
+    Err(RecipeError::new(at, message))
+}
+
+fn positive(value: f64, at: &Path) -> Result<f64, RecipeError> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(value);
+    }
+    Err(RecipeError::new(
+        at,
+        format!("must be above 0, found {value}"),
+    ))
+}
+
+fn not_negative(value: f64, at: &Path) -> Result<f64, RecipeError> {
+    if value >= 0.0 && value.is_finite() {
+        return Ok(value);
+    }
+    Err(RecipeError::new(
+        at,
+        format!("must be at least 0, found {value}"),
+    ))
+}
+
+fn between(value: f64, low: f64, high: f64, at: &Path) -> Result<f64, RecipeError> {
+    if value > low && value < high {
+        return Ok(value);
+    }
+    let message = format!("must be above {low} and below {high}, found {value}");
+    Err(RecipeError::new(at, message))
+}

@@ -1,0 +1,277 @@
+//! `spec.study.isoflop` as it is written, its defaults, and its checks. The defaults are those of
+//! a byte-level miniature on two CPU cores; `recipes/isoflop-soda.yaml` has SODA's values.
+
+mod checks;
+
+use super::grid::{FlopsConvention, ParamsConvention};
+use super::spec::IsoflopSpec;
+use crate::recipe::{Path, RecipeError};
+use proto::{Mlp, Norm, Positions, TokenFormat};
+use serde::Deserialize;
+
+/// Most widths that a recipe may name for one budget.
+const WIDTHS_MAX: usize = 1_000;
+/// Most trials of the first plan, which is one event of the journal.
+const TRIALS_MAX: usize = 10_000;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawIsoflop {
+    #[serde(default)]
+    data: RawData,
+    flop_budgets: Vec<f64>,
+    flops: Option<FlopsConvention>,
+    params: Option<ParamsConvention>,
+    #[serde(default)]
+    widths: Vec<u32>,
+    #[serde(default)]
+    width_ranges: Vec<RawWidthRange>,
+    #[serde(default)]
+    grid: RawGrid,
+    #[serde(default)]
+    model: RawModel,
+    #[serde(default)]
+    optimizer: RawOptimizer,
+    #[serde(default)]
+    validation: RawValidation,
+    seeds: Option<Vec<u64>>,
+    #[serde(default)]
+    closed_loop: RawClosedLoop,
+    #[serde(default)]
+    fit: RawFit,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawData {
+    files: Option<Patterns>,
+    held_out: Option<f64>,
+    format: Option<TokenFormat>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWidthRange {
+    from: u32,
+    to: u32,
+    step: u32,
+    budget_min: Option<f64>,
+    budget_max: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawGrid {
+    sequence: Option<u32>,
+    vocabulary: Option<u32>,
+    head_width: Option<u32>,
+    mlp_ratio: Option<f64>,
+    #[serde(default)]
+    layers: RawLayers,
+    steps_target: Option<u64>,
+    batch_min: Option<u32>,
+    steps_max: Option<u64>,
+    tolerance: Option<f64>,
+    #[serde(default)]
+    learning_rate: RawLearningRate,
+    #[serde(default)]
+    beta2: RawBeta2,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLayers {
+    base: Option<f64>,
+    per_log2_width: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLearningRate {
+    scale: Option<f64>,
+    max: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBeta2 {
+    base: Option<f64>,
+    batch: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawModel {
+    mlp: Option<Mlp>,
+    tied: Option<bool>,
+    positions: Option<Positions>,
+    norm: Option<Norm>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOptimizer {
+    beta1: Option<f64>,
+    epsilon: Option<f64>,
+    weight_decay: Option<f64>,
+    clip: Option<f64>,
+    warmup: Option<f64>,
+    decay: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawValidation {
+    tokens: Option<u64>,
+    every_steps: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawClosedLoop {
+    extra_cells_max: Option<u32>,
+    interval_factor_max: Option<f64>,
+    width_multiple: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFit {
+    objective: Option<RawObjective>,
+    resamples: Option<u32>,
+    seed: Option<u64>,
+    target_budget: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawObjective {
+    Huber,
+    Mse,
+}
+
+/// One file pattern or a list of them.
+#[derive(Debug)]
+struct Patterns(Vec<String>);
+
+impl<'de> Deserialize<'de> for Patterns {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Patterns;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a file pattern such as \"corpus/*.txt\", or a list of them")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Patterns, E> {
+                Ok(Patterns(vec![text.to_owned()]))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut items: A,
+            ) -> Result<Patterns, A::Error> {
+                let mut patterns = Vec::new();
+                while let Some(pattern) = items.next_element()? {
+                    patterns.push(pattern);
+                }
+                Ok(Patterns(patterns))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl RawIsoflop {
+    /// Checks every value and every budget's grid.
+    pub(crate) fn check(self, at: &Path) -> Result<IsoflopSpec, RecipeError> {
+        let data = self.data.check(&at.key("data"))?;
+        let flop_budgets = checks::budgets(self.flop_budgets, &at.key("flop_budgets"))?;
+        let widths = checks::widths(self.widths, &at.key("widths"))?;
+        let ranges = self.width_ranges.into_iter().enumerate();
+        let width_ranges = ranges
+            .map(|(index, range)| range.check(&at.key("width_ranges").index(index)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let spec = IsoflopSpec {
+            data,
+            flop_budgets,
+            flops: self.flops.unwrap_or(FlopsConvention::CountedTraining),
+            params: self.params.unwrap_or(ParamsConvention::All),
+            widths,
+            width_ranges,
+            grid: self.grid.check(&at.key("grid"))?,
+            model: self.model.filled(),
+            optimizer: self.optimizer.check(&at.key("optimizer"))?,
+            validation: self.validation.check(&at.key("validation"))?,
+            seeds: checks::seeds(self.seeds, &at.key("seeds"))?,
+            closed_loop: self.closed_loop.check(&at.key("closed_loop"))?,
+            fit: self.fit.check(&at.key("fit"))?,
+        };
+        check_vocabulary(&spec, &at.key("grid").key("vocabulary"))?;
+        check_cells(&spec, at)?;
+        Ok(spec)
+    }
+}
+
+/// Every token must have an embedding.
+fn check_vocabulary(spec: &IsoflopSpec, at: &Path) -> Result<(), RecipeError> {
+    let few = spec.data.format == TokenFormat::Bytes && spec.grid.vocabulary < 256;
+    if few {
+        let message = format!(
+            "must be at least 256 for bytes, found {}",
+            spec.grid.vocabulary
+        );
+        return Err(RecipeError::new(at, message));
+    }
+    Ok(())
+}
+
+/// Every budget must have a cell, and not too many trials may follow.
+fn check_cells(spec: &IsoflopSpec, at: &Path) -> Result<(), RecipeError> {
+    let mut trials = 0;
+    for budget in &spec.flop_budgets {
+        let tried = spec.widths_at(*budget);
+        if tried.is_empty() {
+            let message = format!("no width is given for the budget {budget:e}");
+            return Err(RecipeError::new(&at.key("widths"), message)
+                .hint("give widths, or width_ranges that hold this budget"));
+        }
+        if tried.len() > WIDTHS_MAX {
+            let message = format!(
+                "{} widths for the budget {budget:e}, at most {WIDTHS_MAX} are tried",
+                tried.len()
+            );
+            return Err(RecipeError::new(&at.key("width_ranges"), message));
+        }
+        let cells = spec.cells_at(*budget).len();
+        if cells == 0 {
+            return Err(no_cell(spec, *budget, &tried, at));
+        }
+        trials += cells * spec.seeds.len();
+    }
+    if trials > TRIALS_MAX {
+        let message = format!("the grid has {trials} trials, at most {TRIALS_MAX} are planned");
+        return Err(RecipeError::new(at, message).hint("give fewer budgets, widths or seeds"));
+    }
+    Ok(())
+}
+
+fn no_cell(spec: &IsoflopSpec, budget: f64, tried: &[u32], at: &Path) -> RecipeError {
+    const REASONS_MAX: usize = 3;
+    let mut reasons: Vec<String> = tried
+        .iter()
+        .filter_map(|width| Some((width, spec.cell(budget, *width).err()?)))
+        .map(|(width, refusal)| format!("width {width}: {refusal}"))
+        .collect();
+    let more = reasons.len().saturating_sub(REASONS_MAX);
+    reasons.truncate(REASONS_MAX);
+    if more > 0 {
+        reasons.push(format!("and {more} more widths"));
+    }
+    let message = format!(
+        "no cell of the grid is valid for the budget {budget:e} ({})",
+        reasons.join("; ")
+    );
+    RecipeError::new(&at.key("flop_budgets"), message).hint(
+        "change the budget, the widths, or grid.steps_target, grid.batch_min and \
+         grid.learning_rate",
+    )
+}

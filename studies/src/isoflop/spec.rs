@@ -1,0 +1,227 @@
+//! A checked `spec.study.isoflop`.
+
+use super::grid::{FlopsConvention, ParamsConvention};
+use super::planner::IsoflopStudy;
+use crate::fit::Objective;
+use crate::recipe::{DataWanted, StudyError, TrialSettings, Wanted};
+use crate::study::Study;
+use proto::{Inputs, Mlp, Norm, Positions, Schedule, TokenFormat, Validation};
+use serde::Serialize;
+
+/// What to train and what to fit; every value is in its range, and every budget has a cell.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct IsoflopSpec {
+    /// The text.
+    pub data: Data,
+    /// Budgets C in FLOPs, ascending, distinct.
+    pub flop_budgets: Vec<f64>,
+    /// What a budget counts.
+    pub flops: FlopsConvention,
+    /// What N counts.
+    pub params: ParamsConvention,
+    /// Widths to try at every budget.
+    pub widths: Vec<u32>,
+    /// Widths to try at some budgets.
+    pub width_ranges: Vec<WidthRange>,
+    /// Constants of the generator.
+    pub grid: Grid,
+    /// What all models have in common.
+    pub model: Architecture,
+    /// What all trainings have in common.
+    pub optimizer: Optimizer,
+    /// How the held-out loss is measured.
+    pub validation: Validation,
+    /// Every cell is trained once for each.
+    pub seeds: Vec<u64>,
+    /// When to ask for more cells.
+    pub closed_loop: ClosedLoop,
+    /// How to fit.
+    pub fit: FitSettings,
+}
+
+/// The training text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Data {
+    /// Where the client finds it.
+    pub source: DataWanted,
+    /// Share at its end that is never trained on.
+    pub held_out: f64,
+    /// How bytes become tokens.
+    pub format: TokenFormat,
+}
+
+/// Widths `from`, `from + step`, ... up to `to`, at the budgets in a range.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WidthRange {
+    /// First width.
+    pub from: u32,
+    /// Last width, at most.
+    pub to: u32,
+    /// Distance.
+    pub step: u32,
+    /// Smallest budget that it is for, in FLOPs.
+    pub budget_min: Option<f64>,
+    /// Largest budget that it is for, in FLOPs.
+    pub budget_max: Option<f64>,
+}
+
+impl WidthRange {
+    pub(super) fn holds(&self, budget: f64) -> bool {
+        self.budget_min.is_none_or(|min| budget >= min)
+            && self.budget_max.is_none_or(|max| budget <= max)
+    }
+}
+
+/// Constants of the generator. In brackets SODA's values.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Grid {
+    /// Context S in tokens. [4096]
+    pub sequence: u32,
+    /// Vocabulary V. [144644]
+    pub vocabulary: u32,
+    /// Width of one attention head: heads = max(1, d / head_width). [128]
+    pub head_width: u32,
+    /// MLP width over d. [4]
+    pub mlp_ratio: f64,
+    /// Layers by width.
+    pub layers: LayerRule,
+    /// Steps that the batch aims at: `B = 2^ceil(log2(D / (steps_target S)))`. [65536]
+    pub steps_target: u64,
+    /// Smallest batch in sequences. [8]
+    pub batch_min: u32,
+    /// A cell has fewer steps than this. [400000]
+    pub steps_max: u64,
+    /// Largest relative distance from the budget. [0.01]
+    pub tolerance: f64,
+    /// Peak learning rate by batch and width.
+    pub learning_rate: LearningRateRule,
+    /// Decay of the second moment by batch.
+    pub beta2: Beta2Rule,
+}
+
+/// `layers = round(d / (base + per_log2_width log2 d))`, at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LayerRule {
+    /// [57]
+    pub base: f64,
+    /// [4]
+    pub per_log2_width: f64,
+}
+
+/// `learning rate = scale sqrt(B) / d`; the batch is halved while it exceeds `max`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LearningRateRule {
+    /// [0.33]
+    pub scale: f64,
+    /// [0.01]
+    pub max: f64,
+}
+
+/// `beta2 = base^(B / batch)`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Beta2Rule {
+    /// [0.98]
+    pub base: f64,
+    /// [128]
+    pub batch: f64,
+}
+
+/// What all models have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Architecture {
+    /// What the MLP computes.
+    pub mlp: Mlp,
+    /// Whether the output layer shares the embedding's weights.
+    pub tied: bool,
+    /// How positions enter.
+    pub positions: Positions,
+    /// Which normalisation.
+    pub norm: Norm,
+}
+
+/// What all trainings have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Optimizer {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest gradient norm; `None` does not clip.
+    pub clip: Option<f64>,
+    /// Warm-up and decay as shares of the steps.
+    pub schedule: Schedule,
+}
+
+/// When to ask for more cells.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ClosedLoop {
+    /// Most cells that a budget gets beyond its grid.
+    pub extra_cells_max: u32,
+    /// A bracketed minimum is sharp enough when its interval's ends are within this factor.
+    pub interval_factor_max: f64,
+    /// Extra widths are multiples of this.
+    pub width_multiple: u32,
+}
+
+/// How to fit.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct FitSettings {
+    /// What the parametric fit minimises.
+    pub objective: Objective,
+    /// Bootstrap resamples.
+    pub resamples: u32,
+    /// Seed of the resamples.
+    pub seed: u64,
+    /// Budget in FLOPs at which N* and D* are predicted.
+    pub target_budget: Option<f64>,
+}
+
+impl IsoflopSpec {
+    /// The files that the client has to read.
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            data: Some(self.data.source.clone()),
+            files: Vec::new(),
+        }
+    }
+
+    /// The planner.
+    ///
+    /// # Errors
+    /// [`StudyError`] when the text is missing or too short for one sequence of training and one
+    /// of held-out text.
+    pub fn study(
+        &self,
+        trial: TrialSettings,
+        inputs: &Inputs,
+    ) -> Result<Box<dyn Study>, StudyError> {
+        let text = inputs.data.clone().ok_or(StudyError::DataMissing)?;
+        let needed = self.bytes_needed();
+        if text.bytes < needed {
+            return Err(StudyError::DataTooShort {
+                bytes: text.bytes,
+                needed,
+            });
+        }
+        Ok(Box::new(IsoflopStudy::new(self.clone(), trial, text)))
+    }
+
+    /// Bytes of one token.
+    pub(super) fn token_bytes(&self) -> u64 {
+        match self.data.format {
+            TokenFormat::Bytes => 1,
+            TokenFormat::U16 => 2,
+        }
+    }
+
+    /// Least text that has a whole window (a sequence and the token after it) in each part.
+    fn bytes_needed(&self) -> u64 {
+        let window = f64::from(self.grid.sequence) + 1.0;
+        let smaller_part = self.data.held_out.min(1.0 - self.data.held_out);
+        // One more token, because the trainer rounds the split to a whole one.
+        let tokens = ((window + 1.0) / smaller_part).ceil();
+        (tokens as u64).saturating_mul(self.token_bytes())
+    }
+}

@@ -1,0 +1,64 @@
+//! The studies that a recipe can ask for. This list is the only place that names them all.
+
+use super::checked::{StudyError, TrialSettings, Wanted};
+use super::error::{Path, RecipeError};
+use crate::study::Study;
+use crate::{isoflop, sweep};
+use proto::Inputs;
+use serde::{Deserialize, Serialize};
+
+macro_rules! studies {
+    ($($(#[$doc:meta])* $key:literal => $name:ident($spec:ty) from $raw:ty,)*) => {
+        /// What a recipe studies: `spec.study`, checked.
+        #[derive(Debug, Clone, PartialEq, Serialize)]
+        pub enum StudySpec {
+            $($(#[$doc])* #[serde(rename = $key)] $name($spec),)*
+        }
+
+        /// `spec.study` as it is written.
+        #[derive(Debug, Deserialize)]
+        pub(super) enum RawStudy {
+            $(#[serde(rename = $key)] $name(Box<$raw>),)*
+        }
+
+        impl RawStudy {
+            pub(super) fn check(self, at: &Path) -> Result<StudySpec, RecipeError> {
+                match self {
+                    $(Self::$name(raw) => raw.check(&at.key($key)).map(StudySpec::$name),)*
+                }
+            }
+        }
+
+        impl StudySpec {
+            /// Its key in the recipe, for tables.
+            pub fn word(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => $key,)*
+                }
+            }
+
+            pub(super) fn wanted(&self) -> Wanted {
+                match self {
+                    $(Self::$name(spec) => spec.wanted(),)*
+                }
+            }
+
+            pub(super) fn study(
+                &self,
+                trial: TrialSettings,
+                inputs: &Inputs,
+            ) -> Result<Box<dyn Study>, StudyError> {
+                match self {
+                    $(Self::$name(spec) => spec.study(trial, inputs),)*
+                }
+            }
+        }
+    };
+}
+
+studies! {
+    /// Compute-optimal model and data size from training runs of equal compute.
+    "isoflop" => Isoflop(isoflop::IsoflopSpec) from isoflop::raw::RawIsoflop,
+    /// Grid or random search over the parameters of a program.
+    "sweep" => Sweep(sweep::SweepSpec) from sweep::raw::RawSweep,
+}
