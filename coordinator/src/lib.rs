@@ -1,0 +1,270 @@
+//! The control plane: one process owns an experiment's truth.
+//!
+//! * [`core`]: who runs what; pure.
+//! * `driver`: the one owner of the core; journals, then acknowledges and publishes.
+//! * [`store`]: the journal and the metric series (sled).
+//! * [`blobs`], `logs`: files by content, and what trials printed.
+//! * `rpc`: the gRPC service.
+//!
+//! [`start`] puts them together.
+
+pub mod blobs;
+pub mod core;
+mod driver;
+mod logs;
+mod rpc;
+pub mod store;
+
+use crate::blobs::{BlobError, Blobs};
+use crate::core::Core;
+use crate::driver::{Driver, INBOX_MAX, LIVE_RECORDS_MAX, Message};
+use crate::logs::Logs;
+use crate::rpc::Service;
+use crate::store::{Store, StoreError};
+use proto::wire::MESSAGE_BYTES_MAX;
+use proto::wire::coordinator_server::CoordinatorServer;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+use tonic::{Request, Status};
+
+/// Batches of live metrics that a slow watcher may lag behind before it misses some.
+const LIVE_METRICS_MAX: usize = 1_024;
+/// A dead connection is noticed after this long without an answer to a ping.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long a stop waits for connections to close.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// Shortest token that is accepted, in bytes: 128 random bits as hexadecimal digits.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where everything is kept; created when missing, locked while it is served.
+    pub data_dir: PathBuf,
+    /// Where to listen; port 0 chooses one.
+    pub listen: SocketAddr,
+    /// What every caller must show.
+    pub token: String,
+    /// How long a lease lives after its agent was last heard.
+    pub lease_ttl_ms: u64,
+    /// How often an agent reports at least.
+    pub heartbeat_ms: u64,
+}
+
+/// Why a coordinator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The blobs' folder.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    /// The address.
+    #[error("cannot listen on {address}: {source}; choose another port with --listen")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The token.
+    #[error("the token has {0} bytes, and at least {TOKEN_BYTES_MIN} are needed to be safe")]
+    Token(usize),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Why a coordinator ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum CoordinatorError {
+    /// The journal cannot be written. Nothing that was acknowledged is lost.
+    #[error("the coordinator stopped: {0}; what was acknowledged is kept")]
+    Store(#[from] StoreError),
+    /// A bug.
+    #[error("the coordinator's driver panicked; its message is in the log")]
+    Panicked,
+    /// The network part failed.
+    #[error("the coordinator's server failed: {0}")]
+    Server(#[from] tonic::transport::Error),
+}
+
+/// A running coordinator.
+pub struct Serving {
+    address: SocketAddr,
+    inbox: mpsc::Sender<Message>,
+    stopping: CancellationToken,
+    parts: JoinSet<Result<(), CoordinatorError>>,
+}
+
+/// Opens the data folder, replays the journal and serves.
+///
+/// # Errors
+/// [`StartError`] says what is in the way; nothing stored was changed.
+pub async fn start(options: Options) -> Result<Serving, StartError> {
+    if options.token.len() < TOKEN_BYTES_MIN {
+        return Err(StartError::Token(options.token.len()));
+    }
+    let store = Arc::new(Store::open(&options.data_dir)?);
+    let mut core = Core::new(options.lease_ttl_ms);
+    let last = store.replay(|record| core.apply(record.at, &record.event))?;
+    let blobs = Blobs::open(&options.data_dir.join("blobs"))?;
+    let logs = Logs::new(&options.data_dir.join("logs"));
+    let listener =
+        TcpListener::bind(options.listen)
+            .await
+            .map_err(|source| StartError::Listen {
+                address: options.listen,
+                source,
+            })?;
+    let address = listener.local_addr().map_err(|source| StartError::Listen {
+        address: options.listen,
+        source,
+    })?;
+
+    let (inbox, messages) = mpsc::channel(INBOX_MAX);
+    let (live, _) = broadcast::channel(LIVE_RECORDS_MAX);
+    let (live_metrics, _) = broadcast::channel(LIVE_METRICS_MAX);
+    let (last, last_seen) = watch::channel(last);
+    let stopping = CancellationToken::new();
+    let service = Service {
+        inbox: inbox.clone(),
+        store: Arc::clone(&store),
+        blobs,
+        logs,
+        live: live.clone(),
+        live_metrics,
+        last: last_seen,
+        sessions: Arc::new(AtomicU64::new(0)),
+        lease_ttl_ms: options.lease_ttl_ms,
+        heartbeat_ms: options.heartbeat_ms,
+        stopping: stopping.clone(),
+    };
+    let driver = Driver {
+        core,
+        store,
+        inbox: messages,
+        live,
+        last,
+        sessions: BTreeMap::new(),
+    };
+    let mut parts = JoinSet::new();
+    let ended = spawn_driver(driver)?;
+    parts.spawn(async {
+        ended
+            .await
+            .map_err(|_| CoordinatorError::Panicked)?
+            .map_err(Into::into)
+    });
+    parts.spawn(serve(service, options.token, listener));
+    Ok(Serving {
+        address,
+        inbox,
+ stopping,
+        parts,
+    })
+}
+
+/// The driver has a thread of its own: it waits for the disk.
+fn spawn_driver(driver: Driver) -> Result<oneshot::Receiver<Result<(), StoreError>>, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(StartError::Thread)?;
+    let (sender, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("brine-driver".to_owned())
+        // Nobody waits for the result any longer: the coordinator is being dropped.
+        .spawn(move || drop(sender.send(runtime.block_on(driver.serve()))))
+        .map_err(StartError::Thread)?;
+    Ok(ended)
+}
+
+async fn serve(
+    service: Service,
+    token: String,
+    listener: TcpListener,
+) -> Result<(), CoordinatorError> {
+    let stopping = service.stopping.clone();
+    let server = CoordinatorServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let wanted = format!("Bearer {token}");
+    let check = move |request: Request<()>| authorize(&wanted, request);
+    let serving = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .tcp_nodelay(true)
+        .add_service(InterceptedService::new(server, check))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopping.cancelled());
+    let overdue = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(STOP_PATIENCE).await;
+    };
+    // A client that neither reads nor closes must not keep the coordinator from stopping.
+    tokio::select! {
+        result = serving => result.map_err(Into::into),
+        () = overdue => Ok(()),
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "tonic's interceptors are made so")]
+fn authorize(wanted: &str, request: Request<()>) -> Result<Request<()>, Status> {
+    let shown = request
+        .metadata()
+        .get("authorization")
+        .map(|value| value.as_bytes());
+    // Hashes are compared in constant time, so the time tells nothing about the token.
+    let is_right =
+        shown.is_some_and(|shown| blake3::hash(shown) == blake3::hash(wanted.as_bytes()));
+    if is_right {
+        return Ok(request);
+    }
+    Err(Status::unauthenticated(
+        "the token is missing or wrong; the coordinator's data folder holds it in the file `token`",
+    ))
+}
+
+impl Serving {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Resolves when the coordinator ends by itself, which it only does for a reason.
+    pub async fn failed(&mut self) -> CoordinatorError {
+        loop {
+            match self.parts.join_next().await {
+                Some(Ok(Err(error))) => return error,
+                Some(Ok(Ok(()))) => {}
+                Some(Err(_)) | None => return CoordinatorError::Panicked,
+            }
+        }
+    }
+
+    /// Stops: no more calls, everything on disk, the data folder unlocked.
+    ///
+    /// # Errors
+    /// The last flush failed.
+    pub async fn shutdown(mut self) -> Result<(), CoordinatorError> {
+        self.stopping.cancel();
+        // A driver that has ended already says why through the parts.
+        drop(self.inbox.send(Message::Stop).await);
+        let mut result = Ok(());
+        while let Some(part) = self.parts.join_next().await {
+            result = result.and(part.unwrap_or(Err(CoordinatorError::Panicked)));
+        }
+        result
+    }
+}

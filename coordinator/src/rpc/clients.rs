@@ -1,0 +1,161 @@
+//! Answers to clients, built from the core's state.
+
+use super::{Service, bad, experiment_id, reject};
+use crate::core::Core;
+use crate::core::state::{Experiment, Trial};
+use crate::driver::Message;
+use proto::wire::{
+    AgentView, AgentsReply, AttemptRef, CancelReply, ExperimentReply, ExperimentRequest,
+    ExperimentSummary, ExperimentsReply, Gpu, SubmitReply, SubmitRequest, TrialView,
+};
+use proto::{BlobRef, ExperimentId, Inputs, Timestamp, TrialId};
+use tonic::Status;
+
+pub(super) async fn submit(
+    service: &Service,
+    request: SubmitRequest,
+) -> Result<SubmitReply, Status> {
+    let inputs: Inputs = serde_json::from_str(&request.inputs_json).map_err(bad("inputs_json"))?;
+    for BlobRef { blob, .. } in inputs.data.iter().chain(inputs.files.values()) {
+        if !service.blobs.contains(blob) {
+            return Err(Status::failed_precondition(format!(
+                "file {blob} is not stored here; send it with PutBlob first"
+            )));
+        }
+    }
+    let before = *service.last.borrow();
+    let (recipe, retry_failed) = (request.recipe, request.retry_failed);
+    let message = |answer| Message::Submit {
+        recipe,
+        inputs,
+        retry_failed,
+        answer,
+    };
+    let submitted = service.call(message).await?.map_err(reject)?;
+    Ok(SubmitReply {
+        experiment: submitted.experiment.into(),
+        existed: submitted.existed,
+        sequence: if submitted.existed { 1 } else { before + 1 },
+    })
+}
+
+pub(super) async fn cancel(
+    service: &Service,
+    request: &ExperimentRequest,
+) -> Result<CancelReply, Status> {
+    let experiment = experiment_id(&request.experiment)?;
+    let id = experiment.clone();
+    service
+        .call(|answer| Message::Cancel { experiment, answer })
+        .await?
+        .map_err(reject)?;
+    let state = service
+        .ask(move |core, _| core.experiments().get(&id).map(|e| e.state))
+        .await?;
+    Ok(CancelReply {
+        state: state.map_or_else(String::new, |state| state.word().to_owned()),
+    })
+}
+
+pub(super) async fn experiments(service: &Service) -> Result<ExperimentsReply, Status> {
+    let experiments = service
+        .ask(|core, _| {
+            let summary = |(id, experiment)| summary(core, id, experiment);
+            core.experiments().iter().map(summary).collect()
+        })
+        .await?;
+    Ok(ExperimentsReply { experiments })
+}
+
+pub(super) async fn experiment(
+    service: &Service,
+    request: &ExperimentRequest,
+) -> Result<ExperimentReply, Status> {
+    let id = experiment_id(&request.experiment)?;
+    let wanted = id.clone();
+    let reply = service
+        .ask(move |core, now| {
+            let experiment = core.experiments().get(&wanted)?;
+            let view = |id: &TrialId| Some(trial(core, now, id, core.trial(id)?));
+            Some((
+                summary(core, &wanted, experiment),
+                experiment.recipe.clone(),
+                experiment.inputs.clone(),
+                experiment.trials.iter().filter_map(view).collect(),
+                experiment.reasons.clone(),
+            ))
+        })
+        .await?;
+    let (summary, recipe, inputs, trials, reasons) =
+        reply.ok_or_else(|| reject(crate::core::Rejection::UnknownExperiment(id)))?;
+    let inputs_json = serde_json::to_string(&inputs).map_err(super::internal)?;
+    Ok(ExperimentReply {
+        summary: Some(summary),
+        recipe,
+        inputs_json,
+        trials,
+        reasons,
+    })
+}
+
+pub(super) async fn agents(service: &Service) -> Result<AgentsReply, Status> {
+    let agents = service
+        .ask(|core, _| {
+            let view = |(id, agent): (&proto::AgentId, &crate::core::state::Agent)| {
+                let free = core.free_devices(agent);
+                let attempt = |id: &TrialId| {
+                    core.current_lease(id)
+                        .map(|lease| AttemptRef::new(id, lease.attempt))
+                };
+                AgentView {
+                    agent: id.to_string(),
+                    host: agent.capacity.host.clone(),
+                    connected: agent.connected,
+                    cpus: agent.capacity.cpus,
+                    cpus_free: free.cpus.len() as u32,
+                    gpus: agent.capacity.gpus.iter().map(gpu).collect(),
+                    gpus_free: free.gpus.len() as u32,
+                    running: agent.leases.iter().filter_map(attempt).collect(),
+                }
+            };
+            core.agents().iter().map(view).collect()
+        })
+        .await?;
+    Ok(AgentsReply { agents })
+}
+
+fn gpu(gpu: &crate::core::state::Gpu) -> Gpu {
+    Gpu {
+        index: gpu.index,
+        name: gpu.name.clone(),
+        memory_bytes: gpu.memory_bytes,
+    }
+}
+
+fn summary(core: &Core, id: &ExperimentId, experiment: &Experiment) -> ExperimentSummary {
+    let counts = core.counts(experiment);
+    ExperimentSummary {
+        experiment: id.to_string(),
+        state: experiment.state.word().to_owned(),
+        submitted_ms: experiment.submitted_at.0,
+        trials: counts.trials as u32,
+        ended: counts.ended as u32,
+        running: counts.running as u32,
+    }
+}
+
+fn trial(core: &Core, now: Timestamp, id: &TrialId, trial: &Trial) -> TrialView {
+    let json = |outcome| serde_json::to_string(outcome).unwrap_or_default();
+    TrialView {
+        trial: id.to_string(),
+        state: core.trial_word(trial, now).to_owned(),
+        attempts: trial.attempt.0,
+        spec_json: serde_json::to_string(&*trial.spec).unwrap_or_default(),
+        outcome_json: trial.outcome().map(json).unwrap_or_default(),
+        agent: trial
+            .last_agent
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
+        waiting_for: core.waiting_for(trial, now),
+    }
+}

@@ -1,0 +1,336 @@
+//! Streams to clients: past and live records, metric series, logs, blobs.
+
+use super::{ANSWERS_MAX, Answers, Service, bad, internal};
+use crate::store::READ_MAX;
+use proto::wire::watch_reply::Message as Watched;
+use proto::wire::{
+    BLOB_CHUNK_BYTES, BlobChunk, CaughtUp, LOG_CHUNK_BYTES, LogChunk, LogsRequest,
+    METRIC_BATCH_MAX, MetricBatch, MetricsRequest, WatchReply, WatchRequest,
+};
+use proto::{Attempt, BlobId, Event, ExperimentId, MetricPoint, Record, TrialId};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status};
+
+/// How often `logs --follow` looks for new text.
+const LOG_POLL: Duration = Duration::from_millis(200);
+
+type Sender<T> = mpsc::Sender<Result<T, Status>>;
+
+/// Runs `work` beside the call; its answers flow through a bounded channel, and it ends when the
+/// reader goes away or the coordinator stops.
+fn spawn<T, F>(service: &Service, work: impl FnOnce(Sender<T>) -> F) -> Response<Answers<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(), Status>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
+    let failed = sender.clone();
+    let (work, stopping) = (work(sender), service.stopping.clone());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends with its receiver, which the call owns"
+    )]
+    tokio::spawn(async move {
+        let result = tokio::select! {
+            result = work => result,
+            () = stopping.cancelled() => Err(super::stopped()),
+        };
+        if let Err(status) = result {
+            // The reader is gone: nobody to tell.
+            drop(failed.send(Err(status)).await);
+        }
+    });
+    Response::new(Box::pin(ReceiverStream::new(receiver)))
+}
+
+/// Sends one answer; an error means that the reader is gone and the work is done.
+async fn send<T>(sender: &Sender<T>, answer: T) -> Result<(), Status> {
+    sender
+        .send(Ok(answer))
+        .await
+        .map_err(|_| Status::cancelled("the reader is gone"))
+}
+
+pub(super) async fn blob(
+    service: &Service,
+    blob: BlobId,
+) -> Result<Response<Answers<BlobChunk>>, Status> {
+    let mut file = tokio::fs::File::open(service.blobs.path(&blob))
+        .await
+        .map_err(|_| Status::not_found(format!("file {blob} is not stored here")))?;
+    Ok(spawn(service, |sender| async move {
+        loop {
+            let mut content = vec![0; BLOB_CHUNK_BYTES];
+            let read = file.read(&mut content).await.map_err(internal)?;
+            if read == 0 {
+                return Ok(());
+            }
+            content.truncate(read);
+            send(
+                &sender,
+                BlobChunk {
+                    blob: String::new(),
+                    content,
+                },
+            )
+            .await?;
+        }
+    }))
+}
+
+/// Which records a watcher wants: all, or those of one experiment and its trials. The trials are
+/// learnt from the stream itself.
+struct Filter {
+    experiment: Option<ExperimentId>,
+    trials: BTreeSet<TrialId>,
+}
+
+impl Filter {
+    fn wants(&mut self, event: &Event) -> bool {
+        let Some(wanted) = &self.experiment else {
+            return true;
+        };
+        match event {
+            Event::TrialsPlanned {
+                experiment, trials, ..
+            } => {
+                let is_wanted = experiment == wanted;
+                if is_wanted {
+                    self.trials.extend(trials.iter().map(proto::TrialSpec::id));
+                }
+                is_wanted
+            }
+            Event::ExperimentSubmitted { experiment, .. }
+            | Event::ExperimentResumed { experiment, .. }
+            | Event::ExperimentEnded { experiment, .. } => experiment == wanted,
+            Event::LeaseGranted { trial, .. }
+            | Event::AttemptStarted { trial, .. }
+            | Event::CheckpointSaved { trial, .. }
+            | Event::AttemptFailed { trial, .. }
+            | Event::TrialEnded { trial, .. } => self.trials.contains(trial),
+        }
+    }
+}
+
+pub(super) fn watch(
+    service: Service,
+    request: WatchRequest,
+) -> Result<Response<Answers<WatchReply>>, Status> {
+    let experiment = match request.experiment.as_str() {
+        "" => None,
+        text => Some(super::experiment_id(text)?),
+    };
+    let filter = Filter {
+        experiment,
+        trials: BTreeSet::new(),
+    };
+    // Subscribed before the past is read, so that nothing falls between the two.
+    let live = service.live.subscribe();
+    let metrics = request.metrics.then(|| service.live_metrics.subscribe());
+    let from = request.from_sequence.max(1);
+    Ok(spawn(&service.clone(), |sender| async move {
+        let mut watching = Watching {
+            service,
+            sender,
+            filter,
+            next: 1,
+            from,
+        };
+        watching.past().await?;
+        let caught_up = CaughtUp {
+            sequence: watching.next - 1,
+        };
+        send(
+            &watching.sender,
+            WatchReply {
+                message: Some(Watched::CaughtUp(caught_up)),
+            },
+        )
+        .await?;
+        watching.live(live, metrics).await
+    }))
+}
+
+struct Watching {
+    service: Service,
+    sender: Sender<WatchReply>,
+    filter: Filter,
+    /// The next sequence number to look at; the journal is read from its start, because the
+    /// filter learns an experiment's trials from it.
+    next: u64,
+    /// The first that is sent.
+    from: u64,
+}
+
+impl Watching {
+    /// Sends everything that is journaled and not sent yet.
+    async fn past(&mut self) -> Result<(), Status> {
+        loop {
+            let (store, next) = (Arc::clone(&self.service.store), self.next);
+            let records = tokio::task::spawn_blocking(move || store.read(next, READ_MAX))
+                .await
+                .map_err(internal)?
+                .map_err(internal)?;
+            if records.is_empty() {
+                return Ok(());
+            }
+            for record in &records {
+                self.record(record).await?;
+            }
+        }
+    }
+
+    async fn record(&mut self, record: &Record) -> Result<(), Status> {
+        if record.sequence < self.next {
+            return Ok(());
+        }
+        self.next = record.sequence + 1;
+        if self.filter.wants(&record.event) && record.sequence >= self.from {
+            let json = serde_json::to_string(record).map_err(internal)?;
+            send(
+                &self.sender,
+                WatchReply {
+                    message: Some(Watched::RecordJson(json)),
+                },
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn live(
+        &mut self,
+        mut live: broadcast::Receiver<Arc<Record>>,
+        mut metrics: Option<broadcast::Receiver<Arc<Vec<MetricPoint>>>>,
+    ) -> Result<(), Status> {
+        loop {
+            let points = async {
+                match &mut metrics {
+                    Some(metrics) => metrics.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                record = live.recv() => match record {
+                    Ok(record) => self.record(&record).await?,
+                    // Too slow for the channel: the journal has everything.
+                    Err(RecvError::Lagged(_)) => self.past().await?,
+                    Err(RecvError::Closed) => return Err(super::stopped()),
+                },
+                points = points => match points {
+                    Ok(points) => self.points(&points).await?,
+                    // Live metrics are for looking; the series itself is complete in the store.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return Err(super::stopped()),
+                },
+                () = self.sender.closed() => return Ok(()),
+            }
+        }
+    }
+
+    async fn points(&self, points: &[MetricPoint]) -> Result<(), Status> {
+        let all = self.filter.experiment.is_none();
+        let wanted = |point: &&MetricPoint| all || self.filter.trials.contains(&point.trial);
+        let points: Vec<_> = points
+            .iter()
+            .filter(wanted)
+            .cloned()
+            .map(Into::into)
+            .collect();
+        if points.is_empty() {
+            return Ok(());
+        }
+        let message = Some(Watched::Metrics(MetricBatch { points }));
+        send(&self.sender, WatchReply { message }).await
+    }
+}
+
+pub(super) fn metrics(
+    service: Service,
+    request: MetricsRequest,
+) -> Result<Response<Answers<MetricBatch>>, Status> {
+    let trial = TrialId::new(request.trial).map_err(bad("trial"))?;
+    Ok(spawn(&service.clone(), |sender| async move {
+        let read = move || {
+            let mut batch = Vec::new();
+            let mut gone = false;
+            service.store.metrics(&trial, |point| {
+                if gone || !(request.metric.is_empty() || request.metric == point.metric) {
+                    return;
+                }
+                batch.push(point.into());
+                if batch.len() == METRIC_BATCH_MAX {
+                    let points = std::mem::take(&mut batch);
+                    gone = sender.blocking_send(Ok(MetricBatch { points })).is_err();
+                }
+            })?;
+            if !batch.is_empty() && !gone {
+                drop(sender.blocking_send(Ok(MetricBatch { points: batch })));
+            }
+            Ok::<(), crate::store::StoreError>(())
+        };
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(internal)?
+            .map_err(internal)
+    }))
+}
+
+pub(super) async fn logs(
+    service: Service,
+    request: LogsRequest,
+) -> Result<Response<Answers<LogChunk>>, Status> {
+    let trial = TrialId::new(request.trial).map_err(bad("trial"))?;
+    let id = trial.clone();
+    let newest = service
+        .ask(move |core, _| core.trial(&id).map(|trial| trial.attempt))
+        .await?;
+    let newest = newest.ok_or_else(|| Status::not_found(format!("there is no trial {trial}")))?;
+    let attempt = if request.attempt == 0 {
+        newest
+    } else {
+        Attempt(request.attempt)
+    };
+    Ok(spawn(&service.clone(), |sender| async move {
+        let mut offset = 0;
+        loop {
+            // Asked before the read, so that text written before the end is not missed.
+            let live = request.follow && is_live(&service, &trial, attempt).await?;
+            let (logs, id) = (service.logs.clone(), trial.clone());
+            let read = move || logs.read(&id, attempt, offset, LOG_CHUNK_BYTES);
+            let text = tokio::task::spawn_blocking(read)
+                .await
+                .map_err(internal)?
+                .map_err(internal)?;
+            match text.len() {
+                0 if live => tokio::time::sleep(LOG_POLL).await,
+                0 => return Ok(()),
+                length => {
+                    let name = trial.to_string();
+                    let chunk = LogChunk {
+                        trial: name,
+                        attempt: attempt.0,
+                        offset,
+                        text,
+                    };
+                    send(&sender, chunk).await?;
+                    offset += length as u64;
+                }
+            }
+        }
+    }))
+}
+
+async fn is_live(service: &Service, trial: &TrialId, attempt: Attempt) -> Result<bool, Status> {
+    let id = trial.clone();
+    let lease = service
+        .ask(move |core, _| core.current_lease(&id).map(|l| l.attempt))
+        .await?;
+    Ok(lease == Some(attempt))
+}

@@ -1,0 +1,417 @@
+//! The journal and the metric series on disk: the only file of this crate that knows sled.
+//!
+//! `journal`: sequence (u64, big endian) -> record as JSON. `metrics`: trial, metric, step,
+//! attempt -> value. `meta`: `format_version`. A record counts once [`Store::append`] returned.
+
+use proto::{Attempt, FORMAT_VERSION, MetricPoint, Record, TrialId};
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+/// Longest metric name in bytes.
+pub const METRIC_NAME_BYTES_MAX: usize = 128;
+/// Records that one read of the journal returns at most, so that a slow reader holds little.
+pub const READ_MAX: usize = 1_024;
+/// sled's page cache. The journal is written once and rarely read, so little is enough.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// What can be wrong with a data folder.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the lock.
+    #[error(
+        "the data folder {} is in use by another coordinator{holder}; use `brine submit`, \
+         `brine watch` and `brine results` with the same --data-dir to talk to it, or choose \
+         another --data-dir",
+        .folder.display()
+    )]
+    Locked {
+        /// Which folder.
+        folder: PathBuf,
+        /// Who, as ` (process 12)`; empty when it is not known.
+        holder: String,
+    },
+    /// The folder was written by a newer Brine.
+    #[error(
+        "the data folder {} has format {found}, and this version of Brine reads up to \
+         {FORMAT_VERSION}; nothing was changed: use the newer Brine, or another --data-dir",
+        .folder.display()
+    )]
+    Newer {
+        /// Which folder.
+        folder: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// The file that tells the version is not one.
+    #[error(
+        "{} does not hold a format version; is this a data folder of Brine? nothing was changed",
+        .0.display()
+    )]
+    NotOurs(PathBuf),
+    /// The journal is damaged.
+    #[error(
+        "the journal in {} is damaged: {detail}; restore the folder from a \
+         copy, or move it away to begin anew",
+        .folder.display()
+    )]
+    Damaged {
+        /// Which folder.
+        folder: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The disk or the file system failed.
+    #[error("{action} {}: {source}", .path.display())]
+    Io {
+        /// What was tried, as in "cannot create".
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// sled failed.
+    #[error("the store in {}: {source}", .folder.display())]
+    Sled {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        source: sled::Error,
+    },
+}
+
+/// An open data folder. Dropping it releases the lock.
+pub struct Store {
+    folder: PathBuf,
+    db: sled::Db,
+    journal: sled::Tree,
+    metrics: sled::Tree,
+    /// `journal.end`: the last sequence number that was flushed, as 20 digits.
+    mark: File,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens `folder`, creating it when it is missing.
+    ///
+    /// # Errors
+    /// [`StoreError`]: locked, newer, damaged, or the disk failed. A refused folder is untouched.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Io {
+                action,
+                path,
+                source,
+            }
+        };
+        fs::create_dir_all(folder).map_err(io("cannot create the data folder", folder))?;
+        let lock = lock(folder)?;
+        check_format(folder)?;
+        let path = folder.join("journal");
+        let sled = |source| sled_error(folder, source);
+        // sled 0.34 can panic while it reads a file that something else has cut.
+        let open = || {
+            sled::Config::new()
+                .path(&path)
+                .cache_capacity(CACHE_BYTES)
+                .open()
+        };
+        let db = std::panic::catch_unwind(open)
+            .map_err(|_| damaged(folder, "its pages cannot be read"))?
+            .map_err(sled)?;
+        let journal = db.open_tree("journal").map_err(sled)?;
+        let metrics = db.open_tree("metrics").map_err(sled)?;
+        let path = folder.join("journal.end");
+        let mark = open_or_create(&path).map_err(io("cannot open", &path))?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            db,
+            journal,
+            metrics,
+            mark,
+            _lock: lock,
+        })
+    }
+
+    /// Calls `each` with every record in order and returns the last sequence number.
+    ///
+    /// # Errors
+    /// A record is missing or unreadable: [`StoreError::Damaged`].
+    pub fn replay(&self, mut each: impl FnMut(&Record)) -> Result<u64, StoreError> {
+        let mut last = 0;
+        loop {
+            let records = self.read(last + 1, READ_MAX)?;
+            let Some(newest) = records.last() else { break };
+            for (expected, record) in (last + 1..).zip(&records) {
+                if record.sequence != expected {
+                    let detail = format!("record {expected} is missing");
+                    return Err(damaged(&self.folder, detail));
+                }
+                each(record);
+            }
+            last = newest.sequence;
+        }
+        self.check_end(last)?;
+        Ok(last)
+    }
+
+    /// Compares the end of the journal with the mark that each append leaves beside it: sled
+    /// recovers a cut file to its last whole segment, which must not pass for the truth.
+    fn check_end(&self, last: u64) -> Result<(), StoreError> {
+        let mut text = String::new();
+        (&self.mark)
+            .read_to_string(&mut text)
+            .map_err(|source| self.mark_error(source))?;
+        // A new file is empty: nothing was appended yet.
+        let mark: u64 = if text.is_empty() {
+            Ok(0)
+        } else {
+            text.trim().parse()
+        }
+        .map_err(|_| damaged(&self.folder, "journal.end does not hold a number"))?;
+        if last < mark {
+            let detail = format!("it ends at record {last}, but {mark} were written");
+            return Err(damaged(&self.folder, detail));
+        }
+        Ok(())
+    }
+
+    fn mark_error(&self, source: std::io::Error) -> StoreError {
+        let path = self.folder.join("journal.end");
+        StoreError::Io {
+            action: "cannot use",
+            path,
+            source,
+        }
+    }
+
+    /// Records from `sequence` on, at most `most`.
+    ///
+    /// # Errors
+    /// A record cannot be read.
+    pub fn read(&self, sequence: u64, most: usize) -> Result<Vec<Record>, StoreError> {
+        let mut records = Vec::new();
+        for entry in self.journal.range(sequence.to_be_bytes()..).take(most) {
+            let (key, value) = entry.map_err(|source| sled_error(&self.folder, source))?;
+            let record: Record = serde_json::from_slice(&value).map_err(|error| {
+                damaged(
+                    &self.folder,
+                    format!("record {key:?} cannot be read: {error}"),
+                )
+            })?;
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    /// Writes records and waits until the disk has them: the commit point of everything.
+    ///
+    /// # Errors
+    /// The disk failed; then nothing of the batch may be acknowledged.
+    pub fn append(&self, records: &[Record]) -> Result<(), StoreError> {
+        let Some(last) = records.last() else {
+            return Ok(());
+        };
+        let mut batch = sled::Batch::default();
+        for record in records {
+            let value = serde_json::to_vec(record).map_err(|error| {
+                damaged(&self.folder, format!("an event cannot be written: {error}"))
+            })?;
+            batch.insert(&record.sequence.to_be_bytes(), value);
+        }
+        let sled = |source| sled_error(&self.folder, source);
+        self.journal.apply_batch(batch).map_err(sled)?;
+        self.journal.flush().map_err(sled)?;
+        // Written after the flush and not synced itself: it must never be ahead of the journal.
+        let mark = format!("{:020}\n", last.sequence);
+        self.mark
+            .write_all_at(mark.as_bytes(), 0)
+            .map_err(|source| self.mark_error(source))
+    }
+
+    /// Stores metric points. They become durable with the next flush; a trial that loses some
+    /// also resumes from an older checkpoint and sends them again.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn put_metrics(&self, points: &[MetricPoint]) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for point in points {
+            batch.insert(metric_key(point), &point.value.to_le_bytes());
+        }
+        self.metrics
+            .apply_batch(batch)
+            .map_err(|source| sled_error(&self.folder, source))
+    }
+
+    /// Calls `each` with the series of a trial, ordered by metric and step; of several attempts
+    /// at one step the newest counts.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn metrics(
+        &self,
+        trial: &TrialId,
+        mut each: impl FnMut(MetricPoint),
+    ) -> Result<(), StoreError> {
+        let mut prefix = trial.as_str().as_bytes().to_vec();
+        prefix.push(0);
+        let mut held: Option<MetricPoint> = None;
+        for entry in self.metrics.scan_prefix(&prefix) {
+            let (key, value) = entry.map_err(|source| sled_error(&self.folder, source))?;
+            let Some(point) = parse_metric(trial, &key[prefix.len()..], &value) else {
+                return Err(damaged(&self.folder, "a metric point has the wrong length"));
+            };
+            let same = |held: &MetricPoint| held.metric == point.metric && held.step == point.step;
+            if let Some(done) = held.take().filter(|held| !same(held)) {
+                each(done);
+            }
+            held = Some(point);
+        }
+        if let Some(done) = held {
+            each(done);
+        }
+        Ok(())
+    }
+
+    /// Waits until the disk has everything.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.db
+            .flush()
+            .map(|_| ())
+            .map_err(|source| sled_error(&self.folder, source))
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join("lock");
+    let io = |source| StoreError::Io {
+        action: "cannot open",
+        path: path.clone(),
+        source,
+    };
+    let mut file = open_or_create(&path).map_err(io)?;
+    let operation = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    if rustix::fs::flock(&file, operation).is_err() {
+        let holder = fs::read_to_string(&path).unwrap_or_default();
+        let holder = holder.trim();
+        let is_number = !holder.is_empty() && holder.chars().all(|c| c.is_ascii_digit());
+        let holder = if is_number {
+            format!(" (process {holder})")
+        } else {
+            String::new()
+        };
+        return Err(StoreError::Locked {
+            folder: folder.to_owned(),
+            holder,
+        });
+    }
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(io)?;
+    Ok(file)
+}
+
+fn open_or_create(path: &Path) -> std::io::Result<File> {
+    File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+}
+
+/// Reads the version before sled touches anything, and writes it into a new folder.
+fn check_format(folder: &Path) -> Result<(), StoreError> {
+    let path = folder.join("format");
+    match fs::read_to_string(&path) {
+        Ok(text) => match text.trim().parse::<u32>() {
+            Ok(found) if found > FORMAT_VERSION => Err(StoreError::Newer {
+                folder: folder.to_owned(),
+                found,
+            }),
+            Ok(_) => Ok(()),
+            Err(_) => Err(StoreError::NotOurs(path)),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            write_synced(&path, format!("{FORMAT_VERSION}\n").as_bytes()).map_err(|source| {
+                StoreError::Io {
+                    action: "cannot write",
+                    path,
+                    source,
+                }
+            })
+        }
+        Err(source) => Err(StoreError::Io {
+            action: "cannot read",
+            path,
+            source,
+        }),
+    }
+}
+
+/// Writes a whole file so that after a crash it is either absent or complete.
+pub(crate) fn write_synced(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn damaged(folder: &Path, detail: impl Into<String>) -> StoreError {
+    StoreError::Damaged {
+        folder: folder.to_owned(),
+        detail: detail.into(),
+    }
+}
+
+fn sled_error(folder: &Path, source: sled::Error) -> StoreError {
+    match source {
+        sled::Error::Corruption { .. } => damaged(folder, "a page's checksum is wrong"),
+        sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_)
+        | sled::Error::Io(_) => StoreError::Sled {
+            folder: folder.to_owned(),
+            source,
+        },
+    }
+}
+
+/// trial, 0, metric, 0, step, attempt. Names hold no 0, so the order is by metric, then step.
+fn metric_key(point: &MetricPoint) -> Vec<u8> {
+    let mut key = Vec::with_capacity(32 + point.metric.len());
+    key.extend_from_slice(point.trial.as_str().as_bytes());
+    key.push(0);
+    key.extend_from_slice(point.metric.as_bytes());
+    key.push(0);
+    key.extend_from_slice(&point.step.to_be_bytes());
+    key.extend_from_slice(&point.attempt.0.to_be_bytes());
+    key
+}
+
+fn parse_metric(trial: &TrialId, rest: &[u8], value: &[u8]) -> Option<MetricPoint> {
+    let (name, numbers) = rest.split_at_checked(rest.len().checked_sub(13)?)?;
+    let (step, attempt) = numbers.get(1..)?.split_at_checked(8)?;
+    Some(MetricPoint {
+        trial: trial.clone(),
+        attempt: Attempt(u32::from_be_bytes(attempt.try_into().ok()?)),
+        metric: String::from_utf8(name.to_vec()).ok()?,
+        step: u64::from_be_bytes(step.try_into().ok()?),
+        value: f64::from_le_bytes(value.try_into().ok()?),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Goal: what was appended is there after a restart, and a folder that is not whole is refused.
+
+use super::*;
+use proto::{Event, ExperimentId, ExperimentState, Timestamp};
+
+fn record(sequence: u64) -> Record {
+    let experiment = ExperimentId::new("e").unwrap();
+    let event = Event::ExperimentEnded {
+        experiment,
+        state: ExperimentState::Complete,
+    };
+    Record {
+        sequence,
+        at: Timestamp(sequence),
+        event,
+    }
+}
+
+fn records(range: std::ops::RangeInclusive<u64>) -> Vec<Record> {
+    range.map(record).collect()
+}
+
+fn replayed(store: &Store) -> Result<Vec<u64>, StoreError> {
+    let mut seen = Vec::new();
+    store.replay(|record| seen.push(record.sequence))?;
+    Ok(seen)
+}
+
+fn filled(folder: &Path, last: u64) {
+    let store = Store::open(folder).unwrap();
+    for first in (1..=last).step_by(100) {
+        store
+            .append(&records(first..=last.min(first + 99)))
+            .unwrap();
+    }
+}
+
+#[test]
+fn records_survive_a_restart_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 2_500);
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!(replayed(&store).unwrap(), (1..=2_500).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_second_coordinator_is_told_who_holds_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = Store::open(folder.path()).unwrap();
+    let error = Store::open(folder.path()).err().unwrap().to_string();
+    assert!(
+        error.contains("in use by another coordinator (process "),
+        "{error}"
+    );
+    assert!(error.contains("brine submit"), "{error}");
+}
+
+#[test]
+fn a_newer_format_is_refused_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 3);
+    fs::write(folder.path().join("format"), "2\n").unwrap();
+    let before = fs::read(folder.path().join("journal/db")).unwrap();
+    let error = Store::open(folder.path()).err().unwrap();
+    assert!(
+        matches!(error, StoreError::Newer { found: 2, .. }),
+        "{error}"
+    );
+    assert_eq!(fs::read(folder.path().join("journal/db")).unwrap(), before);
+}
+
+#[test]
+fn a_folder_of_something_else_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("format"), "PNG").unwrap();
+    assert!(matches!(
+        Store::open(folder.path()),
+        Err(StoreError::NotOurs(_))
+    ));
+}
+
+#[test]
+fn a_missing_record_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    store.append(&[record(1), record(3)]).unwrap();
+    let error = replayed(&store).unwrap_err().to_string();
+    assert!(error.contains("record 2 is missing"), "{error}");
+}
+
+#[test]
+fn a_cut_journal_is_refused_wherever_it_is_cut() {
+    let original = tempfile::tempdir().unwrap();
+    filled(original.path(), 2_000);
+    let length = fs::metadata(original.path().join("journal/db"))
+        .unwrap()
+        .len();
+    for share in [0, 10, 35, 50, 90] {
+        let folder = tempfile::tempdir().unwrap();
+        copy_folder(original.path(), folder.path());
+        let file = File::options()
+            .write(true)
+            .open(folder.path().join("journal/db"))
+            .unwrap();
+        file.set_len(length * share / 100).unwrap();
+        let error = Store::open(folder.path())
+            .and_then(|store| replayed(&store))
+            .err();
+        assert!(
+            matches!(
+                error,
+                Some(StoreError::Damaged { .. } | StoreError::Sled { .. })
+            ),
+            "cut to {share} %: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn of_several_attempts_at_one_step_the_newest_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let trial = TrialId::new("00000000000000aa").unwrap();
+    let point = |attempt, metric: &str, step, value| MetricPoint {
+        trial: trial.clone(),
+        attempt: Attempt(attempt),
+        metric: metric.to_owned(),
+        step,
+        value,
+    };
+    let given = [
+        point(2, "loss", 10, 2.0),
+        point(1, "loss", 10, 1.0),
+        point(1, "loss", 300, 3.0),
+        point(1, "lossy", 10, 4.0),
+        point(1, "loss", 2, 0.5),
+    ];
+    store.put_metrics(&given).unwrap();
+    let mut seen = Vec::new();
+    store
+        .metrics(&trial, |point| {
+            seen.push((point.metric, point.step, point.value))
+        })
+        .unwrap();
+    let expected = [
+        ("loss", 2, 0.5),
+        ("loss", 10, 2.0),
+        ("loss", 300, 3.0),
+        ("lossy", 10, 4.0),
+    ];
+    assert_eq!(
+        seen,
+        expected.map(|(name, step, value)| (name.to_owned(), step, value))
+    );
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir_all(&target).unwrap();
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Goal: over real sockets and a real journal, what was acknowledged is there, everybody sees the
+//! same facts in the same order, and only the bearer of the token and of the lease is heard.
+
+use coordinator::{Options, Serving, StartError, start};
+use proto::wire::agent_message::Message as FromAgent;
+use proto::wire::coordinator_client::CoordinatorClient;
+use proto::wire::coordinator_message::Message as ToAgent;
+use proto::wire::watch_reply::Message as Watched;
+use proto::wire::{
+    AgentMessage, Assignment, BlobChunk, BlobRequest, Ended, ExperimentRequest, Hello, InfoRequest,
+    MetricBatch, MetricPoint, MetricsRequest, Reply, Report, SubmitRequest, WatchRequest,
+};
+use proto::{BlobId, Event, Inputs, Record};
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const RECIPE: &str = include_str!("../src/core/tests/sweep.yaml");
+/// Nothing here takes longer unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn options(folder: &Path) -> Options {
+    Options {
+        data_dir: folder.to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        token: TOKEN.to_owned(),
+        lease_ttl_ms: 2_000,
+        heartbeat_ms: 500,
+    }
+}
+
+type Client = CoordinatorClient<
+    InterceptedService<Channel, Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status>>>,
+>;
+
+async fn client(serving: &Serving, token: &str) -> Client {
+    let endpoint = Channel::from_shared(format!("http://{}", serving.address())).unwrap();
+    let channel = endpoint.connect().await.unwrap();
+    let bearer: MetadataValue<_> = format!("Bearer {token}").parse().unwrap();
+    let show = move |mut request: Request<()>| {
+        request
+            .metadata_mut()
+            .insert("authorization", bearer.clone());
+        Ok(request)
+    };
+    CoordinatorClient::new(InterceptedService::new(channel, Box::new(show)))
+}
+
+async fn submit(client: &mut Client) -> (String, bool) {
+    let inputs_json = serde_json::to_string(&Inputs::default()).unwrap();
+    let request = SubmitRequest {
+        recipe: RECIPE.to_owned(),
+        inputs_json,
+        retry_failed: false,
+    };
+    let reply = client.submit(request).await.unwrap().into_inner();
+    (reply.experiment, reply.existed)
+}
+
+/// An agent made by hand.
+struct Agent {
+    outgoing: mpsc::Sender<AgentMessage>,
+    incoming: Streaming<proto::wire::CoordinatorMessage>,
+    sequence: u64,
+}
+
+impl Agent {
+    async fn join(client: &mut Client, name: &str) -> Self {
+        let (outgoing, receiver) = mpsc::channel(16);
+        let hello = Hello {
+            format_version: proto::FORMAT_VERSION,
+            agent: name.to_owned(),
+            host: "here".to_owned(),
+            cpus: 1,
+            ..Hello::default()
+        };
+        outgoing
+            .send(AgentMessage {
+                message: Some(FromAgent::Hello(hello)),
+            })
+            .await
+            .unwrap();
+        let incoming = client
+            .session(ReceiverStream::new(receiver))
+            .await
+            .unwrap()
+            .into_inner();
+        Self {
+            outgoing,
+            incoming,
+            sequence: 0,
+        }
+    }
+
+    async fn next(&mut self) -> ToAgent {
+        let message = tokio::time::timeout(PATIENCE, self.incoming.message())
+            .await
+            .unwrap();
+        message.unwrap().unwrap().message.unwrap()
+    }
+
+    async fn assignment(&mut self) -> Assignment {
+        loop {
+            if let ToAgent::Assignment(assignment) = self.next().await
+                && !assignment.leases.is_empty()
+            {
+                return assignment;
+            }
+        }
+    }
+
+    async fn say(&mut self, message: FromAgent) {
+        self.outgoing
+            .send(AgentMessage {
+                message: Some(message),
+            })
+            .await
+            .unwrap();
+    }
+
+    async fn report_end(&mut self, trial: &str, attempt: u32) -> Reply {
+        self.sequence += 1;
+        let outcome_json =
+            r#"{"state":"completed","metrics":{"loss":0.5},"checkpoint":null}"#.to_owned();
+        let ended = vec![Ended {
+            trial: trial.to_owned(),
+            attempt,
+            outcome_json,
+        }];
+        let report = Report {
+            sequence: self.sequence,
+            ended,
+            ..Report::default()
+        };
+        self.say(FromAgent::Report(report)).await;
+        loop {
+            if let ToAgent::Reply(reply) = self.next().await {
+                return reply;
+            }
+        }
+    }
+}
+
+async fn next_record(watch: &mut Streaming<proto::wire::WatchReply>) -> Option<Record> {
+    loop {
+        let reply = tokio::time::timeout(PATIENCE, watch.message())
+            .await
+            .unwrap()
+            .unwrap()?;
+        match reply.message.unwrap() {
+            Watched::RecordJson(json) => return Some(serde_json::from_str(&json).unwrap()),
+            Watched::CaughtUp(_) | Watched::Metrics(_) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_caller_without_the_token_is_turned_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(options(folder.path())).await.unwrap();
+    let mut client = client(&serving, "not-the-token").await;
+    let status = client.info(InfoRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(
+        status.message().contains("file `token`"),
+        "{}",
+        status.message()
+    );
+    serving.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_and_a_short_token_are_clear_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(options(&folder.path().join("a"))).await.unwrap();
+    let taken = Options {
+        listen: serving.address(),
+        ..options(&folder.path().join("b"))
+    };
+    let error = start(taken).await.err().unwrap();
+    assert!(matches!(error, StartError::Listen { .. }), "{error}");
+    assert!(error.to_string().contains("--listen"), "{error}");
+    let short = Options {
+        token: "x".to_owned(),
+        ..options(&folder.path().join("c"))
+    };
+    assert!(matches!(start(short).await, Err(StartError::Token(1))));
+    serving.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_experiment_runs_and_is_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(options(folder.path())).await.unwrap();
+    let mut client = client(&serving, TOKEN).await;
+    let (experiment, existed) = submit(&mut client).await;
+    assert!(!existed);
+    let request = WatchRequest {
+        from_sequence: 1,
+        experiment: experiment.clone(),
+        metrics: false,
+    };
+    let mut watch = client.watch(request).await.unwrap().into_inner();
+
+    let mut agent = Agent::join(&mut client, "a").await;
+    let lease = agent.assignment().await.leases.remove(0);
+    assert_eq!(lease.attempt, 1);
+    let stale = agent.report_end(&lease.trial, 7).await;
+    assert_eq!(stale.refused.len(), 1, "an attempt that was never granted");
+    let reply = agent.report_end(&lease.trial, 1).await;
+    assert_eq!(reply.refused, []);
+
+    let mut words = Vec::new();
+    loop {
+        match next_record(&mut watch).await.unwrap().event {
+            Event::ExperimentEnded { state, .. } => {
+                words.push(state.word());
+                break;
+            }
+            Event::TrialEnded { outcome, .. } => words.push(outcome.word()),
+            Event::LeaseGranted { .. } => words.push("leased"),
+            Event::ExperimentSubmitted { .. } => words.push("submitted"),
+            Event::TrialsPlanned { .. } => words.push("planned"),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    assert_eq!(
+        words,
+        ["submitted", "planned", "leased", "completed", "complete"]
+    );
+    serving.shutdown().await.unwrap();
+
+    let serving = start(options(folder.path())).await.unwrap();
+    let mut client = self::client(&serving, TOKEN).await;
+    let request = ExperimentRequest {
+        experiment: experiment.clone(),
+    };
+    let reply = client.experiment(request).await.unwrap().into_inner();
+    assert_eq!(reply.summary.unwrap().state, "complete");
+    assert_eq!(
+        (reply.trials[0].attempts, &*reply.trials[0].state),
+        (1, "completed")
+    );
+    assert_eq!(submit(&mut client).await, (experiment, true));
+    serving.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn metrics_are_stored_and_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(options(folder.path())).await.unwrap();
+    let mut client = client(&serving, TOKEN).await;
+    submit(&mut client).await;
+    let mut agent = Agent::join(&mut client, "a").await;
+    let lease = agent.assignment().await.leases.remove(0);
+    let point = |step, value| MetricPoint {
+        trial: lease.trial.clone(),
+        attempt: 1,
+        metric: "loss".to_owned(),
+        step,
+        value,
+    };
+    let points = (0..3_000).map(|step| point(step, step as f64)).collect();
+    agent.say(FromAgent::Metrics(MetricBatch { points })).await;
+    // The reply to a report comes after everything the session said before it.
+    agent.report_end(&lease.trial, 1).await;
+    let request = MetricsRequest {
+        trial: lease.trial.clone(),
+        metric: "loss".to_owned(),
+    };
+    let mut stream = client.metrics(request).await.unwrap().into_inner();
+    let mut steps = Vec::new();
+    while let Some(batch) = stream.message().await.unwrap() {
+        steps.extend(batch.points.iter().map(|point| (point.step, point.value)));
+    }
+    assert_eq!(
+        steps,
+        (0..3_000)
+            .map(|step| (step, step as f64))
+            .collect::<Vec<_>>()
+    );
+    serving.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_blob_is_kept_only_under_its_own_hash() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(options(folder.path())).await.unwrap();
+    let mut client = client(&serving, TOKEN).await;
+    let content = vec![7; 600_000];
+    let blob = BlobId::from_hash(blake3::hash(&content)).to_string();
+    let chunk = |blob: &str, content: &[u8]| BlobChunk {
+        blob: blob.to_owned(),
+        content: content.to_owned(),
+    };
+    let wrong = BlobId::from_hash(blake3::hash(b"other")).to_string();
+    let chunks = tokio_stream::iter([chunk(&wrong, &content)]);
+    let status = client.put_blob(chunks).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let request = BlobRequest { blob: wrong };
+    assert!(!client.has_blob(request).await.unwrap().into_inner().present);
+
+    let chunks = [
+        chunk(&blob, &content[..300_000]),
+        chunk("", &content[300_000..]),
+    ];
+    client.put_blob(tokio_stream::iter(chunks)).await.unwrap();
+    let stream = client
+        .get_blob(BlobRequest { blob })
+        .await
+        .unwrap()
+        .into_inner();
+    let pieces: Vec<_> = stream.map(|chunk| chunk.unwrap().content).collect().await;
+    assert_eq!(pieces.concat(), content);
+    serving.shutdown().await.unwrap();
+}
