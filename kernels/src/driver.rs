@@ -1,0 +1,40 @@
+//! The CUDA driver, which may be absent.
+
+use crate::KernelError;
+use cudarc::driver::CudaContext;
+use std::sync::Arc;
+
+/// Whether the CUDA driver's library can be opened.
+pub fn driver_present() -> bool {
+    // SAFETY: opens a library by the names under which NVIDIA installs it and closes it again;
+    // its initialisers have no precondition.
+    #[expect(unsafe_code, reason = "loading a library runs its initialisers")]
+    unsafe {
+        cudarc::driver::sys::is_culib_present()
+    }
+}
+
+/// The primary context of the GPU with this index, which other libraries of the process share.
+///
+/// # Errors
+/// There is no driver or no such GPU.
+pub fn context(index: u32) -> Result<Arc<CudaContext>, KernelError> {
+    if !driver_present() {
+        return Err(KernelError::NoDriver);
+    }
+    Ok(CudaContext::new(index as usize)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_an_error_and_not_a_panic() {
+        let error = context(4_000).map(drop);
+        match driver_present() {
+            true => assert!(matches!(error, Err(KernelError::Driver(_)))),
+            false => assert!(matches!(error, Err(KernelError::NoDriver))),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a specification must satisfy before anything is allocated for it.
+
+use crate::error::TrainError;
+use proto::{Positions, TrainSpec, train::NUMERICS_VERSION};
+use std::fmt::Display;
+use std::ops::{Bound, RangeBounds};
+
+// The largest numbers keep every product of them (parameters, tokens, counted operations) inside
+// 64 bits. They lie far above what one machine trains.
+const VOCABULARY_MAX: u32 = 1 << 24;
+const SEQUENCE_MAX: u32 = 1 << 20;
+const WIDTH_MAX: u32 = 1 << 16;
+const MLP_WIDTH_MAX: u32 = 1 << 20;
+const LAYERS_MAX: u32 = 1 << 10;
+const BATCH_MAX: u32 = 1 << 16;
+const STEPS_MAX: u64 = 1 << 27;
+
+/// Checks every number of `spec`.
+///
+/// # Errors
+/// [`TrainError::Numerics`] or [`TrainError::Spec`] for the first that is wrong.
+pub(crate) fn check(spec: &TrainSpec) -> Result<(), TrainError> {
+    if spec.numerics != NUMERICS_VERSION {
+        return Err(TrainError::Numerics {
+            planned: spec.numerics,
+            ours: NUMERICS_VERSION,
+        });
+    }
+    check_shape(spec)?;
+    within("batch", spec.batch, 1..=BATCH_MAX)?;
+    within("steps", spec.steps, 1..=STEPS_MAX)?;
+    within("data.held_out", spec.data.held_out, Open(0.0, 1.0))?;
+
+    let optimizer = &spec.optimizer;
+    let positive = Open(0.0, f64::INFINITY);
+    within("optimizer.learning_rate", optimizer.learning_rate, positive)?;
+    within("optimizer.beta1", optimizer.beta1, 0.0..1.0)?;
+    within("optimizer.beta2", optimizer.beta2, 0.0..1.0)?;
+    within("optimizer.epsilon", optimizer.epsilon, positive)?;
+    within(
+        "optimizer.weight_decay",
+        optimizer.weight_decay,
+        0.0..f64::INFINITY,
+    )?;
+    if let Some(clip) = optimizer.clip {
+        within("optimizer.clip", clip, positive)?;
+    }
+    within("schedule.warmup", spec.schedule.warmup, 0.0..=1.0)?;
+    // Shares such as 0.9 and 0.1 add up to a little more than one in binary.
+    let left = 1.0 - spec.schedule.warmup + f64::EPSILON;
+    within("schedule.decay", spec.schedule.decay, 0.0..=left)
+}
+
+fn check_shape(spec: &TrainSpec) -> Result<(), TrainError> {
+    let model = &spec.model;
+    within("model.vocabulary", model.vocabulary, 1..=VOCABULARY_MAX)?;
+    within("model.sequence", model.sequence, 1..=SEQUENCE_MAX)?;
+    within("model.width", model.width, 1..=WIDTH_MAX)?;
+    within("model.mlp_width", model.mlp_width, 1..=MLP_WIDTH_MAX)?;
+    within("model.layers", model.layers, 1..=LAYERS_MAX)?;
+    within("model.heads", model.heads, 1..=model.width)?;
+    let head = match model.positions {
+        Positions::Learned => 1,
+        Positions::Rotary => 2,
+    };
+    if !model.width.is_multiple_of(model.heads * head) {
+        let wanted = match model.positions {
+            Positions::Learned => format!("a multiple of heads, {}", model.heads),
+            Positions::Rotary => format!(
+                "a multiple of twice the heads, {}, because rotary positions turn pairs",
+                2 * model.heads
+            ),
+        };
+        return Err(TrainError::Spec {
+            field: "model.width",
+            found: model.width.to_string(),
+            wanted,
+        });
+    }
+    Ok(())
+}
+
+/// All numbers between two, without both.
+#[derive(Clone, Copy)]
+struct Open(f64, f64);
+
+impl RangeBounds<f64> for Open {
+    fn start_bound(&self) -> Bound<&f64> {
+        Bound::Excluded(&self.0)
+    }
+
+    fn end_bound(&self) -> Bound<&f64> {
+        Bound::Excluded(&self.1)
+    }
+}
+
+pub(crate) fn within<T: PartialOrd + Display>(
+    field: &'static str,
+    value: T,
+    range: impl RangeBounds<T>,
+) -> Result<(), TrainError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let low = match range.start_bound() {
+        Bound::Included(low) => format!("at least {low}"),
+        Bound::Excluded(low) => format!("above {low}"),
+        Bound::Unbounded => "any number".to_owned(),
+    };
+    let high = match range.end_bound() {
+        Bound::Included(high) => format!("at most {high}"),
+        Bound::Excluded(high) => format!("below {high}"),
+        Bound::Unbounded => "not limited above".to_owned(),
+    };
+    Err(TrainError::Spec {
+        field,
+        found: value.to_string(),
+        wanted: format!("{low} and {high}"),
+    })
+}

@@ -1,0 +1,113 @@
+//! Why a training did not run to its end.
+
+use crate::checkpoint::CheckpointError;
+use crate::data::DataError;
+use crate::device::DeviceError;
+use proto::{FailureClass, TrainSpec};
+use tch::TchError;
+
+/// Why a training did not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The trial was planned for other arithmetic; its result would not be comparable.
+    #[error(
+        "the trial was planned for version {planned} of the trainer's numerics, this one has \
+        {ours}; use agents of the version that planned it, or plan it again"
+    )]
+    Numerics {
+        /// What the trial wants.
+        planned: u32,
+        /// What this build computes.
+        ours: u32,
+    },
+    /// A number in the specification or the setting is out of its range.
+    #[error("{field} is {found}, it must be {wanted}")]
+    Spec {
+        /// Which one, as in the specification.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What is allowed.
+        wanted: String,
+    },
+    /// The text can not be trained on.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A checkpoint can not be written, or the one to resume from is of another trial.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The device can not be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The model does not fit.
+    #[error(
+        "out of memory {doing}: {parameters} parameters with their gradient and moments take \
+        {state_bytes} bytes, and a step adds the activations of {batch} sequences of {sequence} \
+        tokens; use a smaller model or batch, or a device with more memory"
+    )]
+    OutOfMemory {
+        /// What was tried.
+        doing: String,
+        /// N.
+        parameters: u64,
+        /// Bytes of parameters, gradient and two moments.
+        state_bytes: u64,
+        /// B.
+        batch: u32,
+        /// S.
+        sequence: u32,
+    },
+    /// libtorch refused.
+    #[error("libtorch failed {doing}")]
+    Torch {
+        /// What was tried.
+        doing: String,
+        /// What it said.
+        source: TchError,
+    },
+}
+
+/// Bytes per parameter that stay for the whole training: value, gradient, two moments.
+const STATE_BYTES_PER_PARAMETER: u64 = 4 * 4;
+
+impl TrainError {
+    /// Who has to act, and whether trying again can help.
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::Numerics { .. } | Self::Spec { .. } => FailureClass::Invalid,
+            Self::Data(error) => error.class(),
+            Self::Checkpoint(error) => error.class(),
+            Self::Device(_) => FailureClass::Infrastructure,
+            Self::OutOfMemory { .. } | Self::Torch { .. } => FailureClass::Trial,
+        }
+    }
+
+    pub(crate) fn out_of_memory(spec: &TrainSpec, doing: impl Into<String>) -> Self {
+        let parameters = spec.model.parameters();
+        Self::OutOfMemory {
+            doing: doing.into(),
+            parameters,
+            state_bytes: parameters * STATE_BYTES_PER_PARAMETER,
+            batch: spec.batch,
+            sequence: spec.model.sequence,
+        }
+    }
+
+    /// An error of libtorch while `doing`; says so with numbers when memory ran out, which
+    /// libtorch tells only in its text.
+    pub(crate) fn torch(spec: &TrainSpec, doing: impl Into<String>, source: TchError) -> Self {
+        let text = source.to_string();
+        let memory = [
+            "out of memory",
+            "can't allocate memory",
+            "not enough memory",
+        ];
+        if memory.iter().any(|words| text.contains(words)) {
+            return Self::out_of_memory(spec, doing);
+        }
+        Self::Torch {
+            doing: doing.into(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The training loop, on one page, and what it tells its caller.
+
+use crate::check::{check, within};
+use crate::checkpoint::{self, CheckpointError, Snapshot, State};
+use crate::data::Text;
+use crate::device::{self, Device, THREADS_MAX};
+use crate::error::TrainError;
+use crate::learner::Learner;
+use crate::log::{Log, now};
+use crate::parameters::Layout;
+use crate::schedule::rate_share;
+use proto::{AgentId, Attempt, Checkpoint, TokenFormat, TrainSpec};
+use std::collections::BTreeMap;
+use std::f64::consts::LN_2;
+use std::path::Path;
+use std::time::Duration;
+
+/// Everything about one training that is not part of what it computes, and the seed.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting<'a> {
+    /// Decides the initial values and the order of the data.
+    pub seed: u64,
+    /// Where to compute.
+    pub device: Device,
+    /// Threads of libtorch on the processor, at least 1. Another number of threads sums in another
+    /// order, so the same bits need the same number.
+    pub threads: u32,
+    /// The text. Must not change while the training reads it.
+    pub data: &'a Path,
+    /// Folder of this attempt's checkpoints; it exists.
+    pub checkpoints: &'a Path,
+    /// Time between two checkpoints.
+    pub checkpoint_every: Duration,
+    /// Which try this is; part of the checkpoints' names.
+    pub attempt: Attempt,
+    /// Who writes the checkpoints.
+    pub agent: &'a AgentId,
+}
+
+/// What a training tells while it goes on.
+pub trait Observer {
+    /// A number at a step: `loss`, `learning_rate`, `gradient_norm` and `tokens_per_second` for the
+    /// update of that number, from 0; `validation_loss` and `validation_bits_per_byte` after that
+    /// many updates. At most about ten times a second, and for the first and the last update.
+    fn metric(&mut self, step: u64, name: &str, value: f64);
+    /// A checkpoint is whole on disk. Older ones are not needed any more once this is recorded.
+    fn checkpoint(&mut self, checkpoint: Checkpoint);
+    /// A sentence for the trial's log.
+    fn note(&mut self, text: &str);
+    /// Whether to save and end at the next step. Asked before every step.
+    fn stop_requested(&self) -> bool;
+}
+
+/// How a training ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum End {
+    /// All steps are done.
+    Completed {
+        /// Final values. The same for every undisturbed or resumed training of the same
+        /// specification, seed and number of threads: `validation_loss` (nats per token),
+        /// `validation_bits_per_byte` (text of bytes only), `train_loss` (mean over the last
+        /// 100 updates), `training_flops`, `tokens`, `parameters`. Measured times:
+        /// `tokens_per_second`, `training_seconds`, `step_seconds`.
+        metrics: BTreeMap<String, f64>,
+        /// The trained model.
+        checkpoint: Option<Checkpoint>,
+    },
+    /// A number stopped being finite.
+    Diverged {
+        /// Which one.
+        metric: String,
+        /// At which step.
+        step: u64,
+    },
+    /// Ended early because the observer wished it; a checkpoint of this step is on disk.
+    Stopped {
+        /// Updates done.
+        step: u64,
+    },
+}
+
+/// Trains the model of `spec`, from the first whole checkpoint of `resume` (newest first) or from
+/// scratch. On one machine's processor the result has the same bits whether or not the training
+/// was interrupted, at whatever step.
+///
+/// # Errors
+/// [`TrainError::class`] says who has to act.
+pub fn train(
+    spec: &TrainSpec,
+    setting: &Setting<'_>,
+    resume: &[Checkpoint],
+    observer: &mut dyn Observer,
+) -> Result<End, TrainError> {
+    check(spec)?;
+    within("threads", setting.threads, 1..=THREADS_MAX)?;
+    let device = device::open(setting.device, setting.threads)?;
+    let [vocabulary, sequence] = [spec.model.vocabulary, spec.model.sequence];
+    let text = Text::open(setting.data, &spec.data, vocabulary, sequence, setting.seed)?;
+    let (mut learner, mut state) = start(spec, setting, device, resume, observer)?;
+    let mut log = Log::new(spec, device);
+    let mut saved_at = now();
+
+    let first = state.step;
+    for step in first..=spec.steps {
+        let last = step == spec.steps; // one more pass, so that the end is measured and saved too
+        let every = spec.validation.every_steps;
+        if last || (step > first && every > 0 && step.is_multiple_of(every)) {
+            let loss = learner.validation_loss(&text, step)?;
+            report_validation(spec, step, loss, observer);
+            if !loss.is_finite() {
+                return Ok(diverged("validation_loss", step));
+            }
+            if last {
+                let checkpoint = save(setting, &learner, &state, observer)?;
+                return Ok(completed(spec, &state, loss, checkpoint));
+            }
+        }
+
+        let stop = observer.stop_requested();
+        if stop || now().duration_since(saved_at) >= setting.checkpoint_every {
+            let broken = log.settle(&mut state, observer);
+            if let Some(step) = broken.map_err(|source| reading(spec, source))? {
+                return Ok(diverged("loss", step));
+            }
+            save(setting, &learner, &state, observer)?;
+            if stop {
+                return Ok(End::Stopped { step });
+            }
+            saved_at = now();
+        }
+
+        let begun = now();
+        let rate = spec.optimizer.learning_rate * rate_share(&spec.schedule, step, spec.steps);
+        let update = learner.update(&text.batch(step, spec.batch), rate, step)?;
+        state.step = step + 1;
+        let broken = log.record(update, begun, &mut state, observer);
+        if let Some(step) = broken.map_err(|source| reading(spec, source))? {
+            return Ok(diverged("loss", step));
+        }
+    }
+    unreachable!("the pass after the last update ends the training")
+}
+
+/// The learner and the state to go on from.
+fn start<'a>(
+    spec: &'a TrainSpec,
+    setting: &Setting<'_>,
+    device: tch::Device,
+    resume: &[Checkpoint],
+    observer: &mut dyn Observer,
+) -> Result<(Learner<'a>, State), TrainError> {
+    let layout = Layout::of(&spec.model);
+    let mut note = |text: &str| observer.note(text);
+    let snapshot = checkpoint::first_intact(resume, &layout, &mut note)?;
+    let Some(snapshot) = snapshot else {
+        if !resume.is_empty() {
+            observer.note("no checkpoint is whole; starting from step 0");
+        }
+        let learner = Learner::new(spec, layout, setting.seed, device)?;
+        return Ok((
+            learner,
+            State::new(setting.seed, spec.data.text.blob.clone()),
+        ));
+    };
+    check_belongs(spec, setting, &snapshot)?;
+    let learner = Learner::restored(spec, layout, &snapshot, device)?;
+    observer.note(&format!(
+        "resumed from the checkpoint at step {}",
+        snapshot.state.step
+    ));
+    Ok((learner, snapshot.state))
+}
+
+fn check_belongs(
+    spec: &TrainSpec,
+    setting: &Setting<'_>,
+    snapshot: &Snapshot,
+) -> Result<(), CheckpointError> {
+    let state = &snapshot.state;
+    let steps = format!("at most {}", spec.steps);
+    let facts = [
+        (
+            "seed",
+            state.seed == setting.seed,
+            state.seed.to_string(),
+            setting.seed.to_string(),
+        ),
+        (
+            "data",
+            state.data == spec.data.text.blob,
+            state.data.to_string(),
+            spec.data.text.blob.to_string(),
+        ),
+        (
+            "step",
+            state.step <= spec.steps,
+            state.step.to_string(),
+            steps,
+        ),
+    ];
+    match facts.into_iter().find(|(_, fits, ..)| !fits) {
+        None => Ok(()),
+        Some((field, _, found, wanted)) => Err(CheckpointError::OtherTrial {
+            field,
+            found,
+            wanted,
+        }),
+    }
+}
+
+fn save(
+    setting: &Setting<'_>,
+    learner: &Learner<'_>,
+    state: &State,
+    observer: &mut dyn Observer,
+) -> Result<Checkpoint, TrainError> {
+    let snapshot = learner.snapshot(state)?;
+    let (parent, layout) = (setting.checkpoints, learner.layout());
+    let saved = checkpoint::save(parent, setting.attempt, setting.agent, layout, &snapshot)?;
+    observer.checkpoint(saved.clone());
+    Ok(saved)
+}
+
+fn report_validation(spec: &TrainSpec, step: u64, loss: f64, observer: &mut dyn Observer) {
+    observer.metric(step, "validation_loss", loss);
+    if let Some(bits) = bits_per_byte(spec, loss) {
+        observer.metric(step, "validation_bits_per_byte", bits);
+    }
+}
+
+/// Bits per byte of text. Only where a token is a byte: the bytes behind other tokens are unknown.
+fn bits_per_byte(spec: &TrainSpec, nats_per_token: f64) -> Option<f64> {
+    match spec.data.format {
+        TokenFormat::Bytes => Some(nats_per_token / LN_2),
+        TokenFormat::U16 => None,
+    }
+}
+
+fn completed(spec: &TrainSpec, state: &State, validation_loss: f64, checkpoint: Checkpoint) -> End {
+    let losses = &state.recent_losses;
+    let train_loss = losses.iter().sum::<f64>() / losses.len() as f64;
+    let mut metrics = BTreeMap::from([
+        ("validation_loss", validation_loss),
+        ("train_loss", train_loss),
+        ("training_flops", spec.model.training_flops(spec.tokens())),
+        ("tokens", spec.tokens() as f64),
+        ("parameters", spec.model.parameters() as f64),
+        ("training_seconds", state.seconds),
+        ("step_seconds", state.seconds / spec.steps as f64),
+        ("tokens_per_second", spec.tokens() as f64 / state.seconds),
+    ]);
+    metrics.extend(bits_per_byte(spec, validation_loss).map(|b| ("validation_bits_per_byte", b)));
+    let named = |(name, value): (&str, f64)| (name.to_owned(), value);
+    End::Completed {
+        metrics: metrics.into_iter().map(named).collect(),
+        checkpoint: Some(checkpoint),
+    }
+}
+
+fn diverged(metric: &str, step: u64) -> End {
+    End::Diverged {
+        metric: metric.to_owned(),
+        step,
+    }
+}
+
+fn reading(spec: &TrainSpec, source: tch::TchError) -> TrainError {
+    TrainError::torch(spec, "reading a loss", source)
+}

@@ -1,0 +1,191 @@
+//! Trainings from outside: what they find, how they resume, how they fail.
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test, a step that fails is the finding"
+)]
+
+mod failures;
+mod losses;
+mod resume;
+
+use proto::{
+    AdamW, AgentId, Attempt, BlobId, BlobRef, Checkpoint, DataSpec, Mlp, ModelSpec, Norm,
+    Positions, Schedule, TokenFormat, TrainSpec, Validation, train::NUMERICS_VERSION,
+};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use tempfile::TempDir;
+use trainer::{Device, End, Observer, Setting, TrainError, train};
+
+/// A folder with a text and room for checkpoints.
+struct Lab {
+    folder: TempDir,
+    agent: AgentId,
+    seed: u64,
+    /// Time between checkpoints of the next training.
+    checkpoint_every: Duration,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let lab = Self {
+            folder: tempfile::tempdir().unwrap(),
+            agent: AgentId::new("lab").unwrap(),
+            seed: 7,
+            checkpoint_every: Duration::from_secs(3_600),
+        };
+        std::fs::write(lab.data(), text()).unwrap();
+        std::fs::create_dir(lab.checkpoints()).unwrap();
+        lab
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("text")
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.folder.path().join("checkpoints")
+    }
+
+    fn train(
+        &self,
+        spec: &TrainSpec,
+        attempt: u32,
+        resume: &[Checkpoint],
+        notebook: &mut Notebook,
+    ) -> Result<End, TrainError> {
+        let (data, checkpoints) = (self.data(), self.checkpoints());
+        let setting = Setting {
+            seed: self.seed,
+            device: Device::Cpu,
+            threads: 1,
+            data: &data,
+            checkpoints: &checkpoints,
+            checkpoint_every: self.checkpoint_every,
+            attempt: Attempt(attempt),
+            agent: &self.agent,
+        };
+        train(spec, &setting, resume, notebook)
+    }
+
+    /// Trains undisturbed and gives the final metrics.
+    fn complete(&self, spec: &TrainSpec) -> BTreeMap<String, f64> {
+        metrics(self.train(spec, 1, &[], &mut Notebook::default()).unwrap())
+    }
+}
+
+/// Writes down what a training tells, and stops it when asked to.
+#[derive(Default)]
+struct Notebook {
+    metrics: Vec<(u64, String, f64)>,
+    checkpoints: Vec<Checkpoint>,
+    notes: Vec<String>,
+    /// Ask to stop after this many steps of this attempt.
+    stop_after: Option<u64>,
+    steps: Cell<u64>,
+}
+
+impl Notebook {
+    fn stop_after(steps: u64) -> Self {
+        Self {
+            stop_after: Some(steps),
+            ..Self::default()
+        }
+    }
+}
+
+impl Observer for Notebook {
+    fn metric(&mut self, step: u64, name: &str, value: f64) {
+        self.metrics.push((step, name.to_owned(), value));
+    }
+
+    fn checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.checkpoints.push(checkpoint);
+    }
+
+    fn note(&mut self, text: &str) {
+        self.notes.push(text.to_owned());
+    }
+
+    fn stop_requested(&self) -> bool {
+        let steps = self.steps.get();
+        self.steps.set(steps + 1);
+        self.stop_after == Some(steps)
+    }
+}
+
+fn metrics(end: End) -> BTreeMap<String, f64> {
+    match end {
+        End::Completed { metrics, .. } => metrics,
+        End::Diverged { .. } | End::Stopped { .. } => panic!("not completed: {end:?}"),
+    }
+}
+
+/// Some 20 kB of words in an order that a model can learn a little of.
+fn text() -> Vec<u8> {
+    let words = [
+        "to ",
+        "be ",
+        "or ",
+        "not ",
+        "that ",
+        "is ",
+        "the ",
+        "question\n",
+    ];
+    let mut state = 1u32;
+    let mut text = Vec::new();
+    while text.len() < 20_000 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        text.extend_from_slice(words[(state >> 29) as usize].as_bytes());
+    }
+    text
+}
+
+/// A small specification over [`text`].
+fn spec(steps: u64) -> TrainSpec {
+    let text = text();
+    TrainSpec {
+        numerics: NUMERICS_VERSION,
+        model: ModelSpec {
+            vocabulary: 256,
+            sequence: 16,
+            width: 16,
+            layers: 2,
+            heads: 2,
+            mlp_width: 32,
+            mlp: Mlp::Gelu,
+            tied: true,
+            positions: Positions::Learned,
+            norm: Norm::LayerNorm,
+        },
+        data: DataSpec {
+            text: BlobRef {
+                blob: BlobId::from_hash(blake3::hash(&text)),
+                bytes: text.len() as u64,
+            },
+            format: TokenFormat::Bytes,
+            held_out: 0.1,
+        },
+        batch: 4,
+        steps,
+        optimizer: AdamW {
+            learning_rate: 1e-2,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            clip: Some(1.0),
+        },
+        schedule: Schedule {
+            warmup: 0.1,
+            decay: 0.2,
+        },
+        validation: Validation {
+            every_steps: 0,
+            tokens: 1_000,
+        },
+    }
+}
