@@ -1,0 +1,358 @@
+//! Which checkpoints exist on this agent. The only file that knows sled.
+//!
+//! A checkpoint's files are complete before its record is written, and the flushed record is the
+//! commit point: a folder that no record names never counts. Records of a trial are one sled
+//! value, so that naming a new checkpoint and dropping old ones is one atomic write.
+
+use proto::{AgentId, Checkpoint, FORMAT_VERSION, Outcome, TrialId};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Checkpoints kept of a trial: the newest, and the one before it in case its files turn out torn.
+pub(crate) const KEEP: usize = 2;
+
+const FORMAT_KEY: &[u8] = b"format";
+const TRIALS_TREE: &str = "trials";
+
+/// Why checkpoints could not be recorded or read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckpointError {
+    /// The store on disk does not open, read or write.
+    #[error("cannot use the checkpoint records in {}", folder.display())]
+    Store {
+        /// Where they are.
+        folder: PathBuf,
+        /// Why.
+        source: sled::Error,
+    },
+    /// A newer Brine wrote the store.
+    #[error(
+        "the checkpoint records in {} have format {found}, this agent knows up to {FORMAT_VERSION}: use the newer brine-agent", folder.display()
+    )]
+    Newer {
+        /// Where they are.
+        folder: PathBuf,
+        /// Their format.
+        found: u32,
+    },
+    /// A record is not what was written.
+    #[error(
+        "the checkpoint records in {} are damaged at {at}: move the folder away to start without them", folder.display()
+    )]
+    Damaged {
+        /// Where they are.
+        folder: PathBuf,
+        /// Which record.
+        at: String,
+    },
+    /// A folder of checkpoints does not list, or is not removed.
+    #[error("cannot clean {}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The records and the folders that they name.
+#[derive(Debug)]
+pub(crate) struct CheckpointStore {
+    database: sled::Db,
+    trials: sled::Tree,
+    folder: PathBuf,
+    agent: AgentId,
+    /// Folder of this agent's own checkpoints: `<trial>/<attempt>/<checkpoint>`.
+    own: PathBuf,
+}
+
+impl CheckpointStore {
+    /// Opens the records in `folder` and removes what an earlier life left unfinished under
+    /// `<root>/<agent>`. Other agents may share `root`; their folders are not touched.
+    ///
+    /// # Errors
+    /// The store is newer, damaged, in use, or the disk refuses.
+    pub(crate) fn open(
+        folder: &Path,
+        root: &Path,
+        agent: &AgentId,
+    ) -> Result<Self, CheckpointError> {
+        let store_error = |source| CheckpointError::Store {
+            folder: folder.to_owned(),
+            source,
+        };
+        let database = sled::Config::new()
+            .path(folder)
+            .open()
+            .map_err(store_error)?;
+        check_format(&database, folder)?;
+        let trials = database.open_tree(TRIALS_TREE).map_err(store_error)?;
+        let store = Self {
+            database,
+            trials,
+            folder: folder.to_owned(),
+            agent: agent.clone(),
+            own: root.join(agent.as_str()),
+        };
+        store.remove_orphans()?;
+        Ok(store)
+    }
+
+    /// A new empty folder for the checkpoints of one attempt. A second start of the same attempt
+    /// gets another one, because files of a checkpoint are never written twice.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub(crate) fn attempt_folder(&self, key: &crate::order::AttemptKey) -> io::Result<PathBuf> {
+        create_numbered(&self.own.join(key.trial.as_str()), &key.attempt.to_string())
+    }
+
+    /// Names a checkpoint, durably, and removes those that are too old. Naming the same one again
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// Nothing was recorded: the store is damaged or the disk refuses.
+    pub(crate) fn commit(
+        &self,
+        trial: &TrialId,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), CheckpointError> {
+        let mut records = self.of(trial)?;
+        if records.first() == Some(checkpoint) {
+            return Ok(());
+        }
+        records.retain(|old| old.folder != checkpoint.folder);
+        records.insert(0, checkpoint.clone());
+        self.keep(trial, records, KEEP)
+    }
+
+    /// States from which a trial may go on, the one with the most steps first: this agent's own
+    /// and `known`, the one that the coordinator knows, which another agent may have written. Those
+    /// whose folder is not on this machine are left out.
+    ///
+    /// # Errors
+    /// The store is damaged or the disk refuses.
+    pub(crate) fn candidates(
+        &self,
+        trial: &TrialId,
+        known: Option<&Checkpoint>,
+    ) -> Result<Vec<Checkpoint>, CheckpointError> {
+        let mut found = self.of(trial)?;
+        if let Some(known) = known
+            && !found.iter().any(|own| own.folder == known.folder)
+        {
+            found.push(known.clone());
+        }
+        found.retain(|checkpoint| Path::new(&checkpoint.folder).is_dir());
+        found.sort_by_key(|checkpoint| std::cmp::Reverse((checkpoint.step, checkpoint.attempt)));
+        Ok(found)
+    }
+
+    /// The coordinator has the outcome of an attempt: keeps the last checkpoint of a completed
+    /// trial, which is the trained model, and none of a trial that can never go on. Any other
+    /// outcome may be followed by another attempt, so its checkpoints stay.
+    ///
+    /// # Errors
+    /// The store is damaged or the disk refuses.
+    pub(crate) fn settle(&self, trial: &TrialId, outcome: &Outcome) -> Result<(), CheckpointError> {
+        use proto::FailureClass::{
+            Cancelled, Cheated, Infrastructure, Invalid, Pruned, Timeout, Trial,
+        };
+        let keep = match outcome {
+            Outcome::Completed { .. } => 1,
+            Outcome::Diverged { .. } => 0,
+            Outcome::Failed { class, .. } => match class {
+                Invalid | Cheated | Pruned => 0,
+                Infrastructure | Trial | Timeout | Cancelled => KEEP,
+            },
+        };
+        let records = self.of(trial)?;
+        if records.len() <= keep {
+            return Ok(());
+        }
+        self.keep(trial, records, keep)
+    }
+
+    fn of(&self, trial: &TrialId) -> Result<Vec<Checkpoint>, CheckpointError> {
+        let stored = self
+            .trials
+            .get(trial.as_str())
+            .map_err(|error| self.store_error(error))?;
+        stored.map_or(Ok(Vec::new()), |bytes| self.parse(trial.as_str(), &bytes))
+    }
+
+    fn parse(&self, trial: &str, bytes: &[u8]) -> Result<Vec<Checkpoint>, CheckpointError> {
+        serde_json::from_slice(bytes).map_err(|_| self.damaged(trial))
+    }
+
+    /// Writes the first `count` records, and removes the folders of the others after that.
+    fn keep(
+        &self,
+        trial: &TrialId,
+        mut records: Vec<Checkpoint>,
+        count: usize,
+    ) -> Result<(), CheckpointError> {
+        let dropped = records.split_off(count.min(records.len()));
+        let key = trial.as_str();
+        let written = if records.is_empty() {
+            self.trials.remove(key)
+        } else {
+            let text = serde_json::to_vec(&records).map_err(|_| self.damaged(key))?;
+            self.trials.insert(key, text)
+        };
+        written.map_err(|error| self.store_error(error))?;
+        self.database
+            .flush()
+            .map_err(|error| self.store_error(error))?;
+        for checkpoint in dropped {
+            let path = Path::new(&checkpoint.folder);
+            // The record is gone already, so what stays here is removed at the next start.
+            if path.starts_with(&self.own)
+                && let Err(error) = remove_folder(path)
+            {
+                tracing::warn!(%error, path = %path.display(), "an old checkpoint was not removed");
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_orphans(&self) -> Result<(), CheckpointError> {
+        let mut named = BTreeSet::new();
+        for entry in &self.trials {
+            let (key, value) = entry.map_err(|error| self.store_error(error))?;
+            let trial = String::from_utf8_lossy(&key);
+            let records = self.parse(&trial, &value)?;
+            let own = records
+                .into_iter()
+                .filter(|checkpoint| checkpoint.agent == self.agent);
+            named.extend(own.map(|checkpoint| PathBuf::from(checkpoint.folder)));
+        }
+        for trial in subfolders(&self.own)? {
+            for attempt in subfolders(&trial)? {
+                for checkpoint in subfolders(&attempt)? {
+                    if !named.contains(&checkpoint) {
+                        tracing::info!(path = %checkpoint.display(), "removing an unfinished checkpoint");
+                        remove(&checkpoint)?;
+                    }
+                }
+                if subfolders(&attempt)?.is_empty() {
+                    remove(&attempt)?;
+                }
+            }
+            if subfolders(&trial)?.is_empty() {
+                remove(&trial)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn store_error(&self, source: sled::Error) -> CheckpointError {
+        CheckpointError::Store {
+            folder: self.folder.clone(),
+            source,
+        }
+    }
+
+    fn damaged(&self, at: &str) -> CheckpointError {
+        CheckpointError::Damaged {
+            folder: self.folder.clone(),
+            at: at.to_owned(),
+        }
+    }
+}
+
+fn check_format(database: &sled::Db, folder: &Path) -> Result<(), CheckpointError> {
+    let store_error = |source| CheckpointError::Store {
+        folder: folder.to_owned(),
+        source,
+    };
+    let damaged = || CheckpointError::Damaged {
+        folder: folder.to_owned(),
+        at: String::from_utf8_lossy(FORMAT_KEY).into_owned(),
+    };
+    match database.get(FORMAT_KEY).map_err(store_error)? {
+        Some(bytes) => {
+            let bytes = <[u8; 4]>::try_from(bytes.as_ref()).map_err(|_| damaged())?;
+            match u32::from_le_bytes(bytes) {
+                found if found > FORMAT_VERSION => Err(CheckpointError::Newer {
+                    folder: folder.to_owned(),
+                    found,
+                }),
+                _ => Ok(()),
+            }
+        }
+        None => {
+            let version = FORMAT_VERSION.to_le_bytes();
+            database
+                .insert(FORMAT_KEY, version.as_slice())
+                .map_err(store_error)?;
+            database.flush().map_err(store_error)?;
+            Ok(())
+        }
+    }
+}
+
+/// Creates `<parent>/<name>`, or `<parent>/<name>.1` and so on when it exists.
+///
+/// # Errors
+/// The disk refuses.
+pub(crate) fn create_numbered(parent: &Path, name: &str) -> io::Result<PathBuf> {
+    /// Starts of one attempt. An attempt is started once by each life of an agent.
+    const STARTS_MAX: u32 = 10_000;
+    fs::create_dir_all(parent)?;
+    let names = (0..STARTS_MAX).map(|count| match count {
+        0 => name.to_owned(),
+        count => format!("{name}.{count}"),
+    });
+    for name in names {
+        let path = parent.join(name);
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other(format!(
+        "{} holds too many folders named {name}.*",
+        parent.display()
+    )))
+}
+
+fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let error = |source| CheckpointError::Folder {
+        path: folder.to_owned(),
+        source,
+    };
+    match fs::read_dir(folder) {
+        Ok(entries) => {
+            let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+            paths.collect::<io::Result<_>>().map_err(error)
+        }
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(error(source)),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), CheckpointError> {
+    remove_folder(path).map_err(|source| CheckpointError::Folder {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn remove_folder(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(()) | Err(_) => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! What this machine offers. The only file that knows NVML.
+
+use nvml_wrapper::Nvml;
+use nvml_wrapper::error::NvmlError;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::str::FromStr;
+
+/// Most CPU slots and GPUs that an agent offers; far above any machine, so that a typing error is
+/// not taken for a cluster.
+pub(crate) const DEVICES_MAX: u32 = 4_096;
+
+/// The devices of one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Inventory {
+    /// CPU slots, numbered from 0.
+    pub(crate) cpus: u32,
+    /// GPUs, numbered as NVML does.
+    pub(crate) gpus: Vec<Gpu>,
+    /// Main memory in bytes that processes here may use; 0 when it is not known.
+    pub(crate) memory_bytes: u64,
+}
+
+/// One GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gpu {
+    /// NVML's number, which is the order on the PCI bus.
+    pub(crate) index: u32,
+    /// Its product name.
+    pub(crate) name: String,
+    /// Its memory in bytes.
+    pub(crate) memory_bytes: u64,
+}
+
+/// Which GPUs an agent offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum GpuChoice {
+    /// None.
+    None,
+    /// All that the driver knows; none when there is no driver.
+    All,
+    /// These; all of them must exist.
+    These(Vec<u32>),
+}
+
+impl FromStr for GpuChoice {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => return Ok(Self::None),
+            "all" => return Ok(Self::All),
+            _ => {}
+        }
+        let indices: Result<Vec<u32>, _> =
+            text.split(',').map(|part| part.trim().parse()).collect();
+        let Ok(mut indices) = indices else {
+            return Err("write none, all, or GPU numbers such as 0,2".into());
+        };
+        indices.sort_unstable();
+        indices.dedup();
+        Ok(Self::These(indices))
+    }
+}
+
+/// Why the devices could not be listed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeviceError {
+    /// A GPU was named that is not there.
+    #[error("there is no GPU {wanted} here; the driver knows {}", known(.found))]
+    Missing {
+        /// Its number.
+        wanted: u32,
+        /// Those that are there.
+        found: Vec<u32>,
+    },
+    /// The driver is there but does not answer.
+    #[error("the NVIDIA driver does not list its GPUs; --gpus none goes on without them")]
+    Driver(#[from] NvmlError),
+}
+
+fn known(found: &[u32]) -> String {
+    if found.is_empty() {
+        return "none".into();
+    }
+    let numbers: Vec<String> = found.iter().map(u32::to_string).collect();
+    numbers.join(", ")
+}
+
+/// Lists what this machine offers.
+///
+/// # Errors
+/// A chosen GPU is not there, or the driver fails.
+pub(crate) fn inventory(cpus: Option<u32>, gpus: &GpuChoice) -> Result<Inventory, DeviceError> {
+    let cores = || std::thread::available_parallelism().map_or(1, |count| clamp(count.get()));
+    let offered = match gpus {
+        GpuChoice::None => Vec::new(),
+        GpuChoice::All => driver_gpus()?,
+        GpuChoice::These(wanted) => chosen(wanted, driver_gpus()?)?,
+    };
+    Ok(Inventory {
+        cpus: cpus.unwrap_or_else(cores),
+        gpus: offered,
+        memory_bytes: memory_bytes(),
+    })
+}
+
+fn clamp(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(DEVICES_MAX).min(DEVICES_MAX)
+}
+
+fn chosen(wanted: &[u32], found: Vec<Gpu>) -> Result<Vec<Gpu>, DeviceError> {
+    let missing = wanted
+        .iter()
+        .find(|index| !found.iter().any(|gpu| gpu.index == **index));
+    if let Some(&wanted) = missing {
+        let found = found.iter().map(|gpu| gpu.index).collect();
+        return Err(DeviceError::Missing { wanted, found });
+    }
+    Ok(found
+        .into_iter()
+        .filter(|gpu| wanted.contains(&gpu.index))
+        .collect())
+}
+
+/// All GPUs of the machine; none when there is no driver.
+///
+/// # Errors
+/// There is a driver, and it fails.
+pub(crate) fn driver_gpus() -> Result<Vec<Gpu>, DeviceError> {
+    let nvml = match Nvml::init() {
+        Ok(nvml) => nvml,
+        Err(NvmlError::LibloadingError(_) | NvmlError::DriverNotLoaded) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let count = nvml.device_count()?.min(DEVICES_MAX);
+    let gpus = (0..count).map(|index| {
+        let device = nvml.device_by_index(index)?;
+        let memory_bytes = device.memory_info()?.total;
+        Ok(Gpu {
+            index,
+            name: device.name()?,
+            memory_bytes,
+        })
+    });
+    gpus.collect()
+}
+
+/// The driver's version and the newest CUDA version that it serves; `None` without a driver.
+///
+/// # Errors
+/// There is a driver, and it fails.
+pub(crate) fn driver_version() -> Result<Option<(String, String)>, DeviceError> {
+    let nvml = match Nvml::init() {
+        Ok(nvml) => nvml,
+        Err(NvmlError::LibloadingError(_) | NvmlError::DriverNotLoaded) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let cuda = nvml.sys_cuda_driver_version()?;
+    let cuda = format!("{}.{}", cuda / 1_000, cuda % 1_000 / 10);
+    Ok(Some((nvml.sys_driver_version()?, cuda)))
+}
+
+/// The machine's memory, or the container's when that is less.
+pub(crate) fn memory_bytes() -> u64 {
+    let machine = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| total(&text));
+    let limit = std::fs::read_to_string(Path::new("/sys/fs/cgroup/memory.max")).ok();
+    let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
+    machine.into_iter().chain(limit).min().unwrap_or(0)
+}
+
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1_024)
+}
+
+/// The machine's name.
+pub(crate) fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "localhost".into(),
+        name => name.to_owned(),
+    }
+}
+
+/// Reads the number of CPU slots from the command line.
+///
+/// # Errors
+/// It is not a number from 1 to [`DEVICES_MAX`].
+pub(crate) fn parse_cpus(text: &str) -> Result<u32, String> {
+    let cpus = text
+        .parse::<NonZeroU32>()
+        .ok()
+        .filter(|count| count.get() <= DEVICES_MAX);
+    cpus.map(NonZeroU32::get)
+        .ok_or_else(|| format!("write a number from 1 to {DEVICES_MAX}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpus_are_chosen_by_word_or_number() {
+        for (text, expected) in [
+            ("none", Some(GpuChoice::None)),
+            ("all", Some(GpuChoice::All)),
+            ("2,0,2", Some(GpuChoice::These(vec![0, 2]))),
+            ("", None),
+            ("first", None),
+            ("-1", None),
+        ] {
+            assert_eq!(text.parse::<GpuChoice>().ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_an_error_that_lists_the_others() {
+        let gpu = Gpu {
+            index: 1,
+            name: "X".into(),
+            memory_bytes: 1,
+        };
+        let error = chosen(&[1, 3], vec![gpu]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no GPU 3 here; the driver knows 1"
+        );
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        assert_eq!(
+            total("MemFree: 1 kB\nMemTotal:       16384 kB\n"),
+            Some(16_777_216)
+        );
+        assert_eq!(total("nothing"), None);
+    }
+}

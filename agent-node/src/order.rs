@@ -1,0 +1,122 @@
+//! What an agent and a trial's process say to each other: JSON lines, [`Order`] then [`Control`]
+//! one way, [`TrialRecord`] the other.
+
+use crate::clock::Moment;
+use proto::{AgentId, Attempt, Checkpoint, Devices, Outcome, TrialId, TrialSpec};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// Longest line either way. A specification or a checkpoint's file list is far shorter; a longer
+/// line means that somebody else writes into the stream.
+pub const LINE_BYTES_MAX: usize = 8 << 20;
+/// A trial that was asked to stop, or ran out of time, is killed this much later. A program needs
+/// it to save its state; a stop of a whole agent takes not much longer.
+pub const STOP_GRACE_MS: u64 = 10_000;
+
+/// One try of one trial.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttemptKey {
+    /// Which trial.
+    pub trial: TrialId,
+    /// Which try of it.
+    pub attempt: Attempt,
+}
+
+impl fmt::Display for AttemptKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.trial, self.attempt)
+    }
+}
+
+/// The first line that a trial's process reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// Which attempt to run.
+    pub key: AttemptKey,
+    /// Who runs it.
+    pub agent: AgentId,
+    /// What to do.
+    pub spec: TrialSpec,
+    /// Where.
+    pub devices: Devices,
+    /// The process ends itself at this moment unless a [`Control::Lease`] moved it.
+    pub lease_until: Moment,
+    /// Where files lie.
+    pub folders: Folders,
+    /// States from which the trial may go on, the one with the most steps first.
+    pub resume: Vec<Checkpoint>,
+}
+
+/// The folders of one attempt; all exist before the process starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Folders {
+    /// Files known by their content, by hash.
+    pub blobs: PathBuf,
+    /// The attempt's own folder: log, working folder, output.
+    pub attempt: PathBuf,
+    /// Where Brine's trainer puts this attempt's checkpoints.
+    pub checkpoints: PathBuf,
+    /// Where a program keeps what it needs to go on; the same for all attempts of the trial.
+    pub program_checkpoints: PathBuf,
+}
+
+impl Folders {
+    /// The attempt's log.
+    pub fn log(&self) -> PathBuf {
+        self.attempt.join(LOG_NAME)
+    }
+}
+
+/// Name of the log in an attempt's folder.
+pub const LOG_NAME: &str = "log.txt";
+
+/// What the agent says after the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Control {
+    /// The lease holds until this moment.
+    Lease(Moment),
+    /// Save a checkpoint and end.
+    Stop,
+}
+
+/// What a trial's process says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum TrialRecord {
+    /// The order was read and the work begins.
+    Started,
+    /// A number.
+    Metric(Metric),
+    /// A complete state is on disk.
+    Checkpoint(Checkpoint),
+    /// The last record. A process that ends without it has failed.
+    Ended(TrialEnd),
+}
+
+/// A number at a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metric {
+    /// Name, for example `loss`.
+    pub metric: String,
+    /// Step, from 0.
+    pub step: u64,
+    /// Value; a NaN or an infinity travels as a text.
+    #[serde(with = "crate::number")]
+    pub value: f64,
+}
+
+/// How the process ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum TrialEnd {
+    /// By itself.
+    Outcome(Outcome),
+    /// It was asked to stop and did; only the agent knows why it asked.
+    Stopped,
+}

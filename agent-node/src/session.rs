@@ -1,0 +1,349 @@
+//! The connection to the coordinator. The only file that knows gRPC streams; inside there are
+//! [`Input`]s and [`Report`]s.
+
+use crate::clock::Moment;
+use crate::core::{Input, Lease, Report};
+use crate::order::AttemptKey;
+use proto::wire::coordinator_client::CoordinatorClient;
+use proto::wire::{self, MESSAGE_BYTES_MAX};
+use proto::{Checkpoint, FORMAT_VERSION, TrialSpec};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+use wire::agent_message::Message as Out;
+use wire::coordinator_message::Message as In;
+
+/// Messages that wait for the network. When it is full, metrics and logs wait in their own bounded
+/// buffers and reports wait for the next turn.
+const OUTBOUND_MAX: usize = 64;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A coordinator that is alive welcomes at once.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that is silent this long is asked whether it lives, and given up after as much.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Shortest time between two reports that a coordinator may ask for.
+const HEARTBEAT_MIN_MS: u64 = 10;
+/// First pause before connecting again; doubles up to the longest.
+const PAUSE_MIN_MS: u64 = 100;
+/// Longest pause. Short against a lease, so that a restart of the coordinator costs no trial.
+const PAUSE_MAX_MS: u64 = 3_000;
+
+/// The coordinator's stub with the token in every call.
+pub(crate) type Client = CoordinatorClient<InterceptedService<Channel, Bearer>>;
+
+/// Puts the token into a call.
+#[derive(Clone)]
+pub(crate) struct Bearer(MetadataValue<Ascii>);
+
+impl tonic::service::Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request
+            .metadata_mut()
+            .insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// Why no session is possible, now or later.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// The address cannot be one of a coordinator.
+    #[error("the coordinator's address {url:?} is not of the form http://HOST:PORT")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// The token has characters that no token has.
+    #[error("the token is not one line of printable ASCII characters")]
+    Token,
+    /// The coordinator does not accept this agent.
+    #[error("the coordinator refused this agent: {}", status.message())]
+    Refused {
+        /// Its answer.
+        status: Box<Status>,
+    },
+    /// The coordinator is of a newer version.
+    #[error(
+        "the coordinator speaks format {theirs}, this agent up to {FORMAT_VERSION}: install the same version of Brine on both"
+    )]
+    Newer {
+        /// Its format.
+        theirs: u32,
+    },
+}
+
+/// What a session brings.
+pub(crate) enum SessionEvent {
+    /// The coordinator welcomed this agent. Messages go to `outbound`.
+    Welcomed {
+        outbound: mpsc::Sender<wire::AgentMessage>,
+        heartbeat: Duration,
+        input: Input,
+    },
+    /// The coordinator said something.
+    Said(Input),
+    /// The session is over; the next one is being tried.
+    Lost,
+}
+
+/// Why one session ended.
+enum Ending {
+    Fatal(SessionError),
+    Lost { why: String, welcomed: bool },
+}
+
+/// A stub that connects when it is first used, and again when the connection was lost.
+///
+/// # Errors
+/// The address or the token is malformed.
+pub(crate) fn client(url: &str, token: &str) -> Result<Client, SessionError> {
+    let address = || SessionError::Address {
+        url: url.to_owned(),
+    };
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| address())?;
+    if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
+        return Err(address());
+    }
+    let channel = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .connect_lazy();
+    let mut bearer: MetadataValue<Ascii> = format!("Bearer {token}")
+        .parse()
+        .map_err(|_| SessionError::Token)?;
+    bearer.set_sensitive(true);
+    Ok(CoordinatorClient::with_interceptor(channel, Bearer(bearer))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// Keeps a session with the coordinator, until it refuses this agent for good.
+pub(crate) async fn keep(
+    client: Client,
+    hello: watch::Receiver<wire::Hello>,
+    events: mpsc::Sender<SessionEvent>,
+) -> SessionError {
+    let mut pause_ms = PAUSE_MIN_MS;
+    let mut quiet = false;
+    loop {
+        let hello_now = hello.borrow().clone();
+        match hold(client.clone(), hello_now, &events).await {
+            Ending::Fatal(error) => return error,
+            Ending::Lost { why, welcomed } => {
+                if welcomed {
+                    pause_ms = PAUSE_MIN_MS;
+                    quiet = false;
+                    // Without a driver this future is about to be dropped.
+                    drop(events.send(SessionEvent::Lost).await);
+                }
+                if !quiet {
+                    tracing::warn!(why, "no session with the coordinator; trying again");
+                }
+                quiet = true;
+            }
+        }
+        // Spread out, so that the agents of a restarted coordinator do not all come at once.
+        let jittered_ms = rand::random_range(pause_ms / 2..=pause_ms);
+        tokio::time::sleep(Duration::from_millis(jittered_ms)).await;
+        pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
+    }
+}
+
+/// Holds one session from hello to its end.
+async fn hold(client: Client, hello: wire::Hello, events: &mpsc::Sender<SessionEvent>) -> Ending {
+    let (mut event, mut inbound) = match open(client, hello).await {
+        Ok(opened) => opened,
+        Err(ending) => return ending,
+    };
+    let lost = |why: String| Ending::Lost {
+        why,
+        welcomed: true,
+    };
+    loop {
+        if events.send(event).await.is_err() {
+            return lost("the agent is ending".into());
+        }
+        event = loop {
+            match inbound.message().await {
+                Ok(Some(said)) => match parse(said) {
+                    Ok(Some(input)) => break SessionEvent::Said(input),
+                    Ok(None) => {}
+                    Err(error) => return lost(error.to_string()),
+                },
+                Ok(None) => return lost("it closed the session".into()),
+                // Whatever it is, the coordinator has accepted this agent once.
+                Err(status) => return lost(describe(&status)),
+            }
+        };
+    }
+}
+
+/// Says hello and awaits the welcome.
+async fn open(
+    mut client: Client,
+    hello: wire::Hello,
+) -> Result<(SessionEvent, Streaming<wire::CoordinatorMessage>), Ending> {
+    let lost = |why: String| Ending::Lost {
+        why,
+        welcomed: false,
+    };
+    let (outbound, messages) = mpsc::channel(OUTBOUND_MAX);
+    let hello_sent = Moment::now();
+    let said = outbound.send(message(Out::Hello(hello))).await;
+    said.map_err(|_| lost("the stream closed before the hello".into()))?;
+    let welcome = async {
+        let reply = client.session(ReceiverStream::new(messages)).await?;
+        let mut inbound = reply.into_inner();
+        let first = inbound.message().await?;
+        Ok::<_, Status>((inbound, first))
+    };
+    let (inbound, first) = tokio::time::timeout(WELCOME_TIMEOUT, welcome)
+        .await
+        .map_err(|_| lost("it did not answer".into()))?
+        .map_err(|status| refusal(status).unwrap_or_else(lost))?;
+    let Some(In::Welcome(welcome)) = first.and_then(|first| first.message) else {
+        return Err(lost("it did not begin with a welcome".into()));
+    };
+    if welcome.format_version > FORMAT_VERSION {
+        let theirs = welcome.format_version;
+        return Err(Ending::Fatal(SessionError::Newer { theirs }));
+    }
+    let input = Input::Connected {
+        hello_sent,
+        lease_ttl_ms: welcome.lease_ttl_ms,
+    };
+    // A heartbeat of zero would spin.
+    let heartbeat = Duration::from_millis(welcome.heartbeat_ms.max(HEARTBEAT_MIN_MS));
+    let event = SessionEvent::Welcomed {
+        outbound,
+        heartbeat,
+        input,
+    };
+    Ok((event, inbound))
+}
+
+/// Tells a refusal, which another try does not change, from bad luck, which is described.
+fn refusal(status: Status) -> Result<Ending, String> {
+    let final_codes = [
+        Code::Unauthenticated,
+        Code::PermissionDenied,
+        Code::InvalidArgument,
+        Code::FailedPrecondition,
+        Code::Unimplemented,
+    ];
+    if final_codes.contains(&status.code()) {
+        return Ok(Ending::Fatal(SessionError::Refused {
+            status: Box::new(status),
+        }));
+    }
+    Err(describe(&status))
+}
+
+fn describe(status: &Status) -> String {
+    format!("{}: {}", status.code(), status.message())
+}
+
+/// What a report looks like on the wire.
+pub(crate) fn report_message(report: Report) -> Result<wire::AgentMessage, serde_json::Error> {
+    let ended = report.ended.into_iter().map(|(key, outcome)| {
+        let outcome_json = serde_json::to_string(&outcome)?;
+        Ok(wire::Ended {
+            trial: key.trial.into(),
+            attempt: key.attempt.0,
+            outcome_json,
+        })
+    });
+    let checkpoints = report.checkpoints.into_iter().map(|(key, checkpoint)| {
+        let checkpoint_json = serde_json::to_string(&checkpoint)?;
+        let (trial, attempt) = (key.trial.into(), key.attempt.0);
+        Ok(wire::SavedCheckpoint {
+            trial,
+            attempt,
+            checkpoint_json,
+        })
+    });
+    Ok(message(Out::Report(wire::Report {
+        sequence: report.sequence,
+        running: running(report.running),
+        ended: ended.collect::<Result<_, _>>()?,
+        checkpoints: checkpoints.collect::<Result<_, _>>()?,
+        assignment_version: report.assignment_version,
+        leaving: report.leaving,
+    })))
+}
+
+/// Attempts and whether their process began, as the wire has them.
+pub(crate) fn running(attempts: Vec<(AttemptKey, bool)>) -> Vec<wire::Running> {
+    let running = attempts.into_iter().map(|(key, started)| wire::Running {
+        trial: key.trial.into(),
+        attempt: key.attempt.0,
+        started,
+    });
+    running.collect()
+}
+
+/// Wraps a message to the coordinator.
+pub(crate) fn message(message: Out) -> wire::AgentMessage {
+    wire::AgentMessage {
+        message: Some(message),
+    }
+}
+
+/// What the coordinator said; `None` when it means nothing to this version.
+fn parse(said: wire::CoordinatorMessage) -> Result<Option<Input>, proto::IdError> {
+    match said.message {
+        Some(In::Reply(reply)) => {
+            let refused = reply.refused.iter().map(key).collect::<Result<_, _>>()?;
+            Ok(Some(Input::Reply {
+                sequence: reply.sequence,
+                refused,
+            }))
+        }
+        Some(In::Assignment(assignment)) => {
+            let mut leases = Vec::new();
+            let mut unreadable = Vec::new();
+            for lease in assignment.leases {
+                let (trial, attempt) = (lease.trial.clone(), lease.attempt);
+                let key = key(&wire::AttemptRef { trial, attempt })?;
+                match parse_lease(&lease, key.clone()) {
+                    Ok(lease) => leases.push(lease),
+                    Err(reason) => unreadable.push((key, reason)),
+                }
+            }
+            Ok(Some(Input::Assignment {
+                version: assignment.version,
+                leases,
+                unreadable,
+            }))
+        }
+        Some(In::Welcome(_)) | None => Ok(None),
+    }
+}
+
+fn key(attempt: &wire::AttemptRef) -> Result<AttemptKey, proto::IdError> {
+    attempt
+        .parse()
+        .map(|(trial, attempt)| AttemptKey { trial, attempt })
+}
+
+fn parse_lease(lease: &wire::Lease, key: AttemptKey) -> Result<Lease, String> {
+    let unreadable = |error| format!("this agent does not understand the specification: {error}");
+    let spec: TrialSpec = serde_json::from_str(&lease.spec_json).map_err(unreadable)?;
+    let checkpoint: Option<Checkpoint> = match lease.checkpoint_json.as_str() {
+        "" => None,
+        text => Some(serde_json::from_str(text).map_err(unreadable)?),
+    };
+    Ok(Lease {
+        key,
+        spec,
+        devices: lease.devices(),
+        checkpoint,
+    })
+}

@@ -1,0 +1,272 @@
+//! The process of one attempt (`brine-agent run-trial`). It reads an order and then control lines
+//! from its standard input, and writes records to its standard output.
+//!
+//! Nothing of an attempt outlives its agent or its lease: when the input ends, because the agent
+//! died, or the lease passes, because the agent is frozen, this process kills its descendants, its
+//! process group and so itself.
+
+mod command;
+mod log;
+mod metrics;
+mod pump;
+mod train;
+
+use crate::clock::Moment;
+use crate::order::{
+    AttemptKey, Control, LINE_BYTES_MAX, Metric, Order, STOP_GRACE_MS, TrialEnd, TrialRecord,
+};
+use crate::process;
+use proto::{FailureClass, Outcome, Runner};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Stdin, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub(crate) use metrics::{SendError, send as send_metric};
+
+/// How often the watchdog looks at the clock. A tenth of the shortest lease worth having.
+const WATCHDOG_PERIOD: Duration = Duration::from_millis(100);
+/// How often orphans of the program are reaped, in watchdog periods: every 5 s.
+const REAP_PERIODS: u64 = 50;
+/// The trainer gets this much longer than a program to stop at its time limit, because it ends
+/// its step and writes a checkpoint first.
+const TRAINER_GRACE_MS: u64 = 3 * STOP_GRACE_MS;
+
+/// Why the process could not even begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TrialError {
+    /// A person started it.
+    #[error("run-trial is started by an agent, as the leader of its own process group")]
+    NotFromAgent,
+    /// The streams to the agent do not work.
+    #[error("cannot set up the streams to the agent")]
+    Streams(#[from] io::Error),
+    /// The first line is not an order.
+    #[error("the order cannot be read")]
+    Order(#[from] serde_json::Error),
+    /// The agent went away before it gave an order.
+    #[error("the agent gave no order")]
+    NoOrder,
+}
+
+/// Runs one attempt from the order on standard input to the outcome on standard output.
+///
+/// # Errors
+/// No work was begun, so the agent finds no outcome.
+pub(crate) fn run() -> Result<(), TrialError> {
+    if rustix::process::getpgrp() != rustix::process::getpid() {
+        return Err(TrialError::NotFromAgent);
+    }
+    let records = Records::take_stdout()?;
+    process::adopt_orphans()?;
+    let _signals = catch_terminate()?;
+    let mut control = BufReader::new(io::stdin());
+    let line = read_line(&mut control)?.ok_or(TrialError::NoOrder)?;
+    let order: Order = serde_json::from_str(&line)?;
+    let lifeline = Lifeline::new(&order);
+    let watched = (Arc::clone(&lifeline), Arc::clone(&records));
+    std::thread::spawn(move || listen(control, &watched.0));
+    let watched = (Arc::clone(&lifeline), Arc::clone(&records));
+    std::thread::spawn(move || watch(&watched.0, &watched.1));
+    records.write(&TrialRecord::Started);
+    let end = match &order.spec.runner {
+        Runner::Command(spec) => command::run(spec, &order, &lifeline, &records),
+        Runner::Train(spec) => train::run(spec, &order, &lifeline, &records),
+    };
+    records.write(&TrialRecord::Ended(end));
+    Ok(())
+}
+
+/// The stream of records. It is the standard output that this process was started with; after
+/// [`Records::take_stdout`] what anybody prints goes to the log instead, so that no library can
+/// write between the records.
+#[derive(Debug)]
+pub(crate) struct Records {
+    stream: Mutex<File>,
+}
+
+impl Records {
+    fn take_stdout() -> io::Result<Arc<Self>> {
+        let stream = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
+        rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+        let records = Arc::new(Self {
+            stream: Mutex::new(File::from(stream)),
+        });
+        // The agent takes the stream's end for the process's end, so it stays open to the last.
+        std::mem::forget(Arc::clone(&records));
+        Ok(records)
+    }
+
+    /// Writes one line. When the agent cannot be told any more there is no use in going on.
+    pub(crate) fn write(&self, record: &TrialRecord) {
+        let line = serde_json::to_vec(record).map(|mut line| {
+            line.push(b'\n');
+            line
+        });
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = line
+            .map_err(io::Error::from)
+            .and_then(|line| stream.write_all(&line));
+        if written.is_err() {
+            process::kill_self_and_descendants();
+        }
+    }
+
+    pub(crate) fn metric(&self, metric: &str, step: u64, value: f64) {
+        let metric = metric.to_owned();
+        self.write(&TrialRecord::Metric(Metric {
+            metric,
+            step,
+            value,
+        }));
+    }
+}
+
+/// Until when the process may live, and whether it was asked to stop.
+#[derive(Debug)]
+pub(crate) struct Lifeline {
+    key: AttemptKey,
+    lease_until_ms: AtomicU64,
+    stop: AtomicBool,
+    time_limit_ms: Option<u64>,
+    time_out_at: Option<Moment>,
+    grace_ms: u64,
+}
+
+/// Why the work has to end early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopCause {
+    /// The agent asked.
+    Asked,
+    /// The attempt's time limit passed.
+    TimeOut,
+}
+
+impl Lifeline {
+    fn new(order: &Order) -> Arc<Self> {
+        let time_limit_ms = order.spec.time_limit_ms;
+        let grace_ms = match order.spec.runner {
+            Runner::Command(_) => STOP_GRACE_MS,
+            Runner::Train(_) => TRAINER_GRACE_MS,
+        };
+        Arc::new(Self {
+            key: order.key.clone(),
+            lease_until_ms: AtomicU64::new(order.lease_until.0),
+            stop: AtomicBool::new(false),
+            time_limit_ms,
+            time_out_at: time_limit_ms.map(|limit| Moment::now().plus_ms(limit)),
+            grace_ms,
+        })
+    }
+
+    /// Whether the work has to end, and why.
+    pub(crate) fn stop_cause(&self) -> Option<StopCause> {
+        if self.time_out_at.is_some_and(|end| end <= Moment::now()) {
+            return Some(StopCause::TimeOut);
+        }
+        self.stop
+            .load(Ordering::Acquire)
+            .then_some(StopCause::Asked)
+    }
+
+    /// How an attempt ended that obeyed.
+    pub(crate) fn stopped(&self, cause: StopCause) -> TrialEnd {
+        match cause {
+            StopCause::Asked => TrialEnd::Stopped,
+            StopCause::TimeOut => {
+                let seconds = self.time_limit_ms.unwrap_or(0) as f64 / 1_000.0;
+                let message = format!("the attempt took longer than its limit of {seconds} s");
+                TrialEnd::Outcome(Outcome::failed(FailureClass::Timeout, message))
+            }
+        }
+    }
+}
+
+/// Follows the agent's control lines until they end, which ends this process.
+fn listen(mut control: BufReader<Stdin>, lifeline: &Lifeline) {
+    loop {
+        let line = match read_line(&mut control) {
+            Ok(Some(line)) => line,
+            Ok(None) => {
+                tracing::warn!(attempt = %lifeline.key, "the agent is gone; ending the attempt");
+                process::kill_self_and_descendants();
+            }
+            Err(error) => {
+                tracing::error!(%error, attempt = %lifeline.key, "the control stream broke");
+                process::kill_self_and_descendants();
+            }
+        };
+        match serde_json::from_str(&line) {
+            Ok(Control::Lease(until)) => {
+                lifeline.lease_until_ms.fetch_max(until.0, Ordering::AcqRel);
+            }
+            Ok(Control::Stop) => lifeline.stop.store(true, Ordering::Release),
+            Err(error) => tracing::error!(%error, line, "not a control line"),
+        }
+    }
+}
+
+/// Ends this process when its lease passes, or when a trainer that was to stop at its time limit
+/// does not.
+fn watch(lifeline: &Lifeline, records: &Records) {
+    for period in 1_u64.. {
+        std::thread::sleep(WATCHDOG_PERIOD);
+        let now = Moment::now();
+        if lifeline.lease_until_ms.load(Ordering::Acquire) <= now.0 {
+            tracing::warn!(attempt = %lifeline.key, "the lease passed; ending the attempt");
+            process::kill_self_and_descendants();
+        }
+        let limit = lifeline
+            .time_out_at
+            .map(|end| end.plus_ms(lifeline.grace_ms));
+        // A program is killed by its runner at the end of its grace; this is for what hangs here.
+        if limit.is_some_and(|limit| limit.plus_ms(STOP_GRACE_MS) <= now) {
+            records.write(&TrialRecord::Ended(lifeline.stopped(StopCause::TimeOut)));
+            process::kill_self_and_descendants();
+        }
+        if period.is_multiple_of(REAP_PERIODS) {
+            process::reap_adopted(command::program());
+        }
+    }
+}
+
+/// Makes SIGTERM harmless for this process, because a runner sends it to the whole group to reach
+/// every process of a program. A handler, unlike an ignored signal, is not inherited by programs.
+fn catch_terminate() -> io::Result<(tokio::runtime::Runtime, tokio::signal::unix::Signal)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let entered = runtime.enter();
+    let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    drop(entered);
+    Ok((runtime, signal))
+}
+
+/// One line without its end; `None` at the end of the stream. A last line without an end counts as
+/// the end, because its writer died in the middle.
+fn read_line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    stream
+        .by_ref()
+        .take(LINE_BYTES_MAX as u64)
+        .read_until(b'\n', &mut line)?;
+    if line.pop() != Some(b'\n') {
+        if line.len() + 1 >= LINE_BYTES_MAX {
+            return Err(io::Error::other("a line is too long"));
+        }
+        return Ok(None);
+    }
+    String::from_utf8(line).map(Some).map_err(io::Error::other)
+}
+
+/// An error with all its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

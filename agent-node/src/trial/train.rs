@@ -1,0 +1,95 @@
+//! The runner `train`: Brine's own trainer, in this process.
+
+use super::log::Log;
+use super::{Lifeline, Records, StopCause, chain};
+use crate::order::{Order, TrialEnd, TrialRecord};
+use proto::{Checkpoint, FailureClass, Outcome, TrainSpec};
+use std::cell::Cell;
+use std::time::Duration;
+use trainer::{Device, End, Observer, Setting};
+
+/// Trains to the end.
+pub(crate) fn run(
+    spec: &TrainSpec,
+    order: &Order,
+    lifeline: &Lifeline,
+    records: &Records,
+) -> TrialEnd {
+    let path = order.folders.log();
+    let log = match Log::open(&path) {
+        Ok(log) => log,
+        Err(error) => {
+            let message = format!("cannot open the log {}: {error}", path.display());
+            return TrialEnd::Outcome(Outcome::failed(FailureClass::Infrastructure, message));
+        }
+    };
+    let data = order.folders.blobs.join(spec.data.text.blob.as_str());
+    let setting = Setting {
+        seed: order.spec.seed,
+        // The supervisor lets this process see only the leased GPUs, so the first is the right one.
+        device: if order.devices.gpus.is_empty() {
+            Device::Cpu
+        } else {
+            Device::Cuda(0)
+        },
+        threads: order.spec.resources.cpus,
+        data: &data,
+        checkpoints: &order.folders.checkpoints,
+        checkpoint_every: Duration::from_millis(order.spec.checkpoint_every_ms),
+        attempt: order.key.attempt,
+        agent: &order.agent,
+    };
+    let mut observer = Watched {
+        lifeline,
+        records,
+        log,
+        cause: Cell::new(None),
+    };
+    match trainer::train(spec, &setting, &order.resume, &mut observer) {
+        Ok(End::Completed {
+            metrics,
+            checkpoint,
+        }) => TrialEnd::Outcome(Outcome::Completed {
+            metrics,
+            checkpoint,
+        }),
+        Ok(End::Diverged { metric, step }) => TrialEnd::Outcome(Outcome::Diverged { metric, step }),
+        Ok(End::Stopped { step }) => {
+            observer.log.note(&format!("stopped at step {step}"));
+            lifeline.stopped(observer.cause.get().unwrap_or(StopCause::Asked))
+        }
+        Err(error) => {
+            let message = chain(&error);
+            observer.log.note(&message);
+            TrialEnd::Outcome(Outcome::failed(error.class(), message))
+        }
+    }
+}
+
+struct Watched<'a> {
+    lifeline: &'a Lifeline,
+    records: &'a Records,
+    log: Log,
+    /// Why the trainer was told to stop, so that its obedience is not read as another cause.
+    cause: Cell<Option<StopCause>>,
+}
+
+impl Observer for Watched<'_> {
+    fn metric(&mut self, step: u64, name: &str, value: f64) {
+        self.records.metric(name, step, value);
+    }
+
+    fn checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.records.write(&TrialRecord::Checkpoint(checkpoint));
+    }
+
+    fn note(&mut self, text: &str) {
+        self.log.note(text);
+    }
+
+    fn stop_requested(&self) -> bool {
+        let cause = self.cause.get().or_else(|| self.lifeline.stop_cause());
+        self.cause.set(cause);
+        cause.is_some()
+    }
+}

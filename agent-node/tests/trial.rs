@@ -1,0 +1,378 @@
+//! The process of one attempt, with real programs: what ends it, what it reports, what it leaves.
+#![expect(clippy::unwrap_used, reason = "a test fails where it goes wrong")]
+
+mod support;
+
+use agent_node::clock::Moment;
+use agent_node::order::{AttemptKey, Control, Folders, Order, TrialEnd, TrialRecord};
+use proto::{
+    AgentId, Attempt, CommandSpec, Devices, FailureClass, Outcome, Resources, Retries, Runner,
+    TrialSpec, Value,
+};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use support::{AGENT, assert_dies, eventually, pid_in};
+use tempfile::TempDir;
+
+const HOUR_MS: u64 = 3_600_000;
+
+#[test]
+fn the_exit_of_a_program_decides_the_class_of_the_outcome() {
+    use FailureClass::{Infrastructure, Invalid, Trial};
+    check_failure(
+        shell("echo out; echo why >&2; exit 3"),
+        Trial,
+        "exit code 3; its last lines",
+    );
+    check_failure(shell("echo out; echo why >&2; exit 3"), Trial, "out\nwhy");
+    check_failure(shell("kill -SEGV $$"), Trial, "killed by signal 11");
+    check_failure(shell("kill -KILL $$"), Infrastructure, "killed by signal 9");
+    check_failure(program(&["/nowhere/program"]), Invalid, "it is not there");
+    check_failure(program(&["/etc/passwd"]), Invalid, "it is not executable");
+    check_failure(program(&[]), Invalid, "no program");
+    let mut elsewhere = shell("true");
+    command(&mut elsewhere).working_folder = Some("/nowhere".into());
+    check_failure(elsewhere, Invalid, "/nowhere does not exist");
+    let mut zero = shell("true");
+    command(&mut zero)
+        .environment
+        .insert("A".into(), "b\0c".into());
+    check_failure(zero, Invalid, "zero byte");
+}
+
+#[test]
+fn metrics_come_by_descriptor_and_by_the_report_command() {
+    let script = format!(
+        r#"
+        printf '{{"metric": "loss", "step": 1, "value": 2.5}}\n' >&"$BRINE_METRICS_FD"
+        printf 'rubbish\n' >&3
+        printf '{{"metric": "loss", "step": 2, "value": NaN}}\n{{"metric": "loss", "step": 3, "value": 0.5}}\n' >&3
+        exec 3>&-
+        brine-agent report --metric accuracy --step 3 --value 0.75
+        {AGENT} report --metric gone --step 3 --value -inf
+        brine-agent report --metric gone --step 4 --value 7
+        "#
+    );
+    let mut trial = Trial::start(shell(&script));
+    let (metrics, end) = trial.to_end();
+    let steps: Vec<u64> = metrics.iter().map(|(_, step, _)| *step).collect();
+    assert_eq!(steps, [1, 2, 3, 3, 3, 4], "{}", trial.log());
+    assert!(metrics[1].2.is_nan());
+    let expected = BTreeMap::from([
+        ("loss".to_owned(), 0.5),
+        ("accuracy".to_owned(), 0.75),
+        ("gone".to_owned(), 7.0),
+    ]);
+    assert_eq!(end, Some(completed(expected)));
+    assert!(
+        trial.log().contains("a metric line was ignored"),
+        "{}",
+        trial.log()
+    );
+    assert!(trial.log().contains("rubbish"));
+}
+
+#[test]
+fn a_metric_that_ends_undefined_makes_the_outcome_diverged() {
+    let script = r#"echo '{"metric": "loss", "step": 8, "value": NaN}' >&3"#;
+    let (_, end) = Trial::start(shell(script)).to_end();
+    let diverged = Outcome::Diverged {
+        metric: "loss".into(),
+        step: 8,
+    };
+    assert_eq!(end, Some(TrialEnd::Outcome(diverged)));
+}
+
+#[test]
+fn a_program_finds_its_trial_in_its_environment() {
+    let mut spec = shell(
+        "set -u; echo \"$BRINE_TRIAL $BRINE_ATTEMPT $BRINE_SEED $BRINE_CPUS [$BRINE_GPUS]\" \
+         \"$BRINE_PARAM_LEARNING_RATE $GREETING\"; ls -d \"$BRINE_CHECKPOINT_FOLDER\" \
+         \"$BRINE_OUTPUT_FOLDER\" > /dev/null; pwd; read line || echo no input",
+    );
+    spec.parameters
+        .insert("learning-rate".into(), Value::Number(0.5));
+    command(&mut spec)
+        .environment
+        .insert("GREETING".into(), "hello".into());
+    let mut trial = Trial::start(spec);
+    let (_, end) = trial.to_end();
+    let log = trial.log();
+    assert_eq!(end, Some(completed(BTreeMap::new())), "{log}");
+    assert!(
+        log.starts_with("0123456789abcdef 1 7 1 [] 0.5 hello\n"),
+        "{log}"
+    );
+    assert!(
+        log.contains("/work\nno input"),
+        "the working folder is the attempt's own: {log}"
+    );
+}
+
+#[test]
+fn a_flood_of_output_neither_blocks_nor_fills_the_disk() {
+    let script = "head -c 80000000 /dev/zero | tr '\\0' x; echo; echo the end; exit 1";
+    let mut trial = Trial::start(shell(script));
+    let (_, end) = trial.to_end();
+    let Some(TrialEnd::Outcome(Outcome::Failed { message, .. })) = end else {
+        panic!("{end:?}")
+    };
+    assert!(message.ends_with("the end"), "{message}");
+    let log = std::fs::metadata(trial.order.folders.log()).unwrap().len();
+    assert!(log < 68_000_000, "the log has {log} bytes");
+}
+
+#[test]
+fn a_stop_gives_the_program_time_and_ends_as_stopped() {
+    let script =
+        "trap 'echo saved > saved; exit 0' TERM; echo up > up; while :; do sleep 0.02; done";
+    let mut trial = Trial::start(shell(script));
+    let work = trial.order.folders.attempt.join("work");
+    eventually("the program's start", || {
+        work.join("up").exists().then_some(())
+    });
+    trial.say(&Control::Stop);
+    assert_eq!(trial.to_end().1, Some(TrialEnd::Stopped));
+    assert!(work.join("saved").exists());
+}
+
+#[test]
+fn a_program_that_ignores_the_stop_at_its_time_limit_is_killed_with_its_children() {
+    let mut spec = shell("trap '' TERM; sleep 1000 & echo $! > child; while :; do sleep 1; done");
+    spec.time_limit_ms = Some(300);
+    let mut trial = Trial::start(spec);
+    let child = trial.pid("child");
+    let (_, end) = trial.to_end();
+    let Some(TrialEnd::Outcome(Outcome::Failed { class, message })) = end else {
+        panic!("{end:?}")
+    };
+    assert_eq!(class, FailureClass::Timeout);
+    assert!(message.contains("0.3 s"), "{message}");
+    assert_dies(child);
+}
+
+#[test]
+fn the_death_of_the_agent_ends_everything() {
+    // One process in the program's group, and one that left it for a session of its own.
+    let script = "sleep 1000 & echo $! > child; \
+                  setsid sh -c 'echo $$ > runaway; exec sleep 1000' & \
+                  trap '' TERM; while :; do sleep 1; done";
+    let mut trial = Trial::start(shell(script));
+    let (child, runaway) = (trial.pid("child"), trial.pid("runaway"));
+    trial.control = None;
+    assert_eq!(trial.exit().signal(), Some(9));
+    assert_dies(child);
+    assert_dies(runaway);
+}
+
+#[test]
+fn a_lease_that_nobody_renews_ends_everything() {
+    let mut trial = Trial::start_until(shell("echo $$ > child; exec sleep 1000"), 1_500);
+    let child = trial.pid("child");
+    assert_eq!(trial.exit().signal(), Some(9));
+    assert_dies(child);
+}
+
+#[test]
+fn a_renewed_lease_goes_on() {
+    let mut trial = Trial::start_until(shell("while [ ! -e go ]; do sleep 0.05; done"), 2_000);
+    let first = trial.order.lease_until;
+    trial.say(&Control::Lease(first.plus_ms(HOUR_MS)));
+    // An older deadline that comes late takes nothing away.
+    trial.say(&Control::Lease(first));
+    eventually("the end of the first lease", || {
+        (Moment::now() > first.plus_ms(500)).then_some(())
+    });
+    std::fs::write(trial.order.folders.attempt.join("work/go"), "").unwrap();
+    assert_eq!(trial.to_end().1, Some(completed(BTreeMap::new())));
+}
+
+#[test]
+fn an_agent_that_dies_in_the_middle_of_its_order_leaves_no_process() {
+    let mut child = spawn(Stdio::null());
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_person_cannot_start_a_trial_by_hand() {
+    let output = Command::new(AGENT)
+        .arg("run-trial")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        text.contains("error: run-trial is started by an agent"),
+        "{text}"
+    );
+}
+
+#[track_caller]
+fn check_failure(spec: TrialSpec, expected: FailureClass, words: &str) {
+    let mut trial = Trial::start(spec);
+    let (_, end) = trial.to_end();
+    let Some(TrialEnd::Outcome(Outcome::Failed { class, message })) = end else {
+        panic!("{end:?}: {}", trial.log())
+    };
+    assert_eq!(class, expected, "{message}");
+    assert!(message.contains(words), "{message}");
+}
+
+fn completed(metrics: BTreeMap<String, f64>) -> TrialEnd {
+    TrialEnd::Outcome(Outcome::Completed {
+        metrics,
+        checkpoint: None,
+    })
+}
+
+fn shell(script: &str) -> TrialSpec {
+    program(&["/bin/sh", "-c", script])
+}
+
+fn program(arguments: &[&str]) -> TrialSpec {
+    TrialSpec {
+        runner: Runner::Command(CommandSpec {
+            arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
+            environment: BTreeMap::new(),
+            working_folder: None,
+            files: BTreeMap::new(),
+        }),
+        parameters: BTreeMap::new(),
+        seed: 7,
+        resources: Resources::default(),
+        retries: Retries::default(),
+        time_limit_ms: None,
+        checkpoint_every_ms: 1_000,
+    }
+}
+
+fn command(spec: &mut TrialSpec) -> &mut CommandSpec {
+    match &mut spec.runner {
+        Runner::Command(command) => command,
+        Runner::Train(_) => unreachable!("these tests run commands"),
+    }
+}
+
+/// A running `run-trial`, of which the test is the agent.
+struct Trial {
+    order: Order,
+    child: Child,
+    control: Option<ChildStdin>,
+    records: BufReader<ChildStdout>,
+    _folder: TempDir,
+}
+
+impl Trial {
+    fn start(spec: TrialSpec) -> Self {
+        Self::start_until(spec, HOUR_MS)
+    }
+
+    fn start_until(spec: TrialSpec, lease_ms: u64) -> Self {
+        let folder = TempDir::new().unwrap();
+        let make = |name: &str| -> PathBuf {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let folders = Folders {
+            blobs: make("blobs"),
+            attempt: make("attempt"),
+            checkpoints: make("checkpoints"),
+            program_checkpoints: make("programs"),
+        };
+        let trial = proto::TrialId::new("0123456789abcdef").unwrap();
+        let order = Order {
+            key: AttemptKey {
+                trial,
+                attempt: Attempt(1),
+            },
+            agent: AgentId::new("a").unwrap(),
+            spec,
+            devices: Devices {
+                cpus: vec![0],
+                gpus: Vec::new(),
+            },
+            lease_until: Moment::now().plus_ms(lease_ms),
+            folders,
+            resume: Vec::new(),
+        };
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(order.folders.log())
+            .unwrap();
+        let mut child = spawn(log.into());
+        let control = child.stdin.take();
+        let records = BufReader::new(child.stdout.take().unwrap());
+        let mut trial = Self {
+            order,
+            child,
+            control,
+            records,
+            _folder: folder,
+        };
+        let order = trial.order.clone();
+        trial.say(&order);
+        trial
+    }
+
+    fn say(&mut self, line: &impl Serialize) {
+        let text = serde_json::to_string(line).unwrap();
+        writeln!(self.control.as_mut().unwrap(), "{text}").unwrap();
+    }
+
+    /// Reads all records: the metrics in order, and the end when there is one.
+    fn to_end(&mut self) -> (Vec<(String, u64, f64)>, Option<TrialEnd>) {
+        let (mut metrics, mut end) = (Vec::new(), None);
+        let mut line = String::new();
+        while self.records.read_line(&mut line).unwrap() > 0 {
+            match serde_json::from_str(&line).unwrap() {
+                TrialRecord::Metric(metric) => {
+                    metrics.push((metric.metric, metric.step, metric.value));
+                }
+                TrialRecord::Ended(said) => end = Some(said),
+                TrialRecord::Started | TrialRecord::Checkpoint(_) => {}
+            }
+            line.clear();
+        }
+        (metrics, end)
+    }
+
+    fn exit(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// The process number that the program wrote into its working folder.
+    fn pid(&self, name: &str) -> i32 {
+        pid_in(&self.order.folders.attempt.join("work").join(name))
+    }
+
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.order.folders.log()).unwrap()).into_owned()
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.control = None;
+        self.child.wait().unwrap();
+    }
+}
+
+fn spawn(log: Stdio) -> Child {
+    Command::new(AGENT)
+        .arg("run-trial")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .unwrap()
+}
