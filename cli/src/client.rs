@@ -1,0 +1,291 @@
+//! The connection to a coordinator: the edge where wire messages become domain types.
+
+use crate::error::CliError;
+use crate::snapshot::Snapshot;
+use proto::wire::coordinator_client::CoordinatorClient;
+use proto::wire::{
+    AgentView, AgentsRequest, BLOB_CHUNK_BYTES, BlobChunk, BlobRequest, ExperimentRequest,
+    ExperimentSummary, ExperimentsRequest, InfoRequest, LogChunk, LogsRequest, MESSAGE_BYTES_MAX,
+    MetricsRequest, SubmitRequest, WatchReply, WatchRequest,
+};
+use proto::{Attempt, BlobRef, ExperimentId, FORMAT_VERSION, Inputs, TrialId};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
+use tonic::Streaming;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+
+/// A coordinator answers a connection at once or is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A coordinator that replays a long journal may be busy, but not for ever.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A dead network is noticed in about twice this time, even when nothing is said.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Chunks of a file that wait for the network at most.
+const CHUNKS_WAITING_MAX: usize = 8;
+
+/// A connected client.
+#[derive(Clone)]
+pub(crate) struct Client {
+    calls: CoordinatorClient<InterceptedService<Channel, Bearer>>,
+    url: String,
+}
+
+/// A submission's answer.
+pub(crate) struct Submitted {
+    pub(crate) experiment: ExperimentId,
+    /// The same recipe with the same files was submitted before.
+    pub(crate) existed: bool,
+}
+
+impl Client {
+    /// Connects and asks for the version.
+    ///
+    /// # Errors
+    /// The URL is malformed, nothing listens there, the token is wrong, or the version is newer.
+    pub(crate) async fn connect(url: &str, token: &str) -> Result<Self, CliError> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .ok()
+            .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
+            .ok_or_else(|| {
+                CliError::usage(format!("{url:?} is not the URL of a coordinator"))
+                    .hint("a URL looks like http://127.0.0.1:7600")
+            })?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .connect()
+            .await
+            .map_err(|error| unreachable_at(url).because(error))?;
+        let bearer = Bearer::new(token)?;
+        let calls = CoordinatorClient::with_interceptor(channel, bearer)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let mut client = Self {
+            calls,
+            url: url.to_owned(),
+        };
+        let info = within(client.calls.info(InfoRequest {})).await?;
+        if info.format_version > FORMAT_VERSION {
+            return Err(CliError::user(format!(
+                "the coordinator at {url} is Brine {} and speaks format {}; this command knows {FORMAT_VERSION}",
+                info.brine_version, info.format_version
+            ))
+            .hint("install the coordinator's version of Brine here"));
+        }
+        Ok(client)
+    }
+
+    /// Where it is connected to.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Submits a recipe whose files are there already.
+    pub(crate) async fn submit(
+        &mut self,
+        recipe: String,
+        inputs: &Inputs,
+        retry_failed: bool,
+    ) -> Result<Submitted, CliError> {
+        let inputs_json = serde_json::to_string(inputs)
+            .map_err(|error| CliError::internal("cannot write the inputs").because(error))?;
+        let request = SubmitRequest {
+            recipe,
+            inputs_json,
+            retry_failed,
+        };
+        let reply = within(self.calls.submit(request)).await?;
+        Ok(Submitted {
+            experiment: parse_experiment(reply.experiment)?,
+            existed: reply.existed,
+        })
+    }
+
+    /// Sends the content of `files`, one after the other, unless the coordinator has it. `sent` is
+    /// told how many bytes went since its last call.
+    pub(crate) async fn put_blob(
+        &mut self,
+        blob: &BlobRef,
+        files: Vec<PathBuf>,
+        sent: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Result<(), CliError> {
+        let id = blob.blob.to_string();
+        let request = BlobRequest { blob: id.clone() };
+        if within(self.calls.has_blob(request)).await?.present {
+            return Ok(());
+        }
+        let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_WAITING_MAX);
+        let read = read_chunks(id, files, sender, sent);
+        let chunks = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let (read, reply) = tokio::join!(read, self.calls.put_blob(chunks));
+        read?;
+        reply?;
+        Ok(())
+    }
+
+    /// Asks for an experiment's end; the answer is its state's word.
+    pub(crate) async fn cancel(&mut self, experiment: &ExperimentId) -> Result<String, CliError> {
+        let experiment = experiment.to_string();
+        let request = ExperimentRequest { experiment };
+        Ok(within(self.calls.cancel(request)).await?.state)
+    }
+
+    /// All experiments.
+    pub(crate) async fn experiments(&mut self) -> Result<Vec<ExperimentSummary>, CliError> {
+        let reply = within(self.calls.experiments(ExperimentsRequest {})).await?;
+        Ok(reply.experiments)
+    }
+
+    /// All that is known about one.
+    pub(crate) async fn snapshot(
+        &mut self,
+        experiment: &ExperimentId,
+    ) -> Result<Snapshot, CliError> {
+        let experiment = experiment.to_string();
+        let request = ExperimentRequest { experiment };
+        Snapshot::parse(within(self.calls.experiment(request)).await?)
+    }
+
+    /// All agents.
+    pub(crate) async fn agents(&mut self) -> Result<Vec<AgentView>, CliError> {
+        Ok(within(self.calls.agents(AgentsRequest {})).await?.agents)
+    }
+
+    /// Records from `from_sequence` on, then live ones and metric points.
+    pub(crate) async fn watch(
+        &mut self,
+        experiment: &ExperimentId,
+        from_sequence: u64,
+    ) -> Result<Streaming<WatchReply>, CliError> {
+        let request = WatchRequest {
+            from_sequence,
+            experiment: experiment.to_string(),
+            metrics: true,
+        };
+        within(self.calls.watch(request)).await
+    }
+
+    /// The points `[step, value]` of one metric of a trial, in order of the step.
+    pub(crate) async fn metric(
+        &mut self,
+        trial: &TrialId,
+        metric: &str,
+        points_max: usize,
+    ) -> Result<Vec<[f64; 2]>, CliError> {
+        let request = MetricsRequest {
+            trial: trial.to_string(),
+            metric: metric.to_owned(),
+        };
+        let mut stream = within(self.calls.metrics(request)).await?;
+        let mut points = std::collections::BTreeMap::new();
+        while let Some(batch) = stream.message().await? {
+            for point in batch.points {
+                // A later attempt repeats the steps since its checkpoint: one value per step.
+                points.insert(point.step, point.value);
+            }
+            if points.len() >= points_max {
+                break;
+            }
+        }
+        Ok(points.into_iter().map(|(step, value)| [step as f64, value]).collect())
+    }
+
+    /// The log of an attempt (`None`: the newest), from its start.
+    pub(crate) async fn logs(
+        &mut self,
+        trial: &TrialId,
+        attempt: Option<Attempt>,
+        follow: bool,
+    ) -> Result<Streaming<LogChunk>, CliError> {
+        let request = LogsRequest {
+            trial: trial.to_string(),
+            attempt: attempt.map_or(0, |attempt| attempt.0),
+            follow,
+        };
+        within(self.calls.logs(request)).await
+    }
+}
+
+/// Adds the token to every call.
+#[derive(Clone)]
+pub(crate) struct Bearer(MetadataValue<Ascii>);
+
+impl Bearer {
+    fn new(token: &str) -> Result<Self, CliError> {
+        let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
+            .parse()
+            .map_err(|error| CliError::user("the token holds characters that cannot be sent").because(error))?;
+        // Keeps it out of logs.
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// The error when nothing answers at `url`.
+pub(crate) fn unreachable_at(url: &str) -> CliError {
+    CliError::connection(format!("no coordinator answers at {url}")).hint(
+        "start one with `brine coordinator`, or give another address with --coordinator or BRINE_COORDINATOR",
+    )
+}
+
+/// An id that came over the wire.
+pub(crate) fn parse_experiment(text: String) -> Result<ExperimentId, CliError> {
+    ExperimentId::new(text)
+        .map_err(|error| CliError::internal("the coordinator sent a malformed id").because(error))
+}
+
+async fn within<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, CliError> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(reply) => Ok(reply?.into_inner()),
+        Err(_elapsed) => Err(CliError::user(format!(
+            "the coordinator did not answer within {} s",
+            CALL_TIMEOUT.as_secs()
+        ))
+        .hint("see its log; its disk may be slow or full")),
+    }
+}
+
+async fn read_chunks(
+    blob: String,
+    files: Vec<PathBuf>,
+    sender: tokio::sync::mpsc::Sender<BlobChunk>,
+    sent: impl Fn(u64) + Send + Sync,
+) -> Result<(), CliError> {
+    let mut name = Some(blob);
+    for path in files {
+        let failed = |error| CliError::file(format!("read {}", path.display()), error);
+        let mut file = tokio::fs::File::open(&path).await.map_err(failed)?;
+        loop {
+            let mut content = Vec::with_capacity(BLOB_CHUNK_BYTES);
+            let read = (&mut file)
+                .take(BLOB_CHUNK_BYTES as u64)
+                .read_to_end(&mut content)
+                .await
+                .map_err(failed)?;
+            if read == 0 {
+                break;
+            }
+            let blob = name.take().unwrap_or_default();
+            if sender.send(BlobChunk { blob, content }).await.is_err() {
+                // The call ended early; its own answer says why.
+                return Ok(());
+            }
+            sent(read as u64);
+        }
+    }
+    Ok(())
+}

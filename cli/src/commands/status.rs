@@ -1,0 +1,156 @@
+//! `brine status`.
+
+use crate::error::CliError;
+use crate::findings::trial_table;
+use crate::number;
+use crate::output::{OutputMode, Printer};
+use crate::snapshot::Snapshot;
+use crate::table::{Align, Table};
+use crate::target::{Connection, Target};
+use proto::wire::{AgentView, ExperimentSummary};
+
+/// Show experiments and agents, or the trials of one experiment
+///
+/// Also works when no coordinator runs: then it shows what the data folder holds.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Show the trials of this experiment: its id or the start of it
+    #[arg(value_name = "EXPERIMENT")]
+    experiment: Option<String>,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
+    let mut connection = args.target.live_or_stored().await?;
+    let shown = show(&args, &mut connection, printer).await;
+    let closed = connection.close().await;
+    shown.and(closed)
+}
+
+async fn show(
+    args: &Args,
+    connection: &mut Connection,
+    printer: &Printer,
+) -> Result<(), CliError> {
+    if let Some(wanted) = &args.experiment {
+        let id = connection.experiment(Some(wanted)).await?;
+        let snapshot = connection.client.snapshot(&id).await?;
+        return show_trials(&snapshot, printer);
+    }
+    let mut experiments = connection.client.experiments().await?;
+    let agents = connection.client.agents().await?;
+    experiments.sort_by(|a, b| (b.submitted_ms, &b.experiment).cmp(&(a.submitted_ms, &a.experiment)));
+    if printer.mode() == OutputMode::Json {
+        return printer.json(&serde_json::json!({
+            "coordinator": connection.client.url(),
+            "experiments": experiments.iter().map(experiment_json).collect::<Vec<_>>(),
+            "agents": agents.iter().map(agent_json).collect::<Vec<_>>(),
+        }));
+    }
+    printer.data(&experiment_table(&experiments).render())?;
+    printer.data("")?;
+    printer.data(&agent_table(&agents).render())
+}
+
+fn show_trials(snapshot: &Snapshot, printer: &Printer) -> Result<(), CliError> {
+    if printer.mode() == OutputMode::Json {
+        let trials = snapshot.trials.iter().map(|trial| {
+            serde_json::json!({
+                "id": trial.id,
+                "state": trial.word,
+                "attempts": trial.attempts,
+                "agent": trial.agent,
+                "parameters": trial.spec.parameters,
+                "seed": trial.spec.seed,
+                "outcome": trial.outcome,
+                "waiting_for": trial.waiting_for,
+            })
+        });
+        return printer.json(&serde_json::json!({
+            "experiment": snapshot.experiment,
+            "state": snapshot.state,
+            "trials": trials.collect::<Vec<_>>(),
+        }));
+    }
+    printer.data(&format!("{} is {}", snapshot.experiment, snapshot.state.word()))?;
+    printer.data(&trial_table(snapshot).render())
+}
+
+fn experiment_table(experiments: &[ExperimentSummary]) -> Table {
+    let mut table = Table::new(&[
+        ("experiment", Align::Left),
+        ("state", Align::Left),
+        ("trials", Align::Right),
+        ("ended", Align::Right),
+        ("running", Align::Right),
+        ("submitted", Align::Left),
+    ]);
+    for summary in experiments {
+        table.row([
+            summary.experiment.clone(),
+            summary.state.clone(),
+            summary.trials.to_string(),
+            summary.ended.to_string(),
+            summary.running.to_string(),
+            number::local_time(summary.submitted_ms),
+        ]);
+    }
+    table
+}
+
+fn agent_table(agents: &[AgentView]) -> Table {
+    let mut table = Table::new(&[
+        ("agent", Align::Left),
+        ("host", Align::Left),
+        ("connected", Align::Left),
+        ("CPUs free", Align::Right),
+        ("GPUs free", Align::Right),
+        ("GPU", Align::Left),
+        ("running", Align::Left),
+    ]);
+    for agent in agents {
+        let running: Vec<&str> = agent.running.iter().map(|held| held.trial.as_str()).collect();
+        let gpu = agent.gpus.first();
+        table.row([
+            agent.agent.clone(),
+            agent.host.clone(),
+            if agent.connected { "yes" } else { "no" }.to_owned(),
+            format!("{}/{}", agent.cpus_free, agent.cpus),
+            format!("{}/{}", agent.gpus_free, agent.gpus.len()),
+            gpu.map_or_else(|| "-".to_owned(), |gpu| gpu.name.clone()),
+            running.join(" "),
+        ]);
+    }
+    table
+}
+
+fn experiment_json(summary: &ExperimentSummary) -> serde_json::Value {
+    serde_json::json!({
+        "experiment": summary.experiment,
+        "state": summary.state,
+        "submitted_ms": summary.submitted_ms,
+        "trials": summary.trials,
+        "ended": summary.ended,
+        "running": summary.running,
+    })
+}
+
+fn agent_json(agent: &AgentView) -> serde_json::Value {
+    let gpu = |gpu: &proto::wire::Gpu| {
+        serde_json::json!({
+            "index": gpu.index, "name": gpu.name, "memory_bytes": gpu.memory_bytes,
+        })
+    };
+    serde_json::json!({
+        "agent": agent.agent,
+        "host": agent.host,
+        "connected": agent.connected,
+        "cpus": agent.cpus,
+        "cpus_free": agent.cpus_free,
+        "gpus": agent.gpus.iter().map(gpu).collect::<Vec<_>>(),
+        "gpus_free": agent.gpus_free,
+        "running": agent.running.iter().map(|held| &held.trial).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,209 @@
+//! What a trial will cost, before anything runs. Pure arithmetic; every assumption has a name.
+
+use proto::train::Mlp;
+use proto::{ModelSpec, Runner, TrialSpec};
+use serde::Serialize;
+
+/// FLOP/s that one CPU slot reaches in training small models in float32. Measured on two cores of
+/// a server; a laptop is within a factor of three.
+pub(crate) const CPU_SLOT_FLOPS_PER_SECOND: f64 = 1.0e10;
+/// FLOP/s that one GPU reaches: a third of the bfloat16 peak of an A100 (312e12). Small models
+/// reach less.
+pub(crate) const GPU_FLOPS_PER_SECOND: f64 = 1.0e14;
+/// Main memory of a process that has loaded libtorch and done nothing.
+const PROCESS_BYTES: f64 = 119e6;
+/// Bytes of a trained value: weight, gradient and the two moments of AdamW, in float32.
+const BYTES_PER_PARAMETER: f64 = 16.0;
+/// Bytes of a stored activation, in float32.
+const BYTES_PER_ACTIVATION: f64 = 4.0;
+
+/// The formulas in words, for the foot of the table.
+pub(crate) const FORMULAS: [&str; 3] = [
+    "FLOPs = 3 f D: f counted forward FLOPs per token (full attention matrix), D training tokens, the backward pass is twice the forward pass",
+    "memory = 119 MB + 16 N + 4 B S (L (8 d + c i + 2 h S) + 2 V) bytes: N parameters in float32 with gradient and two moments; activations of B sequences of S tokens, c = 2 (GELU) or 4 (SwiGLU)",
+    "time = FLOPs / rate; evaluation, checkpoints and start-up are not counted",
+];
+
+/// The cost of one trial. `None` where only the program knows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Estimate {
+    /// Trained values N.
+    pub(crate) parameters: Option<u64>,
+    /// Training tokens D.
+    pub(crate) tokens: Option<u64>,
+    /// Optimiser steps.
+    pub(crate) steps: Option<u64>,
+    /// Counted training FLOPs.
+    pub(crate) flops: Option<f64>,
+    /// Memory in bytes: of the GPU when it has one, else main memory.
+    pub(crate) memory_bytes: Option<f64>,
+    /// Assumed rate.
+    pub(crate) flops_per_second: f64,
+    /// `flops / flops_per_second`.
+    pub(crate) seconds: Option<f64>,
+}
+
+/// The cost of `spec` at `flops_per_second`, or at the assumed rate of its devices.
+pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estimate {
+    let assumed = if spec.resources.gpus > 0 {
+        f64::from(spec.resources.gpus) * GPU_FLOPS_PER_SECOND
+    } else {
+        f64::from(spec.resources.cpus) * CPU_SLOT_FLOPS_PER_SECOND
+    };
+    let rate = flops_per_second.unwrap_or(assumed);
+    match &spec.runner {
+        Runner::Train(train) => {
+            let flops = train.model.training_flops(train.tokens());
+            Estimate {
+                parameters: Some(train.model.parameters()),
+                tokens: Some(train.tokens()),
+                steps: Some(train.steps),
+                flops: Some(flops),
+                memory_bytes: Some(memory_bytes(&train.model, train.batch)),
+                flops_per_second: rate,
+                seconds: Some(flops / rate),
+            }
+        }
+        Runner::Command(_) => Estimate {
+            parameters: None,
+            tokens: None,
+            steps: None,
+            flops: None,
+            memory_bytes: None,
+            flops_per_second: rate,
+            seconds: None,
+        },
+    }
+}
+
+/// Peak memory of training with `batch` sequences per step; see [`FORMULAS`].
+fn memory_bytes(model: &ModelSpec, batch: u32) -> f64 {
+    let [d, i, layers, h, s, vocabulary, batch] = [
+        model.width,
+        model.mlp_width,
+        model.layers,
+        model.heads,
+        model.sequence,
+        model.vocabulary,
+        batch,
+    ]
+    .map(f64::from);
+    // Inputs of both norms, the norms' outputs, queries, keys, values, the attention's output.
+    let residual = 8.0 * d;
+    // Before and after the nonlinearity; SwiGLU has a second branch and the product.
+    let mlp = match model.mlp {
+        Mlp::Gelu => 2.0,
+        Mlp::SwiGlu => 4.0,
+    } * i;
+    // Scores and their softmax.
+    let attention = 2.0 * h * s;
+    let per_token = layers * (residual + mlp + attention) + 2.0 * vocabulary;
+    let activations = BYTES_PER_ACTIVATION * batch * s * per_token;
+    PROCESS_BYTES + BYTES_PER_PARAMETER * model.parameters() as f64 + activations
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proto::{
+        AdamW, BlobId, BlobRef, CommandSpec, DataSpec, Norm, Positions, Resources, Retries,
+        Schedule, TokenFormat, TrainSpec, Validation,
+    };
+    use std::collections::BTreeMap;
+
+    pub(crate) fn trial(runner: Runner, seed: u64) -> TrialSpec {
+        TrialSpec {
+            runner,
+            parameters: BTreeMap::new(),
+            seed,
+            resources: Resources::default(),
+            retries: Retries::default(),
+            time_limit_ms: None,
+            checkpoint_every_ms: 60_000,
+        }
+    }
+
+    pub(crate) fn command(seed: u64) -> TrialSpec {
+        let command = CommandSpec {
+            arguments: vec!["true".into()],
+            environment: BTreeMap::new(),
+            working_folder: None,
+            files: BTreeMap::new(),
+        };
+        trial(Runner::Command(command), seed)
+    }
+
+    pub(crate) fn training(steps: u64) -> TrialSpec {
+        let train = TrainSpec {
+            numerics: 1,
+            model: ModelSpec {
+                vocabulary: 256,
+                sequence: 64,
+                width: 32,
+                layers: 2,
+                heads: 2,
+                mlp_width: 128,
+                mlp: Mlp::Gelu,
+                tied: true,
+                positions: Positions::Rotary,
+                norm: Norm::RmsNorm,
+            },
+            data: DataSpec {
+                text: BlobRef {
+                    blob: BlobId::from_hash(blake3::hash(b"text")),
+                    bytes: 4,
+                },
+                format: TokenFormat::Bytes,
+                held_out: 0.1,
+            },
+            batch: 8,
+            steps,
+            optimizer: AdamW {
+                learning_rate: 1e-3,
+                beta1: 0.9,
+                beta2: 0.95,
+                epsilon: 1e-8,
+                weight_decay: 0.1,
+                clip: Some(1.0),
+            },
+            schedule: Schedule {
+                warmup: 0.1,
+                decay: 0.2,
+            },
+            validation: Validation {
+                every_steps: 0,
+                tokens: 1_024,
+            },
+        };
+        trial(Runner::Train(Box::new(train)), 0)
+    }
+
+    #[test]
+    fn the_cost_of_training_follows_the_formulas() {
+        let estimate = estimate(&training(10), Some(1e6));
+        // 2 (4*32^2 + 2*32*128 + 2*32) + 32 values in the blocks, 256*32 in the tied embedding.
+        assert_eq!(estimate.parameters, Some(24_704 + 32 + 8_192));
+        assert_eq!(estimate.tokens, Some(8 * 64 * 10));
+        // f = 2 (4*32*128 + 8*32^2 + 4*64*32 + 3*64*2) + 2*32*256
+        assert_eq!(estimate.flops, Some(3.0 * 82_688.0 * 5_120.0));
+        assert_eq!(estimate.seconds, Some(3.0 * 82_688.0 * 5_120.0 / 1e6));
+        // 119e6 + 16*32928 + 4*8*64*(2*(256 + 256 + 256) + 512)
+        assert_eq!(estimate.memory_bytes, Some(119e6 + 526_848.0 + 4_194_304.0));
+    }
+
+    #[test]
+    fn the_rate_comes_from_the_devices_unless_it_is_given() {
+        let mut spec = training(1);
+        spec.resources.cpus = 3;
+        assert_eq!(estimate(&spec, None).flops_per_second, 3e10);
+        spec.resources.gpus = 2;
+        assert_eq!(estimate(&spec, None).flops_per_second, 2e14);
+        assert_eq!(estimate(&spec, Some(5.0)).flops_per_second, 5.0);
+    }
+
+    #[test]
+    fn a_program_keeps_its_cost_to_itself() {
+        let estimate = estimate(&command(0), None);
+        assert_eq!((estimate.flops, estimate.seconds, estimate.memory_bytes), (None, None, None));
+    }
+}

@@ -1,0 +1,8 @@
+//! What a person sees while trials run: [`state`] is counted out of events and knows nothing of
+//! terminals; [`bars`] and [`plain`] draw it.
+
+pub(crate) mod bars;
+pub(crate) mod follow;
+pub(crate) mod note;
+pub(crate) mod plain;
+pub(crate) mod state;

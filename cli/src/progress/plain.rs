@@ -1,0 +1,78 @@
+//! Progress as lines, for logs and pipes: one per change, one overall line now and then, and never
+//! more than a reader can take.
+
+use super::note::Note;
+use super::state::{Overall, Progress};
+use crate::number;
+
+/// Time between two overall lines.
+pub(crate) const OVERALL_EVERY_MS: u64 = 10_000;
+/// Lines about single trials in that time; a thousand short trials are counted, not listed.
+/// Failures are always listed up to this number of their own.
+const NOTES_MAX: usize = 20;
+
+/// What was said in the current window of [`OVERALL_EVERY_MS`].
+#[derive(Debug, Default)]
+pub(crate) struct Plain {
+    window_start_ms: u64,
+    said: usize,
+    said_bad: usize,
+    silenced: usize,
+    last: Option<Overall>,
+}
+
+impl Plain {
+    /// The line for a change, unless too many were said already.
+    pub(crate) fn note(&mut self, note: &Note) -> Option<String> {
+        let said = if note.is_bad() {
+            &mut self.said_bad
+        } else {
+            &mut self.said
+        };
+        if *said >= NOTES_MAX {
+            self.silenced += 1;
+            return None;
+        }
+        *said += 1;
+        Some(note.to_string())
+    }
+
+    /// The overall line, when it is time for one and something changed.
+    pub(crate) fn tick(&mut self, progress: &Progress, now_ms: u64) -> Option<String> {
+        if now_ms.saturating_sub(self.window_start_ms) < OVERALL_EVERY_MS {
+            return None;
+        }
+        self.window_start_ms = now_ms;
+        (self.said, self.said_bad) = (0, 0);
+        let overall = progress.overall(now_ms);
+        if self.last.as_ref() == Some(&overall) {
+            return None;
+        }
+        let mut line = overall_line(&overall);
+        if self.silenced > 0 {
+            line.push_str("; ");
+            line.push_str(&number::plural(self.silenced, "more change"));
+            self.silenced = 0;
+        }
+        self.last = Some(overall);
+        Some(line)
+    }
+}
+
+/// `12 of 24 trials ended, 1 without a result, 2 running, 48 % of the work done, 3m 05s left`.
+pub(crate) fn overall_line(overall: &Overall) -> String {
+    let mut parts = vec![format!(
+        "{} of {} ended",
+        overall.ended,
+        number::plural(overall.planned, "trial")
+    )];
+    if overall.failed > 0 {
+        parts.push(format!("{} without a result", overall.failed));
+    }
+    parts.push(format!("{} running", overall.running));
+    parts.push(format!("{:.0} % of the work done", overall.fraction * 100.0));
+    if let Some(rest_s) = overall.rest_s {
+        parts.push(format!("{} left", number::duration_s(rest_s)));
+    }
+    parts.join(", ")
+}

@@ -1,0 +1,450 @@
+//! Progress as a pure fold: records and metric points in, counts and notes out. No clock: whoever
+//! feeds it says what time it is.
+
+use super::note::{Note, TrialName};
+use proto::{
+    AgentId, Attempt, Event, ExperimentId, ExperimentState, MetricPoint, Outcome, Record, Runner,
+    TrialId, TrialSpec,
+};
+use std::collections::BTreeMap;
+
+/// Longest description of a trial's parameters, so that a line stays a line.
+const LABEL_CHARS_MAX: usize = 48;
+/// Half of a rate's weight lies in about this time: fast enough to follow, slow enough to read.
+const RATE_MEMORY_MS: f64 = 8_000.0;
+/// The rest time is not guessed from less than this.
+const ESTIMATE_AFTER_MS: u64 = 2_000;
+/// The metric shown beside a bar: the first of these that a trial reports, else its own first.
+const SHOWN_METRICS: [&str; 3] = ["loss", "training_loss", "validation_loss"];
+
+/// Everything that is drawn about one experiment.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress {
+    experiment: ExperimentId,
+    state: ExperimentState,
+    trials: BTreeMap<TrialId, Trial>,
+    order: Vec<TrialId>,
+    /// When the past ended, and how much work was done by then.
+    live_since: Option<(u64, f64)>,
+}
+
+/// One trial of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Trial {
+    /// Place in the plan, from 1.
+    pub(crate) number: usize,
+    /// Its parameters in a few words.
+    pub(crate) label: String,
+    /// Steps in all; `None` when the program alone knows.
+    pub(crate) steps: Option<u64>,
+    /// Where it is.
+    pub(crate) phase: Phase,
+    tokens_per_step: Option<u64>,
+    work: f64,
+}
+
+/// Where a trial is.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    /// Not leased, or waiting after a failed attempt.
+    Waiting,
+    /// An agent holds it.
+    Leased {
+        /// Which try.
+        attempt: Attempt,
+        /// Who.
+        agent: AgentId,
+        /// What its program said; `None` until its process runs.
+        live: Option<Live>,
+    },
+    /// Over.
+    Ended(Outcome),
+}
+
+/// What a running program said last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Live {
+    /// Last step it reported.
+    pub(crate) step: u64,
+    /// The metric that is shown: its name and last value.
+    pub(crate) shown: Option<(String, f64)>,
+    /// Smoothed steps per second; `None` until two reports came.
+    pub(crate) steps_per_s: Option<f64>,
+    last_report_ms: Option<u64>,
+}
+
+/// The experiment in numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Overall {
+    /// Trials planned so far.
+    pub(crate) planned: usize,
+    /// Trials that ended, well or not.
+    pub(crate) ended: usize,
+    /// Of these, the ones without a result.
+    pub(crate) failed: usize,
+    /// Trials whose process runs or is about to.
+    pub(crate) running: usize,
+    /// Done share of the planned work, in 0..=1; work is FLOPs for training, else trials.
+    pub(crate) fraction: f64,
+    /// Seconds to the end of what is planned so far, when that can be guessed.
+    pub(crate) rest_s: Option<f64>,
+}
+
+impl Progress {
+    /// Nothing is known yet.
+    pub(crate) fn new(experiment: ExperimentId) -> Self {
+        Self {
+            experiment,
+            state: ExperimentState::Running,
+            trials: BTreeMap::new(),
+            order: Vec::new(),
+            live_since: None,
+        }
+    }
+
+    /// Adds a record; the answer is what a person should hear about it. Records of other
+    /// experiments and of unknown trials change nothing.
+    pub(crate) fn apply(&mut self, record: &Record) -> Option<Note> {
+        match &record.event {
+            Event::ExperimentSubmitted { .. } => None,
+            Event::TrialsPlanned {
+                experiment,
+                reason,
+                trials,
+            } => self.is_mine(experiment).then(|| {
+                let count = trials.len();
+                trials.iter().for_each(|spec| self.plan(spec));
+                Note::Planned {
+                    count,
+                    reason: reason.clone(),
+                }
+            }),
+            Event::ExperimentResumed {
+                experiment,
+                retried,
+            } => self.is_mine(experiment).then(|| {
+                self.state = ExperimentState::Running;
+                self.reopen(retried);
+                Note::Resumed
+            }),
+            Event::ExperimentEnded { experiment, state } => self.is_mine(experiment).then(|| {
+                self.state = *state;
+                self.release_all();
+                Note::ExperimentEnded(*state)
+            }),
+            Event::LeaseGranted {
+                trial,
+                attempt,
+                agent,
+                devices: _,
+            } => {
+                let (attempt, agent) = (*attempt, agent.clone());
+                self.trials.get_mut(trial)?.phase = Phase::Leased {
+                    attempt,
+                    agent,
+                    live: None,
+                };
+                None
+            }
+            Event::AttemptStarted { trial, attempt } => self.start(trial, *attempt),
+            Event::CheckpointSaved { .. } => None,
+            Event::AttemptFailed {
+                trial,
+                attempt,
+                outcome,
+                retry_at,
+            } => {
+                let name = self.name(trial)?;
+                self.trials.get_mut(trial)?.phase = Phase::Waiting;
+                Some(Note::AttemptFailed {
+                    trial: name,
+                    attempt: *attempt,
+                    outcome: outcome.clone(),
+                    pause_ms: retry_at.since_ms(record.at),
+                })
+            }
+            Event::TrialEnded {
+                trial,
+                attempt: _,
+                outcome,
+            } => {
+                let name = self.name(trial)?;
+                self.trials.get_mut(trial)?.phase = Phase::Ended(outcome.clone());
+                Some(Note::Ended {
+                    trial: name,
+                    outcome: outcome.clone(),
+                })
+            }
+        }
+    }
+
+    /// Learns from a snapshot how a trial ended that another experiment ran before this one
+    /// planned it: its records lie outside of this experiment's stream.
+    pub(crate) fn adopt_ended(&mut self, trial: &TrialId, outcome: Outcome) {
+        if let Some(trial) = self.trials.get_mut(trial)
+            && matches!(trial.phase, Phase::Waiting)
+        {
+            trial.phase = Phase::Ended(outcome);
+        }
+    }
+
+    /// The past is over; from here on rates mean something.
+    pub(crate) fn caught_up(&mut self, now_ms: u64) {
+        if self.live_since.is_none() {
+            self.live_since = Some((now_ms, self.work_done()));
+        }
+    }
+
+    /// Adds live metric points; those of attempts that are over change nothing.
+    pub(crate) fn metrics(&mut self, points: &[MetricPoint], now_ms: u64) {
+        let mut latest: BTreeMap<&TrialId, u64> = BTreeMap::new();
+        for point in points {
+            let Some(live) = self.live_mut(&point.trial, point.attempt) else {
+                continue;
+            };
+            live.show(&point.metric, point.value);
+            let step = latest.entry(&point.trial).or_default();
+            *step = point.step.max(*step);
+        }
+        // Points arrive in batches: one rate per batch, or a burst would look like a sprint.
+        for (trial, step) in latest {
+            if let Some(Phase::Leased {
+                live: Some(live), ..
+            }) = self.trials.get_mut(trial).map(|trial| &mut trial.phase)
+            {
+                live.advance(step, now_ms);
+            }
+        }
+    }
+
+    /// The experiment's id.
+    pub(crate) fn experiment(&self) -> &ExperimentId {
+        &self.experiment
+    }
+
+    /// The experiment's state.
+    pub(crate) fn state(&self) -> ExperimentState {
+        self.state
+    }
+
+    /// Trials that an agent holds, in planning order.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (&TrialId, &Trial)> {
+        self.order
+            .iter()
+            .filter_map(|id| Some((id, self.trials.get(id)?)))
+            .filter(|(_, trial)| matches!(trial.phase, Phase::Leased { .. }))
+    }
+
+    /// The experiment in numbers, at `now_ms`.
+    pub(crate) fn overall(&self, now_ms: u64) -> Overall {
+        let [mut ended, mut failed, mut running] = [0; 3];
+        for trial in self.trials.values() {
+            match &trial.phase {
+                Phase::Waiting => {}
+                Phase::Leased { .. } => running += 1,
+                Phase::Ended(outcome) => {
+                    ended += 1;
+                    failed += usize::from(!matches!(outcome, Outcome::Completed { .. }));
+                }
+            }
+        }
+        let all: f64 = self.trials.values().map(|trial| trial.work).sum();
+        let done = self.work_done();
+        Overall {
+            planned: self.trials.len(),
+            ended,
+            failed,
+            running,
+            fraction: if all > 0.0 { (done / all).min(1.0) } else { 0.0 },
+            rest_s: self.rest_s(all, done, now_ms),
+        }
+    }
+
+    fn is_mine(&self, experiment: &ExperimentId) -> bool {
+        *experiment == self.experiment
+    }
+
+    fn plan(&mut self, spec: &TrialSpec) {
+        let id = spec.id();
+        if self.trials.contains_key(&id) {
+            return;
+        }
+        self.order.push(id.clone());
+        self.trials.insert(id, Trial::new(self.order.len(), spec));
+    }
+
+    /// Trials that still ran when the experiment ended have no end of their own.
+    fn release_all(&mut self) {
+        for trial in self.trials.values_mut() {
+            if matches!(trial.phase, Phase::Leased { .. }) {
+                trial.phase = Phase::Waiting;
+            }
+        }
+    }
+
+    fn reopen(&mut self, retried: &[TrialId]) {
+        for id in retried {
+            if let Some(trial) = self.trials.get_mut(id) {
+                trial.phase = Phase::Waiting;
+            }
+        }
+    }
+
+    fn start(&mut self, id: &TrialId, attempt: Attempt) -> Option<Note> {
+        let name = self.name(id)?;
+        match &mut self.trials.get_mut(id)?.phase {
+            Phase::Leased {
+                attempt: leased,
+                agent,
+                live,
+            } if *leased == attempt => {
+                *live = Some(Live::default());
+                Some(Note::Started {
+                    trial: name,
+                    attempt,
+                    agent: agent.clone(),
+                })
+            }
+            Phase::Waiting | Phase::Leased { .. } | Phase::Ended(_) => None,
+        }
+    }
+
+    fn name(&self, id: &TrialId) -> Option<TrialName> {
+        let trial = self.trials.get(id)?;
+        Some(TrialName {
+            number: trial.number,
+            planned: self.order.len(),
+            id: id.clone(),
+            label: trial.label.clone(),
+        })
+    }
+
+    fn live_mut(&mut self, id: &TrialId, attempt: Attempt) -> Option<&mut Live> {
+        match &mut self.trials.get_mut(id)?.phase {
+            Phase::Leased {
+                attempt: leased,
+                live,
+                ..
+            } if *leased == attempt => live.as_mut(),
+            Phase::Waiting | Phase::Leased { .. } | Phase::Ended(_) => None,
+        }
+    }
+
+    fn work_done(&self) -> f64 {
+        let trials = self.trials.values();
+        trials.map(|trial| trial.work * trial.fraction()).sum()
+    }
+
+    fn rest_s(&self, all: f64, done: f64, now_ms: u64) -> Option<f64> {
+        let (since_ms, done_before) = self.live_since?;
+        let elapsed_ms = now_ms.saturating_sub(since_ms);
+        let gained = done - done_before;
+        if elapsed_ms < ESTIMATE_AFTER_MS || gained <= 0.0 {
+            return None;
+        }
+        Some((all - done).max(0.0) * elapsed_ms as f64 / 1e3 / gained)
+    }
+}
+
+impl Trial {
+    fn new(number: usize, spec: &TrialSpec) -> Self {
+        let (steps, tokens_per_step, work) = match &spec.runner {
+            Runner::Train(train) => (
+                Some(train.steps),
+                Some(u64::from(train.batch) * u64::from(train.model.sequence)),
+                train.model.training_flops(train.tokens()),
+            ),
+            Runner::Command(_) => (None, None, 1.0),
+        };
+        Self {
+            number,
+            label: label(spec),
+            steps,
+            phase: Phase::Waiting,
+            tokens_per_step,
+            work,
+        }
+    }
+
+    /// Tokens per second, when it trains and its rate is known.
+    pub(crate) fn tokens_per_s(&self) -> Option<f64> {
+        Some(self.live()?.steps_per_s? * self.tokens_per_step? as f64)
+    }
+
+    /// Seconds to its last step, when both are known.
+    pub(crate) fn rest_s(&self) -> Option<f64> {
+        let live = self.live()?;
+        let rate = live.steps_per_s.filter(|rate| *rate > 0.0)?;
+        Some(self.steps?.saturating_sub(live.step) as f64 / rate)
+    }
+
+    /// What its program said last, while it runs.
+    pub(crate) fn live(&self) -> Option<&Live> {
+        match &self.phase {
+            Phase::Leased { live, .. } => live.as_ref(),
+            Phase::Waiting | Phase::Ended(_) => None,
+        }
+    }
+
+    fn fraction(&self) -> f64 {
+        match &self.phase {
+            Phase::Waiting => 0.0,
+            Phase::Leased { live, .. } => match (live, self.steps) {
+                (Some(live), Some(steps)) if steps > 0 => {
+                    (live.step as f64 / steps as f64).min(1.0)
+                }
+                _unknown => 0.0,
+            },
+            Phase::Ended(_) => 1.0,
+        }
+    }
+}
+
+impl Live {
+    fn show(&mut self, metric: &str, value: f64) {
+        let rank = |name: &str| {
+            let known = SHOWN_METRICS.iter().position(|shown| *shown == name);
+            known.unwrap_or(SHOWN_METRICS.len())
+        };
+        match &mut self.shown {
+            Some((name, shown)) if name == metric => *shown = value,
+            Some((name, _)) if rank(metric) >= rank(name) => {}
+            Some(_) | None => self.shown = Some((metric.to_owned(), value)),
+        }
+    }
+
+    fn advance(&mut self, step: u64, now_ms: u64) {
+        if let Some(last_ms) = self.last_report_ms {
+            let elapsed_ms = now_ms.saturating_sub(last_ms) as f64;
+            if elapsed_ms == 0.0 || step <= self.step {
+                return;
+            }
+            let rate = (step - self.step) as f64 / elapsed_ms * 1e3;
+            let weight = 1.0 - (-elapsed_ms / RATE_MEMORY_MS).exp();
+            self.steps_per_s = Some(match self.steps_per_s {
+                Some(before) => before + weight * (rate - before),
+                None => rate,
+            });
+        }
+        self.step = step;
+        self.last_report_ms = Some(now_ms);
+    }
+}
+
+fn label(spec: &TrialSpec) -> String {
+    let texts: Vec<String> = spec
+        .parameters
+        .iter()
+        .map(|(name, value)| format!("{name}={}", crate::number::parameter(value)))
+        .collect();
+    let text = texts.join(" ");
+    if text.chars().count() <= LABEL_CHARS_MAX {
+        return text;
+    }
+    let cut: String = text.chars().take(LABEL_CHARS_MAX - 1).collect();
+    format!("{cut}…")
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

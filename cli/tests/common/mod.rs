@@ -1,0 +1,128 @@
+//! Runs the real `brine` in an empty folder with a sealed environment.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// No command of a test takes this long unless it hangs.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Pause between two looks at a child.
+const POLL: Duration = Duration::from_millis(20);
+
+/// An empty folder in which commands run.
+pub struct Bench {
+    folder: tempfile::TempDir,
+}
+
+/// What a command did.
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder can be made") }
+    }
+
+    /// The path of `name` in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file, with the folders on its way.
+    pub fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.path(name);
+        let parent = path.parent().expect("a file in the folder has a parent");
+        std::fs::create_dir_all(parent).expect("a folder can be made");
+        std::fs::write(&path, content).expect("a file can be written");
+        path
+    }
+
+    /// `brine` with these arguments, not yet started: no variables but `PATH`, fixed width and
+    /// time zone, no terminal.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_brine"));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("HOME", self.folder.path())
+            .env("COLUMNS", "100")
+            .env("NO_COLOR", "1")
+            .env("TZ", "UTC")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        // python3 and libtorch are found through these.
+        for name in ["PATH", "LD_LIBRARY_PATH", "BRINE_AGENT"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command
+    }
+
+    /// Runs `brine` to its end.
+    #[track_caller]
+    pub fn brine(&self, arguments: &[&str]) -> Ended {
+        self.finish(self.command(arguments).spawn().expect("brine can be started"))
+    }
+
+    /// Waits for a started command; kills it and fails when it hangs.
+    #[track_caller]
+    pub fn finish(&self, child: Child) -> Ended {
+        let id = child.id();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || sender.send(child.wait_with_output()));
+        let Ok(output) = receiver.recv_timeout(TIMEOUT) else {
+            // The reader then ends by itself.
+            let killed = Command::new("kill").args(["-9", &id.to_string()]).status();
+            panic!("brine hangs; killed it: {killed:?}");
+        };
+        reader.join().expect("the reader does not panic").expect("the test still waits");
+        Ended::new(&output.expect("a child can be waited for"), self.folder.path())
+    }
+
+    /// Waits until `is_there` is true of the file `name`.
+    #[track_caller]
+    pub fn wait_for(&self, name: &str, is_there: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            let text = std::fs::read_to_string(self.path(name)).unwrap_or_default();
+            if is_there(&text) {
+                return text;
+            }
+            assert!(Instant::now() < end, "{name} is {text:?}");
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+impl Ended {
+    /// The test's folder is written as `DIR`, so that texts can be compared.
+    fn new(output: &Output, folder: &Path) -> Self {
+        let folder = folder.to_string_lossy().into_owned();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&folder, "DIR");
+        Self {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+
+    /// Checks the exit code.
+    #[track_caller]
+    pub fn code(self, expected: i32) -> Self {
+        let Self { code, stdout, stderr } = &self;
+        assert_eq!(*code, Some(expected), "stdout:\n{stdout}\nstderr:\n{stderr}");
+        self
+    }
+
+    /// stdout as JSON.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    }
+}

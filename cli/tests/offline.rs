@@ -1,0 +1,163 @@
+//! The commands that need no coordinator, through the real program.
+
+#![expect(clippy::disallowed_methods, reason = "a test that waits for a process has a clock")]
+
+mod common;
+
+use common::Bench;
+
+const SWEEP: &str = "\
+apiVersion: brine.dev/v1
+kind: Experiment
+metadata: {name: noise}
+spec:
+  study:
+    sweep:
+      command:
+        arguments: [python3, script.py]
+        files: [script.py]
+      parameters:
+        lr: {choice: [0.1, 0.2]}
+        width: {choice: [8, 16, 32]}
+      search: grid
+      metric: {name: score, goal: minimize}
+";
+
+#[test]
+fn help_lists_the_commands_and_the_exit_codes() {
+    let help = Bench::new().brine(&["--help"]).code(0);
+    for word in ["run", "validate", "plan", "fit", "doctor", "Exit codes:", "70"] {
+        assert!(help.stdout.contains(word), "{word}: {}", help.stdout);
+    }
+    assert_eq!(help.stderr, "");
+}
+
+#[test]
+fn a_wrong_command_line_is_code_2() {
+    let bench = Bench::new();
+    for arguments in [
+        &["fly"][..],
+        &["run"],
+        &["fit", "x.csv"],
+        &["fit", "x.csv", "--flops", "a", "--tokens", "b"],
+        &["fit", "x.csv", "--tokens", "b", "--bootstrap", "-1"],
+        &["fit", "x.csv", "--tokens", "b", "--where", "novalue"],
+        &["plan", "x.yaml", "--flops-per-second", "0"],
+        &["logs", "not-a-trial"],
+        &["status", "--coordinator", "localhost"],
+    ] {
+        let token = bench.write("token", "0123456789abcdef0123456789abcdef");
+        let mut command = bench.command(arguments);
+        command.env("BRINE_TOKEN_FILE", token);
+        let ended = bench.finish(command.spawn().unwrap()).code(2);
+        assert_eq!(ended.stdout, "", "{arguments:?}");
+        assert!(ended.stderr.contains("error:"), "{arguments:?}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn completions_are_written_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = Bench::new().brine(&["completions", shell]).code(0).stdout;
+        assert!(script.contains("brine") && script.contains("validate"), "{shell}");
+    }
+}
+
+#[test]
+fn validate_checks_every_recipe_and_says_what_is_wrong() {
+    let bench = Bench::new();
+    bench.write("good.yaml", SWEEP);
+    bench.write("bad.yaml", &SWEEP.replace("search:", "serch:"));
+    let good = bench.brine(&["validate", "good.yaml"]).code(0);
+    assert_eq!(good.stdout, "good.yaml: valid (sweep noise)\n");
+    let bad = bench.brine(&["validate", "bad.yaml"]).code(1);
+    assert_eq!(bad.stdout, "");
+    assert!(bad.stderr.starts_with("error: bad.yaml: spec.study.sweep.serch (line 12, column 7): "), "{}", bad.stderr);
+    assert!(bad.stderr.contains("hint: ") && bad.stderr.contains("search"), "{}", bad.stderr);
+    let both = bench.brine(&["validate", "bad.yaml", "good.yaml", "missing.yaml"]).code(1);
+    assert_eq!(both.stdout, "good.yaml: valid (sweep noise)\n");
+    assert!(both.stderr.contains("cannot read the recipe missing.yaml"), "{}", both.stderr);
+    assert!(both.stderr.ends_with("error: 2 of 3 recipes are wrong\n"), "{}", both.stderr);
+    let json = bench.brine(&["validate", "--output", "json", "bad.yaml", "good.yaml"]).code(1).json();
+    assert_eq!((&json[0]["valid"], &json[1]["valid"]), (&false.into(), &true.into()));
+}
+
+#[test]
+fn a_recipe_of_ten_megabytes_or_of_bytes_is_refused_before_it_is_parsed() {
+    let bench = Bench::new();
+    bench.write("long.yaml", &"#\n".repeat(5 << 20));
+    let long = bench.brine(&["validate", "long.yaml"]).code(1);
+    assert!(long.stderr.contains("is longer than 1.0 MiB"), "{}", long.stderr);
+    std::fs::write(bench.path("bytes.yaml"), b"a: \xff\xfe").unwrap();
+    let bytes = bench.brine(&["validate", "bytes.yaml"]).code(1);
+    assert!(bytes.stderr.contains("is not UTF-8 text"), "{}", bytes.stderr);
+    let folder = bench.brine(&["validate", "."]).code(1);
+    assert!(folder.stderr.contains("cannot read the recipe"), "{}", folder.stderr);
+}
+
+#[test]
+fn plan_names_every_trial_once_and_the_same_each_time() {
+    let bench = Bench::new();
+    bench.write("sweep.yaml", SWEEP);
+    bench.write("script.py", "print(1)");
+    let first = bench.brine(&["plan", "sweep.yaml", "--output", "json"]).code(0).json();
+    let again = bench.brine(&["plan", "sweep.yaml", "--output", "json"]).code(0).json();
+    assert_eq!(first, again);
+    assert_eq!(first["trials"].as_array().unwrap().len(), 6);
+    assert_eq!(first["total"]["unknown"], 6);
+    let human = bench.brine(&["plan", "sweep.yaml"]).code(0);
+    assert!(human.stdout.contains("known only to the program"), "{}", human.stdout);
+    bench.write("script.py", "print(2)");
+    let changed = bench.brine(&["plan", "sweep.yaml", "--output", "json"]).code(0).json();
+    assert_ne!(first["experiment"], changed["experiment"], "the script's content is part of it");
+}
+
+#[test]
+fn plan_counts_the_cost_of_training() {
+    let bench = Bench::new();
+    let recipe = include_str!("../../recipes/isoflop-mini.yaml");
+    bench.write("isoflop.yaml", recipe);
+    let arguments = ["plan", "isoflop.yaml", "--flops-per-second", "1e9", "--parallel", "2"];
+    let human = bench.brine(&arguments).code(0);
+    assert!(human.stdout.contains("in sum: "), "{}", human.stdout);
+    assert!(human.stderr.contains("FLOPs = 3 f D"), "{}", human.stderr);
+    let mut arguments = arguments.to_vec();
+    arguments.extend(["--output", "json"]);
+    let json = bench.brine(&arguments).code(0).json();
+    let trials = json["trials"].as_array().unwrap();
+    let flops: f64 = trials.iter().map(|trial| trial["flops"].as_f64().unwrap()).sum();
+    assert_eq!(json["total"]["flops"].as_f64().unwrap(), flops);
+    assert_eq!(json["total"]["device_seconds"].as_f64().unwrap(), flops / 1e9);
+}
+
+#[test]
+fn files_that_a_recipe_names_must_be_there() {
+    let bench = Bench::new();
+    bench.write("sweep.yaml", SWEEP);
+    let missing = bench.brine(&["plan", "sweep.yaml"]).code(1);
+    assert!(missing.stderr.contains("script.py"), "{}", missing.stderr);
+    assert_eq!(missing.stdout, "");
+}
+
+#[test]
+fn status_of_an_empty_folder_says_how_to_begin() {
+    let bench = Bench::new();
+    for command in ["status", "results", "watch"] {
+        let ended = bench.brine(&[command]).code(1);
+        assert!(ended.stderr.contains("no coordinator serves the data folder .brine"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("hint: "), "{}", ended.stderr);
+        assert!(!bench.path(".brine").exists(), "{command} leaves nothing behind");
+    }
+}
+
+#[test]
+fn nobody_at_an_address_is_said_with_the_address() {
+    let bench = Bench::new();
+    // Bound and dropped: nothing listens there now.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let token = bench.write("token", "0123456789abcdef0123456789abcdef");
+    let token = token.to_str().unwrap();
+    let ended = bench.brine(&["status", "--coordinator", &url, "--token-file", token]).code(1);
+    assert!(ended.stderr.contains(&format!("no coordinator answers at {url}")), "{}", ended.stderr);
+}
