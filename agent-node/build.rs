@@ -16,11 +16,7 @@ fn main() {
 /// `.libtorch` beside `target`, or beside the binary's own folder.
 fn library_folders() -> Vec<String> {
     let linked = std::env::var("DEP_BRINE_TRAINER_RPATH").ok();
-    let beside = [
-        "../../.libtorch/torch/lib",
-        "../.libtorch/torch/lib",
-        "../lib",
-    ];
+    let beside = ["../../.libtorch/torch/lib", "../.libtorch/torch/lib", "../lib"];
     let beside = beside.map(|folder| format!("$ORIGIN/{folder}"));
     linked.into_iter().chain(beside).collect()
 }
@@ -33,9 +29,7 @@ fn commit() -> String {
     } else {
         println!("cargo:rerun-if-changed=build.rs");
     }
-    let git = Command::new("git")
-        .args(["rev-parse", "--short", "HEAD"])
-        .output();
+    let git = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
     match git {
         Ok(output) if output.status.success() => {
             String::from_utf8_lossy(&output.stdout).trim().to_owned()

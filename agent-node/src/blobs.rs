@@ -33,10 +33,7 @@ pub(crate) enum BlobError {
     #[error("cannot write the file {} fetched from the coordinator", path.display())]
     Disk { path: PathBuf, source: io::Error },
     #[error("the coordinator did not send the file {blob}")]
-    Network {
-        blob: BlobId,
-        source: Box<tonic::Status>,
-    },
+    Network { blob: BlobId, source: Box<tonic::Status> },
     #[error("the coordinator sent nothing of the file {blob} for {} s", FETCH_SILENCE_MAX.as_secs())]
     Silence { blob: BlobId },
     #[error("the coordinator sent other content than the file {blob}")]
@@ -54,11 +51,7 @@ pub(crate) struct Blobs {
 impl Blobs {
     /// Takes over `folder`, which other agents of the machine may share.
     pub(crate) fn new(folder: PathBuf, client: Client) -> Self {
-        Self {
-            folder,
-            client,
-            verified: BTreeSet::new(),
-        }
+        Self { folder, client, verified: BTreeSet::new() }
     }
 
     /// Serves requests until all senders are gone.
@@ -107,9 +100,7 @@ impl Blobs {
         let part = path.with_extension(format!("{}.part", std::process::id()));
         let result = self.download(blob, &part).await;
         let result = match result {
-            Ok(()) => tokio::fs::rename(&part, path)
-                .await
-                .map_err(|source| disk(path, source)),
+            Ok(()) => tokio::fs::rename(&part, path).await.map_err(|source| disk(path, source)),
             Err(error) => Err(error),
         };
         if result.is_err()
@@ -121,27 +112,15 @@ impl Blobs {
     }
 
     async fn download(&mut self, blob: &BlobRef, part: &Path) -> Result<(), BlobError> {
-        let network = |source| BlobError::Network {
-            blob: blob.blob.clone(),
-            source: Box::new(source),
-        };
-        let silence = |_| BlobError::Silence {
-            blob: blob.blob.clone(),
-        };
-        let wrong = || BlobError::Content {
-            blob: blob.blob.clone(),
-        };
-        let request = BlobRequest {
-            blob: blob.blob.to_string(),
-        };
+        let network =
+            |source| BlobError::Network { blob: blob.blob.clone(), source: Box::new(source) };
+        let silence = |_| BlobError::Silence { blob: blob.blob.clone() };
+        let wrong = || BlobError::Content { blob: blob.blob.clone() };
+        let request = BlobRequest { blob: blob.blob.to_string() };
         let reply = tokio::time::timeout(FETCH_SILENCE_MAX, self.client.get_blob(request)).await;
         let mut chunks = reply.map_err(silence)?.map_err(network)?.into_inner();
-        tokio::fs::create_dir_all(&self.folder)
-            .await
-            .map_err(|source| disk(part, source))?;
-        let mut file = tokio::fs::File::create(part)
-            .await
-            .map_err(|source| disk(part, source))?;
+        tokio::fs::create_dir_all(&self.folder).await.map_err(|source| disk(part, source))?;
+        let mut file = tokio::fs::File::create(part).await.map_err(|source| disk(part, source))?;
         let mut hasher = blake3::Hasher::new();
         let mut length = 0_u64;
         loop {
@@ -149,18 +128,13 @@ impl Blobs {
             let Some(chunk) = next.map_err(silence)?.map_err(network)? else {
                 break;
             };
-            debug_assert!(
-                chunk.content.len() <= MESSAGE_BYTES_MAX,
-                "the decoder has this limit"
-            );
+            debug_assert!(chunk.content.len() <= MESSAGE_BYTES_MAX, "the decoder has this limit");
             length += chunk.content.len() as u64;
             if length > blob.bytes {
                 return Err(wrong());
             }
             hasher.update(&chunk.content);
-            file.write_all(&chunk.content)
-                .await
-                .map_err(|source| disk(part, source))?;
+            file.write_all(&chunk.content).await.map_err(|source| disk(part, source))?;
         }
         file.flush().await.map_err(|source| disk(part, source))?;
         if length != blob.bytes || BlobId::from_hash(hasher.finalize()) != blob.blob {
@@ -182,9 +156,7 @@ async fn has_content(path: PathBuf, blob: BlobRef) -> Result<bool, BlobError> {
         };
         if metadata.len() == blob.bytes {
             let mut hasher = blake3::Hasher::new();
-            hasher
-                .update_mmap(&path)
-                .map_err(|source| disk(&path, source))?;
+            hasher.update_mmap(&path).map_err(|source| disk(&path, source))?;
             if BlobId::from_hash(hasher.finalize()) == blob.blob {
                 return Ok(true);
             }
@@ -198,8 +170,5 @@ async fn has_content(path: PathBuf, blob: BlobRef) -> Result<bool, BlobError> {
 }
 
 fn disk(path: &Path, source: io::Error) -> BlobError {
-    BlobError::Disk {
-        path: path.to_owned(),
-        source,
-    }
+    BlobError::Disk { path: path.to_owned(), source }
 }

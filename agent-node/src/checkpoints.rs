@@ -79,14 +79,8 @@ impl CheckpointStore {
         root: &Path,
         agent: &AgentId,
     ) -> Result<Self, CheckpointError> {
-        let store_error = |source| CheckpointError::Store {
-            folder: folder.to_owned(),
-            source,
-        };
-        let database = sled::Config::new()
-            .path(folder)
-            .open()
-            .map_err(store_error)?;
+        let store_error = |source| CheckpointError::Store { folder: folder.to_owned(), source };
+        let database = sled::Config::new().path(folder).open().map_err(store_error)?;
         check_format(&database, folder)?;
         let trials = database.open_tree(TRIALS_TREE).map_err(store_error)?;
         let store = Self {
@@ -176,10 +170,7 @@ impl CheckpointStore {
     }
 
     fn of(&self, trial: &TrialId) -> Result<Vec<Checkpoint>, CheckpointError> {
-        let stored = self
-            .trials
-            .get(trial.as_str())
-            .map_err(|error| self.store_error(error))?;
+        let stored = self.trials.get(trial.as_str()).map_err(|error| self.store_error(error))?;
         stored.map_or(Ok(Vec::new()), |bytes| self.parse(trial.as_str(), &bytes))
     }
 
@@ -203,9 +194,7 @@ impl CheckpointStore {
             self.trials.insert(key, text)
         };
         written.map_err(|error| self.store_error(error))?;
-        self.database
-            .flush()
-            .map_err(|error| self.store_error(error))?;
+        self.database.flush().map_err(|error| self.store_error(error))?;
         for checkpoint in dropped {
             let path = Path::new(&checkpoint.folder);
             // The record is gone already, so what stays here is removed at the next start.
@@ -224,9 +213,7 @@ impl CheckpointStore {
             let (key, value) = entry.map_err(|error| self.store_error(error))?;
             let trial = String::from_utf8_lossy(&key);
             let records = self.parse(&trial, &value)?;
-            let own = records
-                .into_iter()
-                .filter(|checkpoint| checkpoint.agent == self.agent);
+            let own = records.into_iter().filter(|checkpoint| checkpoint.agent == self.agent);
             named.extend(own.map(|checkpoint| PathBuf::from(checkpoint.folder)));
         }
         for trial in subfolders(&self.own)? {
@@ -249,25 +236,16 @@ impl CheckpointStore {
     }
 
     fn store_error(&self, source: sled::Error) -> CheckpointError {
-        CheckpointError::Store {
-            folder: self.folder.clone(),
-            source,
-        }
+        CheckpointError::Store { folder: self.folder.clone(), source }
     }
 
     fn damaged(&self, at: &str) -> CheckpointError {
-        CheckpointError::Damaged {
-            folder: self.folder.clone(),
-            at: at.to_owned(),
-        }
+        CheckpointError::Damaged { folder: self.folder.clone(), at: at.to_owned() }
     }
 }
 
 fn check_format(database: &sled::Db, folder: &Path) -> Result<(), CheckpointError> {
-    let store_error = |source| CheckpointError::Store {
-        folder: folder.to_owned(),
-        source,
-    };
+    let store_error = |source| CheckpointError::Store { folder: folder.to_owned(), source };
     let damaged = || CheckpointError::Damaged {
         folder: folder.to_owned(),
         at: String::from_utf8_lossy(FORMAT_KEY).into_owned(),
@@ -276,18 +254,15 @@ fn check_format(database: &sled::Db, folder: &Path) -> Result<(), CheckpointErro
         Some(bytes) => {
             let bytes = <[u8; 4]>::try_from(bytes.as_ref()).map_err(|_| damaged())?;
             match u32::from_le_bytes(bytes) {
-                found if found > FORMAT_VERSION => Err(CheckpointError::Newer {
-                    folder: folder.to_owned(),
-                    found,
-                }),
+                found if found > FORMAT_VERSION => {
+                    Err(CheckpointError::Newer { folder: folder.to_owned(), found })
+                }
                 _ => Ok(()),
             }
         }
         None => {
             let version = FORMAT_VERSION.to_le_bytes();
-            database
-                .insert(FORMAT_KEY, version.as_slice())
-                .map_err(store_error)?;
+            database.insert(FORMAT_KEY, version.as_slice()).map_err(store_error)?;
             database.flush().map_err(store_error)?;
             Ok(())
         }
@@ -314,17 +289,11 @@ pub(crate) fn create_numbered(parent: &Path, name: &str) -> io::Result<PathBuf> 
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::other(format!(
-        "{} holds too many folders named {name}.*",
-        parent.display()
-    )))
+    Err(io::Error::other(format!("{} holds too many folders named {name}.*", parent.display())))
 }
 
 fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    let error = |source| CheckpointError::Folder {
-        path: folder.to_owned(),
-        source,
-    };
+    let error = |source| CheckpointError::Folder { path: folder.to_owned(), source };
     match fs::read_dir(folder) {
         Ok(entries) => {
             let paths = entries.map(|entry| entry.map(|entry| entry.path()));
@@ -336,10 +305,7 @@ fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
 }
 
 fn remove(path: &Path) -> Result<(), CheckpointError> {
-    remove_folder(path).map_err(|source| CheckpointError::Folder {
-        path: path.to_owned(),
-        source,
-    })
+    remove_folder(path).map_err(|source| CheckpointError::Folder { path: path.to_owned(), source })
 }
 
 fn remove_folder(path: &Path) -> io::Result<()> {

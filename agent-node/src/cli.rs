@@ -9,7 +9,7 @@ use crate::order::Metric;
 use crate::trial::{self, SendError, TrialError};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use proto::{AgentId, IdError};
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -162,29 +162,14 @@ pub fn main() -> ExitCode {
 
 fn execute(cli: Cli) -> Result<(), CliError> {
     match (cli.command, cli.serve) {
-        (
-            Some(Command::Report {
-                metric,
-                step,
-                value,
-            }),
-            _,
-        ) => {
-            let metric = Metric {
-                metric,
-                step,
-                value,
-            };
+        (Some(Command::Report { metric, step, value }), _) => {
+            let metric = Metric { metric, step, value };
             Ok(trial::send_metric(&metric, |name| std::env::var_os(name))?)
         }
         (Some(Command::Doctor { output }), _) => {
             let findings = doctor::examine(VERSION.to_owned());
             print_findings(&findings, output)?;
-            if findings.broken() {
-                Err(CliError::Unwell)
-            } else {
-                Ok(())
-            }
+            if findings.broken() { Err(CliError::Unwell) } else { Ok(()) }
         }
         (Some(Command::RunTrial), _) => {
             start_log(0);
@@ -192,9 +177,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         }
         (None, Some(serve)) => {
             start_log(serve.verbose);
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let result = runtime.block_on(driver::serve(setup(serve)?));
             // A thread that reads the standard input cannot be waited for.
             runtime.shutdown_background();
@@ -219,9 +202,7 @@ fn setup(serve: Serve) -> Result<Setup, CliError> {
         }
     };
     let inventory = devices::inventory(serve.cpus, &serve.gpus)?;
-    let data = serve
-        .data_dir
-        .unwrap_or_else(|| Path::new(".brine/agents").join(agent.as_str()));
+    let data = serve.data_dir.unwrap_or_else(|| Path::new(".brine/agents").join(agent.as_str()));
     let folders = DataFolders::open(&data, serve.blobs.as_deref(), serve.checkpoints.as_deref())?;
     Ok(Setup {
         agent,
@@ -236,19 +217,12 @@ fn setup(serve: Serve) -> Result<Setup, CliError> {
 }
 
 fn read_token(path: &Path) -> Result<String, CliError> {
-    let error = |source| CliError::Token {
-        path: path.to_owned(),
-        source,
-    };
+    let error = |source| CliError::Token { path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(error)?;
     let mut text = String::new();
-    file.take(TOKEN_BYTES_MAX)
-        .read_to_string(&mut text)
-        .map_err(error)?;
+    file.take(TOKEN_BYTES_MAX).read_to_string(&mut text).map_err(error)?;
     match text.trim() {
-        "" => Err(CliError::NoToken {
-            path: path.to_owned(),
-        }),
+        "" => Err(CliError::NoToken { path: path.to_owned() }),
         token => Ok(token.to_owned()),
     }
 }
@@ -261,8 +235,10 @@ fn start_log(verbose: u8) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("BRINE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(colours)
         .with_writer(io::stderr)
         .init();
 }
@@ -275,13 +251,7 @@ fn print_findings(findings: &Findings, output: Output) -> io::Result<()> {
     }
     writeln!(stdout, "brine-agent {}", findings.version)?;
     for check in &findings.checks {
-        writeln!(
-            stdout,
-            "{:<14} {:<7} {}",
-            check.name,
-            check.state.word(),
-            check.found
-        )?;
+        writeln!(stdout, "{:<14} {:<7} {}", check.name, check.state.word(), check.found)?;
         if !check.advice.is_empty() {
             writeln!(stdout, "{:<14} {:<7} hint: {}", "", "", check.advice)?;
         }
@@ -310,10 +280,7 @@ mod tests {
     fn the_command_line_is_either_an_agent_or_one_command() {
         Cli::command().debug_assert();
         check("--coordinator http://a:1 --token-file t", true);
-        check(
-            "--coordinator http://a:1 --token-file t --gpus 0,1 --cpus 2 --id a -vv",
-            true,
-        );
+        check("--coordinator http://a:1 --token-file t --gpus 0,1 --cpus 2 --id a -vv", true);
         check("doctor --output json", true);
         check("report --metric loss --step 3 --value -1.5", true);
         check("report --metric loss --step 3 --value -inf", true);

@@ -46,6 +46,9 @@ struct Session {
     confirmed: Moment,
     assignment_version: Option<u64>,
     settled: BTreeSet<AttemptKey>,
+    /// First report that said that the agent ends, and whether the coordinator heard it.
+    leaving_since: Option<u64>,
+    leaving_heard: bool,
 }
 
 impl Core {
@@ -53,18 +56,11 @@ impl Core {
     pub(crate) fn handle(&mut self, now: Moment, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Connected {
-                hello_sent,
-                lease_ttl_ms,
-            } => {
+            Input::Connected { hello_sent, lease_ttl_ms } => {
                 self.connected(hello_sent, lease_ttl_ms);
             }
             Input::Disconnected => self.session = None,
-            Input::Assignment {
-                version,
-                leases,
-                unreadable,
-            } => {
+            Input::Assignment { version, leases, unreadable } => {
                 self.assigned(now, version, leases, unreadable, &mut effects);
             }
             Input::Reply { sequence, refused } => {
@@ -78,10 +74,7 @@ impl Core {
             }
             Input::Saved(key, checkpoint) => {
                 if let Some(held) = self.attempts.get_mut(&key) {
-                    held.checkpoint = Some(Unsettled {
-                        fact: checkpoint,
-                        said_since: None,
-                    });
+                    held.checkpoint = Some(Unsettled { fact: checkpoint, said_since: None });
                     self.report_is_due = true;
                 }
             }
@@ -106,6 +99,9 @@ impl Core {
             session.sent.pop_front();
         }
         let sequence = session.sequence;
+        if self.shutting_down {
+            session.leaving_since.get_or_insert(sequence);
+        }
         let mut report = Report {
             sequence,
             assignment_version: session.assignment_version.unwrap_or(0),
@@ -115,9 +111,7 @@ impl Core {
         for (key, held) in &mut self.attempts {
             if let Some(checkpoint) = &mut held.checkpoint {
                 checkpoint.said_since.get_or_insert(sequence);
-                report
-                    .checkpoints
-                    .push((key.clone(), checkpoint.fact.clone()));
+                report.checkpoints.push((key.clone(), checkpoint.fact.clone()));
             }
             if let State::Ended(outcome) = &mut held.state {
                 outcome.said_since.get_or_insert(sequence);
@@ -134,10 +128,7 @@ impl Core {
     /// Every attempt that the agent holds, ended but unsettled ones too, and whether its process
     /// began: what a hello says.
     pub(crate) fn held(&self) -> Vec<(AttemptKey, bool)> {
-        self.attempts
-            .iter()
-            .map(|(key, held)| (key.clone(), held.started))
-            .collect()
+        self.attempts.iter().map(|(key, held)| (key.clone(), held.started)).collect()
     }
 
     /// Whether something happened that the coordinator should hear before the next heartbeat.
@@ -160,9 +151,11 @@ impl Core {
         self.attempts.values().any(Held::has_process)
     }
 
-    /// Whether anything waits for the coordinator's settlement.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.attempts.is_empty()
+    /// Whether an agent that ends has nothing more to tell: all is settled, and the coordinator
+    /// knows that it leaves.
+    pub(crate) fn has_taken_leave(&self) -> bool {
+        let heard = self.session.as_ref().is_none_or(|session| session.leaving_heard);
+        self.attempts.is_empty() && heard
     }
 
     fn connected(&mut self, hello_sent: Moment, lease_ttl_ms: u64) {
@@ -173,6 +166,8 @@ impl Core {
             confirmed: hello_sent,
             assignment_version: None,
             settled: BTreeSet::new(),
+            leaving_since: None,
+            leaving_heard: false,
         });
         // Numbers are per session: what the last session's reports said must be said again.
         for held in self.attempts.values_mut() {
@@ -198,10 +193,7 @@ impl Core {
         let Some(session) = &mut self.session else {
             return;
         };
-        if session
-            .assignment_version
-            .is_some_and(|seen| version <= seen)
-        {
+        if session.assignment_version.is_some_and(|seen| version <= seen) {
             return;
         }
         session.assignment_version = Some(version);
@@ -217,20 +209,12 @@ impl Core {
         });
         let refused = unreadable.into_iter().map(|(key, reason)| {
             let fact = Outcome::failed(FailureClass::Invalid, reason);
-            (
-                key,
-                Devices::default(),
-                State::Ended(Unsettled {
-                    fact,
-                    said_since: None,
-                }),
-            )
+            (key, Devices::default(), State::Ended(Unsettled { fact, said_since: None }))
         });
         for (key, devices, state) in leased.chain(refused) {
             let known = self.attempts.contains_key(&key) || session.settled.contains(&key);
             if !known && !self.shutting_down {
-                self.attempts
-                    .insert(key, Held::new(devices, lease_until, state));
+                self.attempts.insert(key, Held::new(devices, lease_until, state));
                 self.report_is_due = true;
             }
         }
@@ -250,25 +234,18 @@ impl Core {
         let Some(session) = &mut self.session else {
             return;
         };
-        while session
-            .sent
-            .front()
-            .is_some_and(|(sent, _)| *sent < sequence)
-        {
+        while session.sent.front().is_some_and(|(sent, _)| *sent < sequence) {
             session.sent.pop_front();
         }
         // A reply that is repeated, older than the window or to a report that was never sent.
-        if session
-            .sent
-            .front()
-            .is_none_or(|(sent, _)| *sent != sequence)
-        {
+        if session.sent.front().is_none_or(|(sent, _)| *sent != sequence) {
             return;
         }
         let Some((_, sent_at)) = session.sent.pop_front() else {
             return;
         };
         session.confirmed = session.confirmed.max(sent_at);
+        session.leaving_heard |= session.leaving_since.is_some_and(|since| since <= sequence);
         let lease_until = sent_at.plus_ms(session.lease_ttl_ms);
         let settled = self.attempts.iter_mut().filter_map(|(key, held)| {
             let renewable = !refused.contains(key);
@@ -312,10 +289,7 @@ impl Core {
                 self.attempts.remove(key);
             }
             State::Active => {
-                held.state = State::Stopping {
-                    reason,
-                    kill_at: now.plus_ms(KILL_AFTER_MS),
-                };
+                held.state = State::Stopping { reason, kill_at: now.plus_ms(KILL_AFTER_MS) };
                 effects.push(Effect::Stop(key.clone()));
             }
             // It is asked only once; an outcome that nobody awaits is forgotten at the exit.
@@ -332,9 +306,10 @@ impl Core {
         let Some(held) = self.attempts.get_mut(key) else {
             return;
         };
-        let reason = match &held.state {
-            State::Stopping { reason, .. } | State::Killed { reason } => Some(*reason),
-            State::Waiting(_) | State::Active => None,
+        let (reason, killed) = match &held.state {
+            State::Stopping { reason, .. } => (Some(*reason), false),
+            State::Killed { reason } => (Some(*reason), true),
+            State::Waiting(_) | State::Active => (None, false),
             State::Ended(_) => return,
         };
         if reason == Some(StopReason::Unwanted) {
@@ -342,13 +317,12 @@ impl Core {
             return;
         }
         let outcome = match end {
+            // A failure that was seen while everything was being killed is not the trial's own.
+            Some(TrialEnd::Outcome(Outcome::Failed { .. })) if killed => interrupted(reason, how),
             Some(TrialEnd::Outcome(outcome)) => outcome,
             Some(TrialEnd::Stopped) | None => interrupted(reason, how),
         };
-        held.state = State::Ended(Unsettled {
-            fact: outcome,
-            said_since: None,
-        });
+        held.state = State::Ended(Unsettled { fact: outcome, said_since: None });
         self.report_is_due = true;
     }
 
@@ -393,10 +367,7 @@ impl Core {
             };
             if let State::Waiting(lease) = &held.state {
                 let lease = lease.clone();
-                effects.push(Effect::Start {
-                    lease,
-                    lease_until: held.lease_until,
-                });
+                effects.push(Effect::Start { lease, lease_until: held.lease_until });
                 held.state = State::Active;
             }
         }

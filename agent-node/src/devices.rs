@@ -97,11 +97,7 @@ pub(crate) fn inventory(cpus: Option<u32>, gpus: &GpuChoice) -> Result<Inventory
         GpuChoice::All => driver_gpus()?,
         GpuChoice::These(wanted) => chosen(wanted, driver_gpus()?)?,
     };
-    Ok(Inventory {
-        cpus: cpus.unwrap_or_else(cores),
-        gpus: offered,
-        memory_bytes: memory_bytes(),
-    })
+    Ok(Inventory { cpus: cpus.unwrap_or_else(cores), gpus: offered, memory_bytes: memory_bytes() })
 }
 
 fn clamp(count: usize) -> u32 {
@@ -109,17 +105,12 @@ fn clamp(count: usize) -> u32 {
 }
 
 fn chosen(wanted: &[u32], found: Vec<Gpu>) -> Result<Vec<Gpu>, DeviceError> {
-    let missing = wanted
-        .iter()
-        .find(|index| !found.iter().any(|gpu| gpu.index == **index));
+    let missing = wanted.iter().find(|index| !found.iter().any(|gpu| gpu.index == **index));
     if let Some(&wanted) = missing {
         let found = found.iter().map(|gpu| gpu.index).collect();
         return Err(DeviceError::Missing { wanted, found });
     }
-    Ok(found
-        .into_iter()
-        .filter(|gpu| wanted.contains(&gpu.index))
-        .collect())
+    Ok(found.into_iter().filter(|gpu| wanted.contains(&gpu.index)).collect())
 }
 
 /// All GPUs of the machine; none when there is no driver.
@@ -136,11 +127,7 @@ pub(crate) fn driver_gpus() -> Result<Vec<Gpu>, DeviceError> {
     let gpus = (0..count).map(|index| {
         let device = nvml.device_by_index(index)?;
         let memory_bytes = device.memory_info()?.total;
-        Ok(Gpu {
-            index,
-            name: device.name()?,
-            memory_bytes,
-        })
+        Ok(Gpu { index, name: device.name()?, memory_bytes })
     });
     gpus.collect()
 }
@@ -162,24 +149,15 @@ pub(crate) fn driver_version() -> Result<Option<(String, String)>, DeviceError> 
 
 /// The machine's memory, or the container's when that is less.
 pub(crate) fn memory_bytes() -> u64 {
-    let machine = std::fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| total(&text));
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let limit = std::fs::read_to_string(Path::new("/sys/fs/cgroup/memory.max")).ok();
     let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
     machine.into_iter().chain(limit).min().unwrap_or(0)
 }
 
 fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1_024)
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1_024)
 }
 
 /// The machine's name.
@@ -196,12 +174,8 @@ pub(crate) fn host() -> String {
 /// # Errors
 /// It is not a number from 1 to [`DEVICES_MAX`].
 pub(crate) fn parse_cpus(text: &str) -> Result<u32, String> {
-    let cpus = text
-        .parse::<NonZeroU32>()
-        .ok()
-        .filter(|count| count.get() <= DEVICES_MAX);
-    cpus.map(NonZeroU32::get)
-        .ok_or_else(|| format!("write a number from 1 to {DEVICES_MAX}"))
+    let cpus = text.parse::<NonZeroU32>().ok().filter(|count| count.get() <= DEVICES_MAX);
+    cpus.map(NonZeroU32::get).ok_or_else(|| format!("write a number from 1 to {DEVICES_MAX}"))
 }
 
 #[cfg(test)]
@@ -224,24 +198,14 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_that_lists_the_others() {
-        let gpu = Gpu {
-            index: 1,
-            name: "X".into(),
-            memory_bytes: 1,
-        };
+        let gpu = Gpu { index: 1, name: "X".into(), memory_bytes: 1 };
         let error = chosen(&[1, 3], vec![gpu]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "there is no GPU 3 here; the driver knows 1"
-        );
+        assert_eq!(error.to_string(), "there is no GPU 3 here; the driver knows 1");
     }
 
     #[test]
     fn memory_is_read_in_bytes() {
-        assert_eq!(
-            total("MemFree: 1 kB\nMemTotal:       16384 kB\n"),
-            Some(16_777_216)
-        );
+        assert_eq!(total("MemFree: 1 kB\nMemTotal:       16384 kB\n"), Some(16_777_216));
         assert_eq!(total("nothing"), None);
     }
 }

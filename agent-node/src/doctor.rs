@@ -64,10 +64,7 @@ pub(crate) fn examine(version: String) -> Findings {
 }
 
 fn libtorch(torch: &trainer::Environment) -> Check {
-    let library = torch
-        .library
-        .as_ref()
-        .map(|path| path.display().to_string());
+    let library = torch.library.as_ref().map(|path| path.display().to_string());
     let version = torch.version.as_deref().unwrap_or("of unknown version");
     Check {
         name: "libtorch",
@@ -85,12 +82,9 @@ fn libtorch(torch: &trainer::Environment) -> Check {
 
 fn cpus() -> Check {
     match std::thread::available_parallelism() {
-        Ok(count) => Check {
-            name: "cpus",
-            state: State::Works,
-            found: count.to_string(),
-            advice: "",
-        },
+        Ok(count) => {
+            Check { name: "cpus", state: State::Works, found: count.to_string(), advice: "" }
+        }
         Err(error) => Check {
             name: "cpus",
             state: State::Broken,
@@ -104,20 +98,10 @@ fn memory() -> Check {
     let bytes = devices::memory_bytes();
     let found = format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
     if bytes > 0 {
-        return Check {
-            name: "memory",
-            state: State::Works,
-            found,
-            advice: "",
-        };
+        return Check { name: "memory", state: State::Works, found, advice: "" };
     }
     let advice = "/proc/meminfo cannot be read; mount /proc";
-    Check {
-        name: "memory",
-        state: State::Broken,
-        found: "unknown".into(),
-        advice,
-    }
+    Check { name: "memory", state: State::Broken, found: "unknown".into(), advice }
 }
 
 fn driver() -> Check {
@@ -125,21 +109,11 @@ fn driver() -> Check {
     match devices::driver_version() {
         Ok(Some((version, cuda))) => {
             let found = format!("{version}, serves CUDA {cuda}");
-            Check {
-                name,
-                state: State::Works,
-                found,
-                advice: "",
-            }
+            Check { name, state: State::Works, found, advice: "" }
         }
         Ok(None) => {
             let advice = "trials that want GPUs run on other machines, or install NVIDIA's driver";
-            Check {
-                name,
-                state: State::Absent,
-                found: "no driver".into(),
-                advice,
-            }
+            Check { name, state: State::Absent, found: "no driver".into(), advice }
         }
         Err(error) => broken_driver(name, &error),
     }
@@ -148,24 +122,16 @@ fn driver() -> Check {
 fn gpus() -> Check {
     let name = "gpus";
     match devices::driver_gpus() {
-        Ok(gpus) if gpus.is_empty() => Check {
-            name,
-            state: State::Absent,
-            found: "none".into(),
-            advice: "",
-        },
+        Ok(gpus) if gpus.is_empty() => {
+            Check { name, state: State::Absent, found: "none".into(), advice: "" }
+        }
         Ok(gpus) => {
             let gpus = gpus.iter().map(|gpu| {
                 let gib = gpu.memory_bytes as f64 / f64::from(1 << 30);
                 format!("{}: {}, {gib:.0} GiB", gpu.index, gpu.name)
             });
             let found = gpus.collect::<Vec<_>>().join("; ");
-            Check {
-                name,
-                state: State::Works,
-                found,
-                advice: "",
-            }
+            Check { name, state: State::Works, found, advice: "" }
         }
         Err(error) => broken_driver(name, &error),
     }
@@ -174,12 +140,7 @@ fn gpus() -> Check {
 fn broken_driver(name: &'static str, error: &devices::DeviceError) -> Check {
     let found = crate::trial::chain(error);
     let advice = "see whether nvidia-smi works; after an update of the driver, restart the machine";
-    Check {
-        name,
-        state: State::Broken,
-        found,
-        advice,
-    }
+    Check { name, state: State::Broken, found, advice }
 }
 
 fn cuda_in_libtorch(torch: &trainer::Environment) -> Check {
@@ -187,12 +148,7 @@ fn cuda_in_libtorch(torch: &trainer::Environment) -> Check {
     match &torch.gpus {
         Ok(count) if *count > 0 => {
             let found = format!("sees {count} GPUs");
-            Check {
-                name,
-                state: State::Works,
-                found,
-                advice: "",
-            }
+            Check { name, state: State::Works, found, advice: "" }
         }
         Ok(_) => Check {
             name,
@@ -200,12 +156,9 @@ fn cuda_in_libtorch(torch: &trainer::Environment) -> Check {
             found: "loaded, but sees no GPU".into(),
             advice: "look at CUDA_VISIBLE_DEVICES, and whether the driver serves CUDA 13.0",
         },
-        Err(error) if !kernels::driver_present() => Check {
-            name,
-            state: State::Absent,
-            found: error.to_string(),
-            advice: "",
-        },
+        Err(error) if !kernels::driver_present() => {
+            Check { name, state: State::Absent, found: error.to_string(), advice: "" }
+        }
         Err(error) => Check {
             name,
             state: State::Broken,
@@ -218,12 +171,7 @@ fn cuda_in_libtorch(torch: &trainer::Environment) -> Check {
 fn nvrtc() -> Check {
     let name = "nvrtc";
     if kernels::compile::compiler_present() {
-        return Check {
-            name,
-            state: State::Works,
-            found: "the library opens".into(),
-            advice: "",
-        };
+        return Check { name, state: State::Works, found: "the library opens".into(), advice: "" };
     }
     Check {
         name,

@@ -89,7 +89,7 @@ pub(crate) async fn serve(setup: Setup) -> Result<(), DriverError> {
     let (hello, hellos) = watch::channel(hello(&setup));
     let mut session = Box::pin(session::keep(client, hellos, session_sender));
     let mut driver = Driver::new(setup, trial_sender, blob_sender)?;
-    driver.tasks.spawn(blobs.serve(blob_requests));
+    driver.spawned.spawn(blobs.serve(blob_requests));
     let ended = loop {
         let pause = driver.pause();
         tokio::select! {
@@ -107,7 +107,7 @@ pub(crate) async fn serve(setup: Setup) -> Result<(), DriverError> {
                 Wanted::StdinEnded => driver.stdin_ended(),
                 Wanted::EndNow => break Ok(()),
             },
-            Some(Err(error)) = driver.tasks.join_next() => break Err(error.into()),
+            Some(Err(error)) = driver.spawned.join_next() => break Err(error.into()),
             () = tokio::time::sleep(pause) => {}
         }
         driver.turn();
@@ -154,7 +154,7 @@ struct Driver {
     metrics: MetricBuffer,
     metrics_sent_at: Moment,
     leaders: Leaders,
-    tasks: JoinSet<()>,
+    spawned: JoinSet<()>,
     trial_sender: mpsc::Sender<TrialEvent>,
     blob_sender: mpsc::Sender<blobs::Request>,
     shutdown: Option<Shutdown>,
@@ -186,7 +186,7 @@ impl Driver {
             metrics: MetricBuffer::default(),
             metrics_sent_at: Moment::default(),
             leaders: Leaders::default(),
-            tasks: JoinSet::new(),
+            spawned: JoinSet::new(),
             trial_sender,
             blob_sender,
             shutdown: None,
@@ -195,18 +195,10 @@ impl Driver {
 
     fn session(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Welcomed {
-                outbound,
-                heartbeat,
-                input,
-            } => {
+            SessionEvent::Welcomed { outbound, heartbeat, input } => {
                 tracing::info!(coordinator = self.setup.coordinator, "joined");
                 let heartbeat_ms = u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX);
-                self.link = Some(Link {
-                    outbound,
-                    heartbeat_ms,
-                    reported_at: None,
-                });
+                self.link = Some(Link { outbound, heartbeat_ms, reported_at: None });
                 self.tails.values_mut().for_each(LogTail::rewind);
                 self.feed(input);
             }
@@ -251,10 +243,7 @@ impl Driver {
 
     /// A completed trial's checkpoint is its result, so it is complete only when that is recorded.
     fn with_recorded_checkpoint(&self, key: &AttemptKey, end: TrialEnd) -> TrialEnd {
-        let TrialEnd::Outcome(Outcome::Completed {
-            checkpoint: Some(checkpoint),
-            ..
-        }) = &end
+        let TrialEnd::Outcome(Outcome::Completed { checkpoint: Some(checkpoint), .. }) = &end
         else {
             return end;
         };
@@ -285,11 +274,7 @@ impl Driver {
                 self.start(*lease, lease_until).err().map(|message| {
                     let outcome = Outcome::failed(FailureClass::Infrastructure, message);
                     let end = Some(TrialEnd::Outcome(outcome));
-                    Input::Exited {
-                        key,
-                        end,
-                        how: "was not started".into(),
-                    }
+                    Input::Exited { key, end, how: "was not started".into() }
                 })
             }
             Effect::Renew { key, lease_until } => {
@@ -315,18 +300,11 @@ impl Driver {
 
     fn start(&mut self, lease: Lease, lease_until: Moment) -> Result<(), String> {
         let disk = |error: io::Error| format!("cannot make the trial's folders: {error}");
-        let resume = self
-            .store
-            .candidates(&lease.key.trial, lease.checkpoint.as_ref());
+        let resume = self.store.candidates(&lease.key.trial, lease.checkpoint.as_ref());
         let resume = resume.map_err(|error| error.to_string())?;
         let checkpoints = self.store.attempt_folder(&lease.key).map_err(disk)?;
-        let folders = self
-            .setup
-            .folders
-            .attempt(&lease.key, checkpoints)
-            .map_err(disk)?;
-        self.tails
-            .insert(lease.key.clone(), LogTail::new(folders.log()));
+        let folders = self.setup.folders.attempt(&lease.key, checkpoints).map_err(disk)?;
+        self.tails.insert(lease.key.clone(), LogTail::new(folders.log()));
         let order = Order {
             key: lease.key.clone(),
             agent: self.setup.agent.clone(),
@@ -336,12 +314,9 @@ impl Driver {
             folders,
             resume,
         };
-        let (sender, wish) = watch::channel(Wish {
-            lease_until,
-            life: Life::GoOn,
-        });
+        let (sender, wish) = watch::channel(Wish { lease_until, life: Life::GoOn });
         self.trials.insert(lease.key, sender);
-        self.tasks.spawn(supervise(
+        self.spawned.spawn(supervise(
             self.setup.program.clone(),
             order,
             wish,
@@ -442,10 +417,7 @@ impl Driver {
 
     fn shut_down(&mut self) {
         tracing::info!("ending: trials save their state");
-        self.shutdown.get_or_insert(Shutdown {
-            idle_since: None,
-            orphaned: false,
-        });
+        self.shutdown.get_or_insert(Shutdown { idle_since: None, orphaned: false });
         self.feed(Input::Shutdown);
     }
 
@@ -467,14 +439,14 @@ impl Driver {
             return false;
         };
         let waited = Moment::now().since_ms(idle_since) >= SETTLE_MAX_MS;
-        self.core.is_settled() || self.link.is_none() || waited
+        self.core.has_taken_leave() || self.link.is_none() || waited
     }
 
     fn kill_all(&mut self) {
         for leader in self.leaders.all() {
             process::kill_tree(leader);
         }
-        self.tasks.abort_all();
+        self.spawned.abort_all();
         process::kill_adopted(&self.leaders.all());
     }
 }

@@ -86,35 +86,19 @@ impl DataFolders {
         // No agent in its name: whichever agent of this disk has the trial next, goes on from it.
         let program_checkpoints = self.checkpoints.join("programs").join(key.trial.as_str());
         fs::create_dir_all(&program_checkpoints)?;
-        Ok(Folders {
-            blobs: self.blobs.clone(),
-            attempt,
-            checkpoints,
-            program_checkpoints,
-        })
+        Ok(Folders { blobs: self.blobs.clone(), attempt, checkpoints, program_checkpoints })
     }
 }
 
 fn make(path: &Path) -> Result<PathBuf, FolderError> {
     let made = fs::create_dir_all(path).and_then(|()| path.canonicalize());
-    made.map_err(|source| FolderError::Disk {
-        path: path.to_owned(),
-        source,
-    })
+    made.map_err(|source| FolderError::Disk { path: path.to_owned(), source })
 }
 
 fn lock(data: &Path) -> Result<File, FolderError> {
     let path = data.join("lock");
-    let disk = |source| FolderError::Disk {
-        path: path.clone(),
-        source,
-    };
-    let options = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path);
+    let disk = |source| FolderError::Disk { path: path.clone(), source };
+    let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = options.map_err(disk)?;
     let mut locked = file.try_lock();
     for _ in 0..LOCK_TRIES {
@@ -129,10 +113,7 @@ fn lock(data: &Path) -> Result<File, FolderError> {
         Err(TryLockError::WouldBlock) => {
             let owner = fs::read_to_string(&path).map_err(disk)?;
             let owner = owner.trim().to_owned();
-            return Err(FolderError::InUse {
-                path: data.to_owned(),
-                owner,
-            });
+            return Err(FolderError::InUse { path: data.to_owned(), owner });
         }
         Err(TryLockError::Error(error)) => return Err(disk(error)),
     }
@@ -167,10 +148,7 @@ mod tests {
         let first = DataFolders::open(folder.path(), None, None).unwrap();
         let second = DataFolders::open(folder.path(), None, None).unwrap_err();
         let pid = std::process::id().to_string();
-        assert!(
-            matches!(&second, FolderError::InUse { owner, .. } if *owner == pid),
-            "{second}"
-        );
+        assert!(matches!(&second, FolderError::InUse { owner, .. } if *owner == pid), "{second}");
         drop(first);
         DataFolders::open(folder.path(), None, None).unwrap();
     }
@@ -181,15 +159,10 @@ mod tests {
         let data = DataFolders::open(folder.path(), None, None).unwrap();
         let trial = TrialId::new("0123456789abcdef").unwrap();
         for attempt in 1..=ATTEMPTS_KEPT as u32 + 3 {
-            let key = AttemptKey {
-                trial: trial.clone(),
-                attempt: Attempt(attempt),
-            };
+            let key = AttemptKey { trial: trial.clone(), attempt: Attempt(attempt) };
             assert!(data.attempt(&key, PathBuf::new()).unwrap().attempt.is_dir());
         }
-        let kept = fs::read_dir(folder.path().join("trials/0123456789abcdef"))
-            .unwrap()
-            .count();
+        let kept = fs::read_dir(folder.path().join("trials/0123456789abcdef")).unwrap().count();
         assert_eq!(kept, ATTEMPTS_KEPT);
     }
 }

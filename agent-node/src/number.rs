@@ -39,10 +39,7 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
             Ok(f64::NAN)
         }
         fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<f64, E> {
-            let parsed = value
-                .parse::<f64>()
-                .ok()
-                .filter(|number| !number.is_finite());
+            let parsed = value.parse::<f64>().ok().filter(|number| !number.is_finite());
             parsed.ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(value), &self))
         }
     }
@@ -59,9 +56,7 @@ pub(crate) fn quote_undefined(json: &str) -> Cow<'_, str> {
     let mut in_string = false;
     let mut rest = json;
     while let Some(character) = rest.chars().next() {
-        let word = WORDS
-            .iter()
-            .find(|word| !in_string && rest.starts_with(**word));
+        let word = WORDS.iter().find(|word| !in_string && rest.starts_with(**word));
         if let Some(word) = word {
             quoted.extend(["\"", word, "\""]);
             rest = &rest[word.len()..];
@@ -93,10 +88,7 @@ mod tests {
     #[test]
     fn only_bare_words_are_quoted() {
         check(r#"{"a": NaN}"#, r#"{"a": "NaN"}"#);
-        check(
-            r#"{"a":-Infinity,"b":Infinity}"#,
-            r#"{"a":"-Infinity","b":"Infinity"}"#,
-        );
+        check(r#"{"a":-Infinity,"b":Infinity}"#, r#"{"a":"-Infinity","b":"Infinity"}"#);
         check(r#"{"NaN": 1, "x": "NaN"}"#, r#"{"NaN": 1, "x": "NaN"}"#);
         check(r#"{"a\"NaN": NaN}"#, r#"{"a\"NaN": "NaN"}"#);
         check(r#""\\" NaN"#, r#""\\" "NaN""#);
@@ -106,11 +98,7 @@ mod tests {
     #[test]
     fn undefined_numbers_survive_the_record_stream() {
         for value in [1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let metric = crate::order::Metric {
-                metric: "x".into(),
-                step: 1,
-                value,
-            };
+            let metric = crate::order::Metric { metric: "x".into(), step: 1, value };
             let text = serde_json::to_string(&metric).unwrap();
             let back: crate::order::Metric = serde_json::from_str(&text).unwrap();
             assert_eq!(back.value.to_bits(), value.to_bits(), "{text}");

@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 pub(crate) enum Wanted {
     /// Let trials save their state, tell the coordinator, end.
     Shutdown,
-    /// Who started the agent let it go: as [`Wanted::Shutdown`] while the coordinator is there to be
-    /// told; when it is not, both died together and the agent ends at once.
+    /// Who started the agent let it go: as [`Wanted::Shutdown`] while the coordinator is there to
+    /// be told; when it is not, both died together and the agent ends at once.
     StdinEnded,
     /// Kill the trials and end.
     EndNow,

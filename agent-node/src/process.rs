@@ -11,9 +11,15 @@ const KILL_ROUNDS_MAX: usize = 8;
 
 /// Kills the process group of `leader` and every descendant of it, also those that moved to a
 /// group or session of their own (as `torchrun` does with its processes).
+///
+/// The group goes first and at once: a leader that saw its program die would report that death.
+/// What was forked meanwhile is orphaned by this, so [`kill_adopted`] finds it.
 pub(crate) fn kill_tree(leader: Pid) {
-    kill_descendants(leader);
+    let found = descendants(leader);
     ignore_gone(rustix::process::kill_process_group(leader, Signal::KILL));
+    for pid in found {
+        ignore_gone(rustix::process::kill_process(pid, Signal::KILL));
+    }
 }
 
 /// Kills this process's descendants, then its group, which includes itself. Does not return.
@@ -38,18 +44,25 @@ pub(crate) fn kill_descendants(ancestor: Pid) {
 }
 
 /// Ends and reaps children of this process that are not in `known`: orphans of a trial that died,
-/// which the kernel gave to this process because it asked for them
-/// ([`adopt_orphans`]).
+/// which the kernel gave to this process because it asked for them ([`adopt_orphans`]).
 pub(crate) fn kill_adopted(known: &[Pid]) {
-    for entry in children(rustix::process::getpid()) {
-        if known.contains(&entry.pid) {
-            continue;
+    // Killing one may orphan its children, which come here in their turn.
+    for _ in 0..KILL_ROUNDS_MAX {
+        let mut killed = false;
+        for entry in children(rustix::process::getpid()) {
+            if known.contains(&entry.pid) {
+                continue;
+            }
+            if entry.state == ProcessState::Alive {
+                killed = true;
+                kill_tree(entry.pid);
+                ignore_gone(rustix::process::kill_process(entry.pid, Signal::KILL));
+            }
+            reap(entry.pid);
         }
-        if entry.state != ProcessState::Zombie {
-            kill_tree(entry.pid);
-            ignore_gone(rustix::process::kill_process(entry.pid, Signal::KILL));
+        if !killed {
+            return;
         }
-        reap(entry.pid);
     }
 }
 
@@ -102,11 +115,7 @@ fn descendants(ancestor: Pid) -> Vec<Pid> {
         }
     }
     let alive = |entry: &Entry| entry.state == ProcessState::Alive;
-    found
-        .into_iter()
-        .filter(alive)
-        .map(|entry| entry.pid)
-        .collect()
+    found.into_iter().filter(alive).map(|entry| entry.pid).collect()
 }
 
 fn children(parent: Pid) -> Vec<Entry> {
@@ -138,11 +147,7 @@ fn parse_stat(pid: Pid, stat: &str) -> Option<Entry> {
         "Z" | "X" => ProcessState::Zombie,
         _ => ProcessState::Alive,
     };
-    Some(Entry {
-        pid,
-        parent: fields.next()?.parse().ok()?,
-        state,
-    })
+    Some(Entry { pid, parent: fields.next()?.parse().ok()?, state })
 }
 
 fn reap(pid: Pid) {

@@ -41,9 +41,7 @@ pub(crate) struct Bearer(MetadataValue<Ascii>);
 
 impl tonic::service::Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request
-            .metadata_mut()
-            .insert("authorization", self.0.clone());
+        request.metadata_mut().insert("authorization", self.0.clone());
         Ok(request)
     }
 }
@@ -79,11 +77,7 @@ pub(crate) enum SessionError {
 /// What a session brings.
 pub(crate) enum SessionEvent {
     /// The coordinator welcomed this agent. Messages go to `outbound`.
-    Welcomed {
-        outbound: mpsc::Sender<wire::AgentMessage>,
-        heartbeat: Duration,
-        input: Input,
-    },
+    Welcomed { outbound: mpsc::Sender<wire::AgentMessage>, heartbeat: Duration, input: Input },
     /// The coordinator said something.
     Said(Input),
     /// The session is over; the next one is being tried.
@@ -101,9 +95,7 @@ enum Ending {
 /// # Errors
 /// The address or the token is malformed.
 pub(crate) fn client(url: &str, token: &str) -> Result<Client, SessionError> {
-    let address = || SessionError::Address {
-        url: url.to_owned(),
-    };
+    let address = || SessionError::Address { url: url.to_owned() };
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| address())?;
     if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
         return Err(address());
@@ -115,9 +107,8 @@ pub(crate) fn client(url: &str, token: &str) -> Result<Client, SessionError> {
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true)
         .connect_lazy();
-    let mut bearer: MetadataValue<Ascii> = format!("Bearer {token}")
-        .parse()
-        .map_err(|_| SessionError::Token)?;
+    let mut bearer: MetadataValue<Ascii> =
+        format!("Bearer {token}").parse().map_err(|_| SessionError::Token)?;
     bearer.set_sensitive(true);
     Ok(CoordinatorClient::with_interceptor(channel, Bearer(bearer))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -162,10 +153,7 @@ async fn hold(client: Client, hello: wire::Hello, events: &mpsc::Sender<SessionE
         Ok(opened) => opened,
         Err(ending) => return ending,
     };
-    let lost = |why: String| Ending::Lost {
-        why,
-        welcomed: true,
-    };
+    let lost = |why: String| Ending::Lost { why, welcomed: true };
     loop {
         if events.send(event).await.is_err() {
             return lost("the agent is ending".into());
@@ -190,10 +178,7 @@ async fn open(
     mut client: Client,
     hello: wire::Hello,
 ) -> Result<(SessionEvent, Streaming<wire::CoordinatorMessage>), Ending> {
-    let lost = |why: String| Ending::Lost {
-        why,
-        welcomed: false,
-    };
+    let lost = |why: String| Ending::Lost { why, welcomed: false };
     let (outbound, messages) = mpsc::channel(OUTBOUND_MAX);
     let hello_sent = Moment::now();
     let said = outbound.send(message(Out::Hello(hello))).await;
@@ -215,17 +200,10 @@ async fn open(
         let theirs = welcome.format_version;
         return Err(Ending::Fatal(SessionError::Newer { theirs }));
     }
-    let input = Input::Connected {
-        hello_sent,
-        lease_ttl_ms: welcome.lease_ttl_ms,
-    };
+    let input = Input::Connected { hello_sent, lease_ttl_ms: welcome.lease_ttl_ms };
     // A heartbeat of zero would spin.
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.max(HEARTBEAT_MIN_MS));
-    let event = SessionEvent::Welcomed {
-        outbound,
-        heartbeat,
-        input,
-    };
+    let event = SessionEvent::Welcomed { outbound, heartbeat, input };
     Ok((event, inbound))
 }
 
@@ -239,9 +217,7 @@ fn refusal(status: Status) -> Result<Ending, String> {
         Code::Unimplemented,
     ];
     if final_codes.contains(&status.code()) {
-        return Ok(Ending::Fatal(SessionError::Refused {
-            status: Box::new(status),
-        }));
+        return Ok(Ending::Fatal(SessionError::Refused { status: Box::new(status) }));
     }
     Err(describe(&status))
 }
@@ -254,20 +230,12 @@ fn describe(status: &Status) -> String {
 pub(crate) fn report_message(report: Report) -> Result<wire::AgentMessage, serde_json::Error> {
     let ended = report.ended.into_iter().map(|(key, outcome)| {
         let outcome_json = serde_json::to_string(&outcome)?;
-        Ok(wire::Ended {
-            trial: key.trial.into(),
-            attempt: key.attempt.0,
-            outcome_json,
-        })
+        Ok(wire::Ended { trial: key.trial.into(), attempt: key.attempt.0, outcome_json })
     });
     let checkpoints = report.checkpoints.into_iter().map(|(key, checkpoint)| {
         let checkpoint_json = serde_json::to_string(&checkpoint)?;
         let (trial, attempt) = (key.trial.into(), key.attempt.0);
-        Ok(wire::SavedCheckpoint {
-            trial,
-            attempt,
-            checkpoint_json,
-        })
+        Ok(wire::SavedCheckpoint { trial, attempt, checkpoint_json })
     });
     Ok(message(Out::Report(wire::Report {
         sequence: report.sequence,
@@ -291,9 +259,7 @@ pub(crate) fn running(attempts: Vec<(AttemptKey, bool)>) -> Vec<wire::Running> {
 
 /// Wraps a message to the coordinator.
 pub(crate) fn message(message: Out) -> wire::AgentMessage {
-    wire::AgentMessage {
-        message: Some(message),
-    }
+    wire::AgentMessage { message: Some(message) }
 }
 
 /// What the coordinator said; `None` when it means nothing to this version.
@@ -301,10 +267,7 @@ fn parse(said: wire::CoordinatorMessage) -> Result<Option<Input>, proto::IdError
     match said.message {
         Some(In::Reply(reply)) => {
             let refused = reply.refused.iter().map(key).collect::<Result<_, _>>()?;
-            Ok(Some(Input::Reply {
-                sequence: reply.sequence,
-                refused,
-            }))
+            Ok(Some(Input::Reply { sequence: reply.sequence, refused }))
         }
         Some(In::Assignment(assignment)) => {
             let mut leases = Vec::new();
@@ -317,20 +280,14 @@ fn parse(said: wire::CoordinatorMessage) -> Result<Option<Input>, proto::IdError
                     Err(reason) => unreadable.push((key, reason)),
                 }
             }
-            Ok(Some(Input::Assignment {
-                version: assignment.version,
-                leases,
-                unreadable,
-            }))
+            Ok(Some(Input::Assignment { version: assignment.version, leases, unreadable }))
         }
         Some(In::Welcome(_)) | None => Ok(None),
     }
 }
 
 fn key(attempt: &wire::AttemptRef) -> Result<AttemptKey, proto::IdError> {
-    attempt
-        .parse()
-        .map(|(trial, attempt)| AttemptKey { trial, attempt })
+    attempt.parse().map(|(trial, attempt)| AttemptKey { trial, attempt })
 }
 
 fn parse_lease(lease: &wire::Lease, key: AttemptKey) -> Result<Lease, String> {
@@ -340,10 +297,5 @@ fn parse_lease(lease: &wire::Lease, key: AttemptKey) -> Result<Lease, String> {
         "" => None,
         text => Some(serde_json::from_str(text).map_err(unreadable)?),
     };
-    Ok(Lease {
-        key,
-        spec,
-        devices: lease.devices(),
-        checkpoint,
-    })
+    Ok(Lease { key, spec, devices: lease.devices(), checkpoint })
 }

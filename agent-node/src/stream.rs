@@ -22,27 +22,13 @@ pub(crate) struct MetricBuffer {
 }
 
 impl MetricBuffer {
-    pub(crate) fn push(
-        &mut self,
-        key: &AttemptKey,
-        Metric {
-            metric,
-            step,
-            value,
-        }: Metric,
-    ) {
+    pub(crate) fn push(&mut self, key: &AttemptKey, Metric { metric, step, value }: Metric) {
         if self.points.len() == METRICS_MAX {
             self.points.pop_front();
             self.dropped += 1;
         }
         let (trial, attempt) = (key.trial.to_string(), key.attempt.0);
-        self.points.push_back(wire::MetricPoint {
-            trial,
-            attempt,
-            metric,
-            step,
-            value,
-        });
+        self.points.push_back(wire::MetricPoint { trial, attempt, metric, step, value });
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -52,16 +38,11 @@ impl MetricBuffer {
     /// The next batch, oldest first; `None` when nothing waits.
     pub(crate) fn batch(&mut self) -> Option<wire::MetricBatch> {
         if self.dropped > 0 {
-            tracing::warn!(
-                dropped = self.dropped,
-                "metric points were dropped while away"
-            );
+            tracing::warn!(dropped = self.dropped, "metric points were dropped while away");
             self.dropped = 0;
         }
         let count = self.points.len().min(METRIC_BATCH_MAX);
-        (count > 0).then(|| wire::MetricBatch {
-            points: self.points.drain(..count).collect(),
-        })
+        (count > 0).then(|| wire::MetricBatch { points: self.points.drain(..count).collect() })
     }
 }
 
@@ -76,12 +57,7 @@ pub(crate) struct LogTail {
 
 impl LogTail {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            file: None,
-            offset: 0,
-            ended: false,
-        }
+        Self { path, file: None, offset: 0, ended: false }
     }
 
     /// Begins again: chunks are not acknowledged, so a new session gets them from the start. Their
@@ -105,11 +81,7 @@ impl LogTail {
             return Ok(None);
         }
         let room = LOG_BYTES_MAX - self.offset;
-        let mut text = if room == 0 {
-            Vec::new()
-        } else {
-            self.read(room)?
-        };
+        let mut text = if room == 0 { Vec::new() } else { self.read(room)? };
         let offset = self.offset;
         if room == 0 && self.has_more()? {
             text = cut_note(&self.path).into_bytes();
@@ -119,12 +91,7 @@ impl LogTail {
         }
         self.offset += text.len() as u64;
         let (trial, attempt) = (key.trial.to_string(), key.attempt.0);
-        Ok(Some(wire::LogChunk {
-            trial,
-            attempt,
-            offset,
-            text,
-        }))
+        Ok(Some(wire::LogChunk { trial, attempt, offset, text }))
     }
 
     fn read(&mut self, room: u64) -> io::Result<Vec<u8>> {
@@ -132,8 +99,7 @@ impl LogTail {
         let mut text = Vec::new();
         let file = self.open()?;
         file.seek(SeekFrom::Start(offset))?;
-        file.take(room.min(LOG_CHUNK_BYTES as u64))
-            .read_to_end(&mut text)?;
+        file.take(room.min(LOG_CHUNK_BYTES as u64)).read_to_end(&mut text)?;
         Ok(text)
     }
 
@@ -152,10 +118,7 @@ impl LogTail {
 }
 
 fn cut_note(path: &Path) -> String {
-    format!(
-        "\nbrine: the rest of this log is on the agent's machine: {}\n",
-        path.display()
-    )
+    format!("\nbrine: the rest of this log is on the agent's machine: {}\n", path.display())
 }
 
 #[cfg(test)]
@@ -164,24 +127,14 @@ mod tests {
     use proto::{Attempt, TrialId};
 
     fn key() -> AttemptKey {
-        AttemptKey {
-            trial: TrialId::new("0123456789abcdef").unwrap(),
-            attempt: Attempt(2),
-        }
+        AttemptKey { trial: TrialId::new("0123456789abcdef").unwrap(), attempt: Attempt(2) }
     }
 
     #[test]
     fn the_oldest_metrics_are_dropped_when_the_coordinator_stays_away() {
         let mut buffer = MetricBuffer::default();
         for step in 0..METRICS_MAX as u64 + 5 {
-            buffer.push(
-                &key(),
-                Metric {
-                    metric: "loss".into(),
-                    step,
-                    value: 1.0,
-                },
-            );
+            buffer.push(&key(), Metric { metric: "loss".into(), step, value: 1.0 });
         }
         let batch = buffer.batch().unwrap();
         assert_eq!(batch.points.len(), METRIC_BATCH_MAX);
@@ -203,9 +156,7 @@ mod tests {
     fn a_log_is_sent_in_pieces_and_again_from_the_start_after_a_rewind() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("log.txt");
-        let text: Vec<u8> = (0..LOG_CHUNK_BYTES * 2 + 7)
-            .map(|index| index as u8)
-            .collect();
+        let text: Vec<u8> = (0..LOG_CHUNK_BYTES * 2 + 7).map(|index| index as u8).collect();
         std::fs::write(&path, &text).unwrap();
         let mut tail = LogTail::new(path);
         assert_eq!(all(&mut tail), text);

@@ -60,39 +60,27 @@ pub(crate) struct Leaders(Arc<Mutex<Vec<Pid>>>);
 
 impl Leaders {
     pub(crate) fn all(&self) -> Vec<Pid> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn add(&self, leader: Pid) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(leader);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(leader);
     }
 
     fn remove(&self, leader: Pid) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|known| *known != leader);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != leader);
     }
 }
 
 /// Why an attempt did not get a process, or lost it.
 #[derive(Debug, thiserror::Error)]
 enum SuperviseError {
-    #[error("{0}")]
+    #[error(transparent)]
     Blob(#[from] crate::blobs::BlobError),
     #[error("the agent is ending")]
     Ending,
     #[error("cannot start the trial's process ({what})")]
-    Start {
-        what: &'static str,
-        source: io::Error,
-    },
+    Start { what: &'static str, source: io::Error },
     #[error("the trial's process no longer reads what the agent says")]
     Deaf,
 }
@@ -109,10 +97,7 @@ pub(crate) async fn supervise(
     let key = order.key.clone();
     let result = live(&program, &order, &mut wish, &blobs, &events, &leaders).await;
     let (end, how) = result.unwrap_or_else(|error| {
-        let message = match std::error::Error::source(&error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        };
+        let message = crate::trial::chain(&error);
         let outcome = Outcome::failed(FailureClass::Infrastructure, message.clone());
         (Some(TrialEnd::Outcome(outcome)), message)
     });
@@ -140,10 +125,7 @@ async fn live(
         (leader, child.stdin.take(), child.stdout.take())
     else {
         let source = io::Error::other("it ended at once");
-        return Err(SuperviseError::Start {
-            what: "its streams are missing",
-            source,
-        });
+        return Err(SuperviseError::Start { what: "its streams are missing", source });
     };
     leaders.add(leader);
     let followed = follow(order, leader, stdin, stdout, wish, events).await;
@@ -159,10 +141,7 @@ async fn fetch(spec: &TrialSpec, blobs: &mpsc::Sender<Request>) -> Result<(), Su
     for blob in needed_blobs(spec) {
         let (done, answer) = oneshot::channel();
         let request = Request { blob, done };
-        blobs
-            .send(request)
-            .await
-            .map_err(|_| SuperviseError::Ending)?;
+        blobs.send(request).await.map_err(|_| SuperviseError::Ending)?;
         answer.await.map_err(|_| SuperviseError::Ending)??;
     }
     Ok(())
@@ -183,10 +162,7 @@ async fn until_stop(wish: &mut watch::Receiver<Wish>) {
 fn spawn(program: &Path, order: &Order) -> Result<Child, SuperviseError> {
     let path = order.folders.log();
     let log = File::options().append(true).create(true).open(path);
-    let log = log.map_err(|source| SuperviseError::Start {
-        what: "its log",
-        source,
-    })?;
+    let log = log.map_err(|source| SuperviseError::Start { what: "its log", source })?;
     let threads = order.spec.resources.cpus.to_string();
     Command::new(program)
         .arg("run-trial")
@@ -203,10 +179,7 @@ fn spawn(program: &Path, order: &Order) -> Result<Child, SuperviseError> {
         .stderr(log)
         .process_group(0)
         .spawn()
-        .map_err(|source| SuperviseError::Start {
-            what: "the program of the agent",
-            source,
-        })
+        .map_err(|source| SuperviseError::Start { what: "the program of the agent", source })
 }
 
 /// Device numbers as environment variables want them.
@@ -225,15 +198,9 @@ async fn follow(
     events: &mpsc::Sender<TrialEvent>,
 ) -> Result<Option<TrialEnd>, SuperviseError> {
     let now = *wish.borrow_and_update();
-    let order_now = Order {
-        lease_until: now.lease_until,
-        ..order.clone()
-    };
+    let order_now = Order { lease_until: now.lease_until, ..order.clone() };
     say(&mut control, &order_now).await?;
-    let mut told = Wish {
-        life: Life::GoOn,
-        ..now
-    };
+    let mut told = Wish { life: Life::GoOn, ..now };
     let mut records = RecordStream::new(records);
     let mut end = None;
     loop {
@@ -268,10 +235,8 @@ async fn follow(
 /// Writes one control line. A process that ended meanwhile is not an error here: its record stream
 /// ends too.
 async fn say(control: &mut ChildStdin, line: &impl Serialize) -> Result<(), SuperviseError> {
-    let mut text = serde_json::to_vec(line).map_err(|error| SuperviseError::Start {
-        what: "its order",
-        source: error.into(),
-    })?;
+    let mut text = serde_json::to_vec(line)
+        .map_err(|error| SuperviseError::Start { what: "its order", source: error.into() })?;
     text.push(b'\n');
     match tokio::time::timeout(CONTROL_WRITE_MAX, control.write_all(&text)).await {
         Ok(Ok(())) => Ok(()),
@@ -291,10 +256,7 @@ struct RecordStream {
 
 impl RecordStream {
     fn new(stream: ChildStdout) -> Self {
-        Self {
-            stream: BufReader::new(stream),
-            line: Vec::new(),
-        }
+        Self { stream: BufReader::new(stream), line: Vec::new() }
     }
 
     async fn next(&mut self) -> io::Result<Option<TrialRecord>> {

@@ -66,7 +66,7 @@ pub(crate) fn run() -> Result<(), TrialError> {
     let order: Order = serde_json::from_str(&line)?;
     let lifeline = Lifeline::new(&order);
     let watched = (Arc::clone(&lifeline), Arc::clone(&records));
-    std::thread::spawn(move || listen(control, &watched.0));
+    std::thread::spawn(move || listen(control, &watched.0, &watched.1));
     let watched = (Arc::clone(&lifeline), Arc::clone(&records));
     std::thread::spawn(move || watch(&watched.0, &watched.1));
     records.write(&TrialRecord::Started);
@@ -84,6 +84,8 @@ pub(crate) fn run() -> Result<(), TrialError> {
 #[derive(Debug)]
 pub(crate) struct Records {
     stream: Mutex<File>,
+    /// Set when this process is about to kill its program, whose death is then not news.
+    silent: AtomicBool,
 }
 
 impl Records {
@@ -92,6 +94,7 @@ impl Records {
         rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
         let records = Arc::new(Self {
             stream: Mutex::new(File::from(stream)),
+            silent: AtomicBool::new(false),
         });
         // The agent takes the stream's end for the process's end, so it stays open to the last.
         std::mem::forget(Arc::clone(&records));
@@ -105,21 +108,24 @@ impl Records {
             line
         });
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = line
-            .map_err(io::Error::from)
-            .and_then(|line| stream.write_all(&line));
+        if self.silent.load(Ordering::Acquire) {
+            return;
+        }
+        let written = line.map_err(io::Error::from).and_then(|line| stream.write_all(&line));
         if written.is_err() {
             process::kill_self_and_descendants();
         }
     }
 
+    /// Says no more and ends this process and all that it started.
+    fn end_everything(&self) -> ! {
+        self.silent.store(true, Ordering::Release);
+        process::kill_self_and_descendants()
+    }
+
     pub(crate) fn metric(&self, metric: &str, step: u64, value: f64) {
         let metric = metric.to_owned();
-        self.write(&TrialRecord::Metric(Metric {
-            metric,
-            step,
-            value,
-        }));
+        self.write(&TrialRecord::Metric(Metric { metric, step, value }));
     }
 }
 
@@ -165,9 +171,7 @@ impl Lifeline {
         if self.time_out_at.is_some_and(|end| end <= Moment::now()) {
             return Some(StopCause::TimeOut);
         }
-        self.stop
-            .load(Ordering::Acquire)
-            .then_some(StopCause::Asked)
+        self.stop.load(Ordering::Acquire).then_some(StopCause::Asked)
     }
 
     /// How an attempt ended that obeyed.
@@ -184,17 +188,17 @@ impl Lifeline {
 }
 
 /// Follows the agent's control lines until they end, which ends this process.
-fn listen(mut control: BufReader<Stdin>, lifeline: &Lifeline) {
+fn listen(mut control: BufReader<Stdin>, lifeline: &Lifeline, records: &Records) {
     loop {
         let line = match read_line(&mut control) {
             Ok(Some(line)) => line,
             Ok(None) => {
                 tracing::warn!(attempt = %lifeline.key, "the agent is gone; ending the attempt");
-                process::kill_self_and_descendants();
+                records.end_everything();
             }
             Err(error) => {
                 tracing::error!(%error, attempt = %lifeline.key, "the control stream broke");
-                process::kill_self_and_descendants();
+                records.end_everything();
             }
         };
         match serde_json::from_str(&line) {
@@ -215,15 +219,13 @@ fn watch(lifeline: &Lifeline, records: &Records) {
         let now = Moment::now();
         if lifeline.lease_until_ms.load(Ordering::Acquire) <= now.0 {
             tracing::warn!(attempt = %lifeline.key, "the lease passed; ending the attempt");
-            process::kill_self_and_descendants();
+            records.end_everything();
         }
-        let limit = lifeline
-            .time_out_at
-            .map(|end| end.plus_ms(lifeline.grace_ms));
+        let limit = lifeline.time_out_at.map(|end| end.plus_ms(lifeline.grace_ms));
         // A program is killed by its runner at the end of its grace; this is for what hangs here.
         if limit.is_some_and(|limit| limit.plus_ms(STOP_GRACE_MS) <= now) {
             records.write(&TrialRecord::Ended(lifeline.stopped(StopCause::TimeOut)));
-            process::kill_self_and_descendants();
+            records.end_everything();
         }
         if period.is_multiple_of(REAP_PERIODS) {
             process::reap_adopted(command::program());
@@ -234,9 +236,7 @@ fn watch(lifeline: &Lifeline, records: &Records) {
 /// Makes SIGTERM harmless for this process, because a runner sends it to the whole group to reach
 /// every process of a program. A handler, unlike an ignored signal, is not inherited by programs.
 fn catch_terminate() -> io::Result<(tokio::runtime::Runtime, tokio::signal::unix::Signal)> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let entered = runtime.enter();
     let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     drop(entered);
@@ -247,10 +247,7 @@ fn catch_terminate() -> io::Result<(tokio::runtime::Runtime, tokio::signal::unix
 /// the end, because its writer died in the middle.
 fn read_line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
-    stream
-        .by_ref()
-        .take(LINE_BYTES_MAX as u64)
-        .read_until(b'\n', &mut line)?;
+    stream.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line)?;
     if line.pop() != Some(b'\n') {
         if line.len() + 1 >= LINE_BYTES_MAX {
             return Err(io::Error::other("a line is too long"));

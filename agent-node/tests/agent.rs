@@ -1,4 +1,5 @@
 //! The whole agent, as a process, against a coordinator that the test speaks for.
+#![expect(clippy::unwrap_used, reason = "a test fails where it goes wrong")]
 
 #[path = "support/coordinator.rs"]
 mod coordinator;
@@ -26,31 +27,17 @@ async fn a_trial_gets_its_files_and_gives_metrics_log_and_outcome() {
     let mut session = lab.session().await;
     assert_eq!((session.hello.cpus, session.hello.gpus.len()), (2, 0));
     let mut spec = shell("sh script.sh");
-    command(&mut spec)
-        .files
-        .insert("script.sh".into(), blob(&script));
+    command(&mut spec).files.insert("script.sh".into(), blob(&script));
     session.assign(vec![lease(&spec, 3)]).await;
     let outcome = session.outcome().await;
     let metrics = BTreeMap::from([("loss".to_owned(), 1.5)]);
-    assert_eq!(
-        outcome,
-        Outcome::Completed {
-            metrics,
-            checkpoint: None
-        }
-    );
-    let [point] = &session.metrics[..] else {
-        panic!("{:?}", session.metrics)
-    };
+    assert_eq!(outcome, Outcome::Completed { metrics, checkpoint: None });
+    let [point] = &session.metrics[..] else { panic!("{:?}", session.metrics) };
     assert_eq!((point.attempt, point.step, point.value), (3, 4, 1.5));
     let log: Vec<u8> = session.log.values().flatten().copied().collect();
     assert_eq!(log, b"hello\n");
-    let report = session
-        .report_with(|report| report.running.is_empty())
-        .await;
-    let settled = session
-        .report_with(|later| later.sequence > report.sequence)
-        .await;
+    let report = session.report_with(|report| report.running.is_empty()).await;
+    let settled = session.report_with(|later| later.sequence > report.sequence).await;
     assert_eq!((settled.ended.len(), settled.assignment_version), (0, 1));
 }
 
@@ -62,11 +49,7 @@ async fn a_file_that_the_coordinator_lacks_is_an_infrastructure_failure() {
     let mut spec = shell("true");
     command(&mut spec).files.insert("x".into(), blob(b"lost"));
     session.assign(vec![lease(&spec, 1)]).await;
-    check_failed(
-        &session.outcome().await,
-        FailureClass::Infrastructure,
-        "no such file",
-    );
+    check_failed(&session.outcome().await, FailureClass::Infrastructure, "no such file");
 }
 
 #[tokio::test]
@@ -75,21 +58,14 @@ async fn a_trial_outlives_the_loss_of_its_coordinator() {
     let agent = Agent::start(&lab, &[]);
     let mut session = lab.session().await;
     let go = agent.path("go");
-    let spec = shell(&format!(
-        "while [ ! -e {} ]; do sleep 0.02; done",
-        go.display()
-    ));
+    let spec = shell(&format!("while [ ! -e {} ]; do sleep 0.02; done", go.display()));
     session.assign(vec![lease(&spec, 1)]).await;
     session.report_with(started).await;
     drop(session);
     let address = lab.stop();
     let mut lab = Lab::start_at(address, TTL_MS, Vec::new()).await;
     let mut session = lab.session().await;
-    assert_eq!(
-        session.hello.running.len(),
-        1,
-        "the hello says what is still held"
-    );
+    assert_eq!(session.hello.running.len(), 1, "the hello says what is still held");
     session.assign(vec![lease(&spec, 1)]).await;
     session.report_with(started).await;
     std::fs::write(go, "").unwrap();
@@ -110,11 +86,7 @@ async fn a_trial_whose_process_is_killed_is_an_infrastructure_failure() {
     session.assign(vec![lease(&shell(&script), 1)]).await;
     let runaway = pid_in(&child);
     signal(pid_in(&agent.path("child.parent")), Signal::KILL);
-    check_failed(
-        &session.outcome().await,
-        FailureClass::Infrastructure,
-        "killed by signal 9",
-    );
+    check_failed(&session.outcome().await, FailureClass::Infrastructure, "killed by signal 9");
     assert_dies(runaway);
 }
 
@@ -128,9 +100,7 @@ async fn what_the_coordinator_no_longer_wants_is_stopped() {
     session.assign(vec![lease(&shell(&script), 1)]).await;
     let child = pid_in(&child);
     session.assign(Vec::new()).await;
-    session
-        .report_with(|report| report.running.is_empty() && report.assignment_version == 2)
-        .await;
+    session.report_with(|report| report.running.is_empty() && report.assignment_version == 2).await;
     assert_dies(child);
 }
 
@@ -209,10 +179,7 @@ async fn an_agent_whose_parent_and_coordinator_die_together_ends_at_once() {
     let mut session = lab.session().await;
     let path = agent.path("child");
     // It would use its whole grace if it were asked.
-    let script = format!(
-        "trap '' TERM; echo $$ > {}; while :; do sleep 1; done",
-        path.display()
-    );
+    let script = format!("trap '' TERM; echo $$ > {}; while :; do sleep 1; done", path.display());
     session.assign(vec![lease(&shell(&script), 1)]).await;
     let child = pid_in(&path);
     drop(session);
@@ -232,9 +199,7 @@ async fn a_wrong_token_and_a_used_data_folder_are_clear_errors() {
     let other = TempDir::new().unwrap();
     let token = other.path().join("token");
     std::fs::write(&token, "wrong\n").unwrap();
-    let wrong = arguments(lab.address, other.path(), &token)
-        .output()
-        .unwrap();
+    let wrong = arguments(lab.address, other.path(), &token).output().unwrap();
     check_error(&wrong, "the coordinator refused this agent: wrong token");
 }
 
@@ -243,12 +208,8 @@ fn bad_settings_are_clear_errors() {
     let folder = TempDir::new().unwrap();
     let address = "127.0.0.1:1".parse().unwrap();
     let token = folder.path().join("token");
-    let run = |extra: &[&str]| {
-        arguments(address, folder.path(), &token)
-            .args(extra)
-            .output()
-            .unwrap()
-    };
+    let run =
+        |extra: &[&str]| arguments(address, folder.path(), &token).args(extra).output().unwrap();
     check_error(&run(&[]), "cannot read the token file");
     std::fs::write(&token, " \n").unwrap();
     check_error(&run(&[]), "is empty");
@@ -258,6 +219,7 @@ fn bad_settings_are_clear_errors() {
     check_error(&run(&["--gpus", "4000"]), "there is no GPU 4000");
     let usage = run(&["--cpus", "0"]);
     assert_eq!(usage.status.code(), Some(2));
+    std::fs::remove_dir_all(folder.path().join("data")).unwrap();
     std::fs::write(folder.path().join("data"), "a file").unwrap();
     check_error(&run(&[]), "cannot use the folder");
 }
@@ -265,28 +227,18 @@ fn bad_settings_are_clear_errors() {
 #[test]
 fn doctor_finds_libtorch_without_being_told_where_it_is() {
     let mut command = Command::new(AGENT);
-    let output = command
-        .args(["doctor", "--output", "json"])
-        .env_remove("LD_LIBRARY_PATH");
+    let output = command.args(["doctor", "--output", "json"]).env_remove("LD_LIBRARY_PATH");
     let output = output.output().unwrap();
     let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let checks = findings["checks"].as_array().unwrap();
-    let torch = checks
-        .iter()
-        .find(|check| check["name"] == "libtorch")
-        .unwrap();
+    let torch = checks.iter().find(|check| check["name"] == "libtorch").unwrap();
     assert_eq!(torch["state"], "works");
-    assert!(
-        torch["found"].as_str().unwrap().starts_with("2.11"),
-        "{torch}"
-    );
+    assert!(torch["found"].as_str().unwrap().starts_with("2.11"), "{torch}");
 }
 
 #[track_caller]
 fn check_failed(outcome: &Outcome, expected: FailureClass, words: &str) {
-    let Outcome::Failed { class, message } = outcome else {
-        panic!("{outcome:?}")
-    };
+    let Outcome::Failed { class, message } = outcome else { panic!("{outcome:?}") };
     assert_eq!(*class, expected, "{message}");
     assert!(message.contains(words), "{message}");
 }
@@ -343,15 +295,8 @@ fn signal(pid: i32, signal: Signal) {
 fn arguments(address: SocketAddr, folder: &Path, token: &Path) -> Command {
     let mut command = Command::new(AGENT);
     command
-        .args([
-            "--coordinator",
-            &format!("http://{address}"),
-            "--id",
-            "a",
-            "--cpus",
-            "2",
-        ])
-        .args(["--gpus", "none", "--token-file"])
+        .args(["--coordinator", &format!("http://{address}"), "--id", "a", "--cpus", "2"])
+        .arg("--token-file")
         .arg(token)
         .arg("--data-dir")
         .arg(folder.join("data"))
@@ -371,6 +316,7 @@ impl Agent {
         let token = folder.path().join("token");
         std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
         let process = arguments(lab.address, folder.path(), &token)
+            .args(["--gpus", "none"])
             .args(extra)
             .spawn()
             .unwrap();

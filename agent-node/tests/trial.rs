@@ -5,9 +5,11 @@ mod support;
 
 use agent_node::clock::Moment;
 use agent_node::order::{AttemptKey, Control, Folders, Order, TrialEnd, TrialRecord};
+use proto::train::NUMERICS_VERSION;
 use proto::{
-    AgentId, Attempt, CommandSpec, Devices, FailureClass, Outcome, Resources, Retries, Runner,
-    TrialSpec, Value,
+    AdamW, AgentId, Attempt, BlobId, BlobRef, Checkpoint, CommandSpec, DataSpec, Devices,
+    FailureClass, Mlp, ModelSpec, Norm, Outcome, Positions, Resources, Retries, Runner, Schedule,
+    TokenFormat, TrainSpec, TrialSpec, Validation, Value,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -24,11 +26,7 @@ const HOUR_MS: u64 = 3_600_000;
 #[test]
 fn the_exit_of_a_program_decides_the_class_of_the_outcome() {
     use FailureClass::{Infrastructure, Invalid, Trial};
-    check_failure(
-        shell("echo out; echo why >&2; exit 3"),
-        Trial,
-        "exit code 3; its last lines",
-    );
+    check_failure(shell("echo out; echo why >&2; exit 3"), Trial, "exit code 3; its last lines");
     check_failure(shell("echo out; echo why >&2; exit 3"), Trial, "out\nwhy");
     check_failure(shell("kill -SEGV $$"), Trial, "killed by signal 11");
     check_failure(shell("kill -KILL $$"), Infrastructure, "killed by signal 9");
@@ -39,10 +37,12 @@ fn the_exit_of_a_program_decides_the_class_of_the_outcome() {
     command(&mut elsewhere).working_folder = Some("/nowhere".into());
     check_failure(elsewhere, Invalid, "/nowhere does not exist");
     let mut zero = shell("true");
-    command(&mut zero)
-        .environment
-        .insert("A".into(), "b\0c".into());
+    command(&mut zero).environment.insert("A".into(), "b\0c".into());
     check_failure(zero, Invalid, "zero byte");
+    let mut zero = shell("true");
+    zero.parameters.insert("name".into(), Value::Text("b\0c".into()));
+    check_failure(zero, Invalid, "a parameter holds a zero byte");
+    check_failure(shell(&"x".repeat(1 << 20)), Invalid, "longer than the system allows");
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn metrics_come_by_descriptor_and_by_the_report_command() {
         "#
     );
     let mut trial = Trial::start(shell(&script));
-    let (metrics, end) = trial.to_end();
+    let (metrics, end) = trial.finish();
     let steps: Vec<u64> = metrics.iter().map(|(_, step, _)| *step).collect();
     assert_eq!(steps, [1, 2, 3, 3, 3, 4], "{}", trial.log());
     assert!(metrics[1].2.is_nan());
@@ -69,22 +69,15 @@ fn metrics_come_by_descriptor_and_by_the_report_command() {
         ("gone".to_owned(), 7.0),
     ]);
     assert_eq!(end, Some(completed(expected)));
-    assert!(
-        trial.log().contains("a metric line was ignored"),
-        "{}",
-        trial.log()
-    );
+    assert!(trial.log().contains("a metric line was ignored"), "{}", trial.log());
     assert!(trial.log().contains("rubbish"));
 }
 
 #[test]
 fn a_metric_that_ends_undefined_makes_the_outcome_diverged() {
     let script = r#"echo '{"metric": "loss", "step": 8, "value": NaN}' >&3"#;
-    let (_, end) = Trial::start(shell(script)).to_end();
-    let diverged = Outcome::Diverged {
-        metric: "loss".into(),
-        step: 8,
-    };
+    let (_, end) = Trial::start(shell(script)).finish();
+    let diverged = Outcome::Diverged { metric: "loss".into(), step: 8 };
     assert_eq!(end, Some(TrialEnd::Outcome(diverged)));
 }
 
@@ -95,33 +88,22 @@ fn a_program_finds_its_trial_in_its_environment() {
          \"$BRINE_PARAM_LEARNING_RATE $GREETING\"; ls -d \"$BRINE_CHECKPOINT_FOLDER\" \
          \"$BRINE_OUTPUT_FOLDER\" > /dev/null; pwd; read line || echo no input",
     );
-    spec.parameters
-        .insert("learning-rate".into(), Value::Number(0.5));
-    command(&mut spec)
-        .environment
-        .insert("GREETING".into(), "hello".into());
+    spec.parameters.insert("learning-rate".into(), Value::Number(0.5));
+    command(&mut spec).environment.insert("GREETING".into(), "hello".into());
     let mut trial = Trial::start(spec);
-    let (_, end) = trial.to_end();
+    let (_, end) = trial.finish();
     let log = trial.log();
     assert_eq!(end, Some(completed(BTreeMap::new())), "{log}");
-    assert!(
-        log.starts_with("0123456789abcdef 1 7 1 [] 0.5 hello\n"),
-        "{log}"
-    );
-    assert!(
-        log.contains("/work\nno input"),
-        "the working folder is the attempt's own: {log}"
-    );
+    assert!(log.starts_with("0123456789abcdef 1 7 1 [] 0.5 hello\n"), "{log}");
+    assert!(log.contains("/work\nno input"), "the working folder is the attempt's own: {log}");
 }
 
 #[test]
 fn a_flood_of_output_neither_blocks_nor_fills_the_disk() {
     let script = "head -c 80000000 /dev/zero | tr '\\0' x; echo; echo the end; exit 1";
     let mut trial = Trial::start(shell(script));
-    let (_, end) = trial.to_end();
-    let Some(TrialEnd::Outcome(Outcome::Failed { message, .. })) = end else {
-        panic!("{end:?}")
-    };
+    let (_, end) = trial.finish();
+    let Some(TrialEnd::Outcome(Outcome::Failed { message, .. })) = end else { panic!("{end:?}") };
     assert!(message.ends_with("the end"), "{message}");
     let log = std::fs::metadata(trial.order.folders.log()).unwrap().len();
     assert!(log < 68_000_000, "the log has {log} bytes");
@@ -133,11 +115,9 @@ fn a_stop_gives_the_program_time_and_ends_as_stopped() {
         "trap 'echo saved > saved; exit 0' TERM; echo up > up; while :; do sleep 0.02; done";
     let mut trial = Trial::start(shell(script));
     let work = trial.order.folders.attempt.join("work");
-    eventually("the program's start", || {
-        work.join("up").exists().then_some(())
-    });
+    eventually("the program's start", || work.join("up").exists().then_some(()));
     trial.say(&Control::Stop);
-    assert_eq!(trial.to_end().1, Some(TrialEnd::Stopped));
+    assert_eq!(trial.finish().1, Some(TrialEnd::Stopped));
     assert!(work.join("saved").exists());
 }
 
@@ -147,7 +127,7 @@ fn a_program_that_ignores_the_stop_at_its_time_limit_is_killed_with_its_children
     spec.time_limit_ms = Some(300);
     let mut trial = Trial::start(spec);
     let child = trial.pid("child");
-    let (_, end) = trial.to_end();
+    let (_, end) = trial.finish();
     let Some(TrialEnd::Outcome(Outcome::Failed { class, message })) = end else {
         panic!("{end:?}")
     };
@@ -185,11 +165,53 @@ fn a_renewed_lease_goes_on() {
     trial.say(&Control::Lease(first.plus_ms(HOUR_MS)));
     // An older deadline that comes late takes nothing away.
     trial.say(&Control::Lease(first));
-    eventually("the end of the first lease", || {
-        (Moment::now() > first.plus_ms(500)).then_some(())
-    });
+    eventually("the end of the first lease", || (Moment::now() > first.plus_ms(500)).then_some(()));
     std::fs::write(trial.order.folders.attempt.join("work/go"), "").unwrap();
-    assert_eq!(trial.to_end().1, Some(completed(BTreeMap::new())));
+    assert_eq!(trial.finish().1, Some(completed(BTreeMap::new())));
+}
+
+#[test]
+fn a_training_that_was_killed_goes_on_to_the_same_bits() {
+    let text: Vec<u8> = (0..20_000_u32).map(|index| (index * index % 251) as u8).collect();
+    let spec = training(&text);
+    let (_, undisturbed) = Trial::start_with(spec.clone(), HOUR_MS, &text, Vec::new()).finish();
+    let mut killed = Trial::start_with(spec.clone(), HOUR_MS, &text, Vec::new());
+    let checkpoint = loop {
+        match killed.next_record().expect("it ended before its first checkpoint") {
+            TrialRecord::Checkpoint(checkpoint) => break checkpoint,
+            TrialRecord::Started | TrialRecord::Metric(_) => {}
+            TrialRecord::Ended(end) => panic!("{end:?}: {}", killed.log()),
+        }
+    };
+    killed.child.kill().unwrap();
+    assert_eq!(killed.exit().signal(), Some(9));
+    let mut resumed = Trial::start_with(spec, HOUR_MS, &text, vec![checkpoint.clone()]);
+    let (points, end) = resumed.finish();
+    let first = points.iter().find(|(name, ..)| name == "loss").unwrap().1;
+    assert!(first >= checkpoint.step, "it began again at step {first}: {}", resumed.log());
+    assert_eq!(validation_loss_bits(end), validation_loss_bits(undisturbed));
+}
+
+#[test]
+fn a_training_obeys_a_stop_and_leaves_a_checkpoint() {
+    let text = vec![b'x'; 20_000];
+    let mut spec = training(&text);
+    let Runner::Train(train) = &mut spec.runner else { unreachable!("it is a training") };
+    train.steps = 10_000_000;
+    spec.checkpoint_every_ms = HOUR_MS;
+    let mut trial = Trial::start_with(spec, HOUR_MS, &text, Vec::new());
+    while !matches!(trial.next_record(), Some(TrialRecord::Metric(_))) {}
+    trial.say(&Control::Stop);
+    let mut saved = 0;
+    let end = loop {
+        match trial.next_record() {
+            Some(TrialRecord::Checkpoint(_)) => saved += 1,
+            Some(TrialRecord::Ended(end)) => break end,
+            Some(TrialRecord::Started | TrialRecord::Metric(_)) => {}
+            None => panic!("it died: {}", trial.log()),
+        }
+    };
+    assert_eq!((end, saved), (TrialEnd::Stopped, 1));
 }
 
 #[test]
@@ -201,23 +223,16 @@ fn an_agent_that_dies_in_the_middle_of_its_order_leaves_no_process() {
 
 #[test]
 fn a_person_cannot_start_a_trial_by_hand() {
-    let output = Command::new(AGENT)
-        .arg("run-trial")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output = Command::new(AGENT).arg("run-trial").stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        text.contains("error: run-trial is started by an agent"),
-        "{text}"
-    );
+    assert!(text.contains("error: run-trial is started by an agent"), "{text}");
 }
 
 #[track_caller]
 fn check_failure(spec: TrialSpec, expected: FailureClass, words: &str) {
     let mut trial = Trial::start(spec);
-    let (_, end) = trial.to_end();
+    let (_, end) = trial.finish();
     let Some(TrialEnd::Outcome(Outcome::Failed { class, message })) = end else {
         panic!("{end:?}: {}", trial.log())
     };
@@ -226,10 +241,7 @@ fn check_failure(spec: TrialSpec, expected: FailureClass, words: &str) {
 }
 
 fn completed(metrics: BTreeMap<String, f64>) -> TrialEnd {
-    TrialEnd::Outcome(Outcome::Completed {
-        metrics,
-        checkpoint: None,
-    })
+    TrialEnd::Outcome(Outcome::Completed { metrics, checkpoint: None })
 }
 
 fn shell(script: &str) -> TrialSpec {
@@ -251,6 +263,53 @@ fn program(arguments: &[&str]) -> TrialSpec {
         time_limit_ms: None,
         checkpoint_every_ms: 1_000,
     }
+}
+
+fn training(text: &[u8]) -> TrialSpec {
+    let hash = BlobId::from_hash(blake3::hash(text));
+    let train = TrainSpec {
+        numerics: NUMERICS_VERSION,
+        model: ModelSpec {
+            vocabulary: 256,
+            sequence: 32,
+            width: 16,
+            layers: 1,
+            heads: 2,
+            mlp_width: 32,
+            mlp: Mlp::Gelu,
+            tied: true,
+            positions: Positions::Learned,
+            norm: Norm::LayerNorm,
+        },
+        data: DataSpec {
+            text: BlobRef { blob: hash, bytes: text.len() as u64 },
+            format: TokenFormat::Bytes,
+            held_out: 0.1,
+        },
+        batch: 2,
+        steps: 300,
+        optimizer: AdamW {
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            clip: Some(1.0),
+        },
+        schedule: Schedule { warmup: 0.1, decay: 0.2 },
+        validation: Validation { every_steps: 0, tokens: 640 },
+    };
+    let runner = Runner::Train(Box::new(train));
+    TrialSpec { runner, checkpoint_every_ms: 1, ..shell("true") }
+}
+
+#[track_caller]
+fn validation_loss_bits(end: Option<TrialEnd>) -> u64 {
+    let Some(TrialEnd::Outcome(Outcome::Completed { metrics, checkpoint })) = end else {
+        panic!("{end:?}")
+    };
+    assert!(checkpoint.is_some(), "the trained model is kept");
+    metrics["validation_loss"].to_bits()
 }
 
 fn command(spec: &mut TrialSpec) -> &mut CommandSpec {
@@ -275,6 +334,11 @@ impl Trial {
     }
 
     fn start_until(spec: TrialSpec, lease_ms: u64) -> Self {
+        Self::start_with(spec, lease_ms, b"", Vec::new())
+    }
+
+    /// Starts with one file in the folder of blobs.
+    fn start_with(spec: TrialSpec, lease_ms: u64, blob: &[u8], resume: Vec<Checkpoint>) -> Self {
         let folder = TempDir::new().unwrap();
         let make = |name: &str| -> PathBuf {
             let path = folder.path().join(name);
@@ -289,35 +353,21 @@ impl Trial {
         };
         let trial = proto::TrialId::new("0123456789abcdef").unwrap();
         let order = Order {
-            key: AttemptKey {
-                trial,
-                attempt: Attempt(1),
-            },
+            key: AttemptKey { trial, attempt: Attempt(1) },
             agent: AgentId::new("a").unwrap(),
             spec,
-            devices: Devices {
-                cpus: vec![0],
-                gpus: Vec::new(),
-            },
+            devices: Devices { cpus: vec![0], gpus: Vec::new() },
             lease_until: Moment::now().plus_ms(lease_ms),
             folders,
-            resume: Vec::new(),
+            resume,
         };
-        let log = File::options()
-            .append(true)
-            .create(true)
-            .open(order.folders.log())
-            .unwrap();
+        let hash = blake3::hash(blob).to_hex();
+        std::fs::write(order.folders.blobs.join(hash.as_str()), blob).unwrap();
+        let log = File::options().append(true).create(true).open(order.folders.log()).unwrap();
         let mut child = spawn(log.into());
         let control = child.stdin.take();
         let records = BufReader::new(child.stdout.take().unwrap());
-        let mut trial = Self {
-            order,
-            child,
-            control,
-            records,
-            _folder: folder,
-        };
+        let mut trial = Self { order, child, control, records, _folder: folder };
         let order = trial.order.clone();
         trial.say(&order);
         trial
@@ -328,19 +378,23 @@ impl Trial {
         writeln!(self.control.as_mut().unwrap(), "{text}").unwrap();
     }
 
-    /// Reads all records: the metrics in order, and the end when there is one.
-    fn to_end(&mut self) -> (Vec<(String, u64, f64)>, Option<TrialEnd>) {
-        let (mut metrics, mut end) = (Vec::new(), None);
+    fn next_record(&mut self) -> Option<TrialRecord> {
         let mut line = String::new();
-        while self.records.read_line(&mut line).unwrap() > 0 {
-            match serde_json::from_str(&line).unwrap() {
+        let length = self.records.read_line(&mut line).unwrap();
+        (length > 0).then(|| serde_json::from_str(&line).unwrap())
+    }
+
+    /// Reads all records: the metrics in order, and the end when there is one.
+    fn finish(&mut self) -> (Vec<(String, u64, f64)>, Option<TrialEnd>) {
+        let (mut metrics, mut end) = (Vec::new(), None);
+        while let Some(record) = self.next_record() {
+            match record {
                 TrialRecord::Metric(metric) => {
                     metrics.push((metric.metric, metric.step, metric.value));
                 }
                 TrialRecord::Ended(said) => end = Some(said),
                 TrialRecord::Started | TrialRecord::Checkpoint(_) => {}
             }
-            line.clear();
         }
         (metrics, end)
     }

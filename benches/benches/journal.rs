@@ -1,6 +1,6 @@
 //! Records per second that the journal makes durable, by batch size: one flush per batch. Beside
 //! it the disk's own limit: a plain file that is appended to and synced once per batch.
-#![expect(missing_docs, clippy::unwrap_used, reason = "a bench")]
+#![expect(clippy::unwrap_used, reason = "a bench")]
 
 use coordinator::store::Store;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -10,15 +10,8 @@ use std::io::Write as _;
 
 fn record(sequence: u64) -> Record {
     let trial = TrialId::new("0123456789abcdef").unwrap();
-    let event = Event::AttemptStarted {
-        trial,
-        attempt: Attempt(1),
-    };
-    Record {
-        sequence,
-        at: Timestamp(sequence),
-        event,
-    }
+    let event = Event::AttemptStarted { trial, attempt: Attempt(1) };
+    Record { sequence, at: Timestamp(sequence), event }
 }
 
 fn bench(criterion: &mut Criterion) {
@@ -40,8 +33,7 @@ fn bench(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let records = (1..=size).map(record);
                 let lines = records.map(|record| serde_json::to_string(&record).unwrap() + "\n");
-                file.write_all(lines.collect::<String>().as_bytes())
-                    .unwrap();
+                file.write_all(lines.collect::<String>().as_bytes()).unwrap();
                 file.sync_data().unwrap();
             });
         });

@@ -1,5 +1,5 @@
 //! The core's own cost per trial, without disk and network: planned, leased, reported, ended.
-#![expect(missing_docs, clippy::unwrap_used, reason = "a bench")]
+#![expect(clippy::unwrap_used, reason = "a bench")]
 
 use coordinator::core::state::Capacity;
 use coordinator::core::{Core, Heard, Report};
@@ -33,34 +33,14 @@ fn spec(seed: u64) -> TrialSpec {
 fn planned() -> Core {
     let mut core = Core::new(5_000);
     let agent = AgentId::new("a").unwrap();
-    let capacity = Capacity {
-        host: "h".into(),
-        cpus: 64,
-        gpus: vec![],
-        memory_bytes: 0,
-    };
-    core.hear(
-        NOW,
-        &Heard::Joined {
-            agent,
-            session: 1,
-            capacity,
-            running: vec![],
-        },
-    );
+    let capacity = Capacity { host: "h".into(), cpus: 64, gpus: vec![], memory_bytes: 0 };
+    core.hear(NOW, &Heard::Joined { agent, session: 1, capacity, running: vec![] });
     let experiment = ExperimentId::new("e").unwrap();
     let inputs = Inputs::default();
-    let submitted = Event::ExperimentSubmitted {
-        experiment: experiment.clone(),
-        recipe: "-".into(),
-        inputs,
-    };
+    let submitted =
+        Event::ExperimentSubmitted { experiment: experiment.clone(), recipe: "-".into(), inputs };
     let trials = (0..TRIALS).map(spec).collect();
-    let planned = Event::TrialsPlanned {
-        experiment,
-        reason: "bench".into(),
-        trials,
-    };
+    let planned = Event::TrialsPlanned { experiment, reason: "bench".into(), trials };
     core.apply(NOW, &submitted);
     core.apply(NOW, &planned);
     core
@@ -79,43 +59,24 @@ fn run(mut core: Core) -> usize {
         for event in &granted {
             core.apply(NOW, event);
             if let Event::LeaseGranted { trial, attempt, .. } = event {
-                let outcome = Outcome::Completed {
-                    metrics: BTreeMap::new(),
-                    checkpoint: None,
-                };
+                let outcome = Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None };
                 ended.push((trial.clone(), *attempt, outcome));
             }
         }
         let (running, checkpoints) = (Vec::new(), Vec::new());
-        let report = Report {
-            agent: agent.clone(),
-            session: 1,
-            running,
-            ended,
-            checkpoints,
-        };
+        let report = Report { agent: agent.clone(), session: 1, running, ended, checkpoints };
         let (events, _) = core.decide_report(NOW, &report).unwrap();
         events.iter().for_each(|event| core.apply(NOW, event));
         let assignment_version = u64::MAX;
         let (agent, running) = (agent.clone(), Vec::new());
-        core.hear(
-            NOW,
-            &Heard::Report {
-                agent,
-                running,
-                assignment_version,
-                leaving: false,
-            },
-        );
+        core.hear(NOW, &Heard::Report { agent, running, assignment_version, leaving: false });
         events_total += granted.len() + events.len();
     }
 }
 
 fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scheduler");
-    group
-        .throughput(Throughput::Elements(TRIALS))
-        .sample_size(10);
+    group.throughput(Throughput::Elements(TRIALS)).sample_size(10);
     group.bench_function("decide_and_apply_per_trial", |bencher| {
         bencher.iter_batched(planned, run, BatchSize::LargeInput);
     });

@@ -65,10 +65,7 @@ impl Client {
         let calls = CoordinatorClient::with_interceptor(channel, bearer)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let mut client = Self {
-            calls,
-            url: url.to_owned(),
-        };
+        let mut client = Self { calls, url: url.to_owned() };
         let info = within(client.calls.info(InfoRequest {})).await?;
         if info.format_version > FORMAT_VERSION {
             return Err(CliError::user(format!(
@@ -94,16 +91,9 @@ impl Client {
     ) -> Result<Submitted, CliError> {
         let inputs_json = serde_json::to_string(inputs)
             .map_err(|error| CliError::internal("cannot write the inputs").because(error))?;
-        let request = SubmitRequest {
-            recipe,
-            inputs_json,
-            retry_failed,
-        };
+        let request = SubmitRequest { recipe, inputs_json, retry_failed };
         let reply = within(self.calls.submit(request)).await?;
-        Ok(Submitted {
-            experiment: parse_experiment(reply.experiment)?,
-            existed: reply.existed,
-        })
+        Ok(Submitted { experiment: parse_experiment(reply.experiment)?, existed: reply.existed })
     }
 
     /// Sends the content of `files`, one after the other, unless the coordinator has it. `sent` is
@@ -162,11 +152,8 @@ impl Client {
         experiment: &ExperimentId,
         from_sequence: u64,
     ) -> Result<Streaming<WatchReply>, CliError> {
-        let request = WatchRequest {
-            from_sequence,
-            experiment: experiment.to_string(),
-            metrics: true,
-        };
+        let request =
+            WatchRequest { from_sequence, experiment: experiment.to_string(), metrics: true };
         within(self.calls.watch(request)).await
     }
 
@@ -177,10 +164,7 @@ impl Client {
         metric: &str,
         points_max: usize,
     ) -> Result<Vec<[f64; 2]>, CliError> {
-        let request = MetricsRequest {
-            trial: trial.to_string(),
-            metric: metric.to_owned(),
-        };
+        let request = MetricsRequest { trial: trial.to_string(), metric: metric.to_owned() };
         let mut stream = within(self.calls.metrics(request)).await?;
         let mut points = std::collections::BTreeMap::new();
         while let Some(batch) = stream.message().await? {
@@ -217,9 +201,10 @@ pub(crate) struct Bearer(MetadataValue<Ascii>);
 
 impl Bearer {
     fn new(token: &str) -> Result<Self, CliError> {
-        let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
-            .parse()
-            .map_err(|error| CliError::user("the token holds characters that cannot be sent").because(error))?;
+        let mut value: MetadataValue<Ascii> =
+            format!("Bearer {token}").parse().map_err(|error| {
+                CliError::user("the token holds characters that cannot be sent").because(error)
+            })?;
         // Keeps it out of logs.
         value.set_sensitive(true);
         Ok(Self(value))
@@ -227,7 +212,10 @@ impl Bearer {
 }
 
 impl Interceptor for Bearer {
-    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
         request.metadata_mut().insert("authorization", self.0.clone());
         Ok(request)
     }

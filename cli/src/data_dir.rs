@@ -153,7 +153,9 @@ pub(crate) fn read_line(path: &Path, what: &str) -> Result<String, CliError> {
     let mut bytes = Vec::new();
     fs::File::open(path)
         .and_then(|file| file.take(LINE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| CliError::file(format!("read the {what} file {}", path.display()), error))?;
+        .map_err(|error| {
+            CliError::file(format!("read the {what} file {}", path.display()), error)
+        })?;
     let text = String::from_utf8(bytes).unwrap_or_default();
     let line = text.trim();
     let is_line = !line.is_empty()

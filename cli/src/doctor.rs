@@ -84,11 +84,7 @@ impl Check {
             name: name.to_owned(),
             state,
             found: found.into(),
-            advice: if state == State::Works {
-                String::new()
-            } else {
-                advice.to_owned()
-            },
+            advice: if state == State::Works { String::new() } else { advice.to_owned() },
         }
     }
 }

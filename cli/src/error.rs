@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 /// A failed command: what happened, why, and what the user can do.
@@ -37,14 +38,8 @@ pub(crate) const EXIT_CODES: [(u8, &str); 6] = [
     (0, "done"),
     (1, "the input or the machine: the error says what to change"),
     (2, "the command line is wrong"),
-    (
-        3,
-        "the experiment ended failed or cancelled, or some of its trials failed (`run`, `watch`)",
-    ),
-    (
-        4,
-        "interrupted; everything is kept and the same command goes on",
-    ),
+    (3, "the experiment ended failed or cancelled, or some of its trials failed (`run`, `watch`)"),
+    (4, "interrupted; everything is kept and the same command goes on"),
     (70, "a mistake in Brine"),
 ];
 
@@ -64,12 +59,7 @@ impl Kind {
 
 impl CliError {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            source: None,
-            hints: Vec::new(),
-        }
+        Self { kind, message: message.into(), source: None, hints: Vec::new() }
     }
 
     /// The command failed and its errors were printed already.
@@ -119,15 +109,11 @@ impl CliError {
 
     /// A file or folder that could not be used: `what` is a verb and the path.
     pub(crate) fn file(what: impl Into<String>, source: std::io::Error) -> Self {
-        let hint = match source.kind() {
-            std::io::ErrorKind::StorageFull => {
-                Some("free some space, or choose another folder with --data-dir")
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                Some("check the owner and the permissions of the path")
-            }
-            _other => None,
-        };
+        let hints = [
+            (ErrorKind::StorageFull, "free some space, or choose another folder with --data-dir"),
+            (ErrorKind::PermissionDenied, "check the owner and the permissions of the path"),
+        ];
+        let hint = hints.iter().find(|(kind, _)| *kind == source.kind()).map(|(_, hint)| *hint);
         let error = Self::user(format!("cannot {}", what.into())).because(source);
         match hint {
             Some(hint) => error.hint(hint),
@@ -169,11 +155,9 @@ impl fmt::Display for CliError {
         let word = match self.kind {
             Kind::Interrupted => "interrupted",
             Kind::Internal => "internal error",
-            Kind::User
-            | Kind::Connection
-            | Kind::Usage
-            | Kind::Incomplete
-            | Kind::BrokenPipe => "error",
+            Kind::User | Kind::Connection | Kind::Usage | Kind::Incomplete | Kind::BrokenPipe => {
+                "error"
+            }
         };
         write!(f, "{word}: {}", self.message)?;
         let mut said = self.message.clone();
@@ -191,10 +175,7 @@ impl fmt::Display for CliError {
             write!(f, "\nhint: {hint}")?;
         }
         if self.kind == Kind::Internal {
-            write!(
-                f,
-                "\nhint: please report this with the command line and the text above"
-            )?;
+            write!(f, "\nhint: please report this with the command line and the text above")?;
         }
         Ok(())
     }
@@ -247,7 +228,8 @@ impl From<tonic::Status> for CliError {
     }
 }
 
-/// A coordinator's message may carry `hint: ...` lines of its own; they keep their place at the end.
+/// A coordinator's message may carry `hint: ...` lines of its own; they keep their place
+/// at the end.
 fn split_hints(message: &str) -> (String, Vec<String>) {
     let mut text = Vec::new();
     let mut hints = Vec::new();
@@ -290,26 +272,14 @@ mod tests {
             assert_eq!(error.kind(), kind);
             assert!(error.to_string().contains(text), "{error}");
         }
-        check(
-            tonic::Status::unauthenticated("wrong token"),
-            Kind::User,
-            "--token-file",
-        );
-        check(
-            tonic::Status::not_found("no experiment x"),
-            Kind::User,
-            "error: no experiment x",
-        );
+        check(tonic::Status::unauthenticated("wrong token"), Kind::User, "--token-file");
+        check(tonic::Status::not_found("no experiment x"), Kind::User, "error: no experiment x");
         check(
             tonic::Status::invalid_argument("error: bad key\nhint: did you mean data"),
             Kind::User,
             "error: bad key\nhint: did you mean data",
         );
-        check(
-            tonic::Status::unavailable("reset"),
-            Kind::Connection,
-            "reset",
-        );
+        check(tonic::Status::unavailable("reset"), Kind::Connection, "reset");
         check(tonic::Status::internal("oops"), Kind::Internal, "report this");
     }
 

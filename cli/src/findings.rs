@@ -12,9 +12,7 @@ use proto::{Outcome, Runner};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use studies::recipe::Recipe;
-use studies::report::{
-    self, Alignment, Axis, Curve, LearningCurves, Provenance, Report, TrialRow,
-};
+use studies::report::{self, Alignment, Axis, Curve, LearningCurves, Provenance, Report, TrialRow};
 
 /// The metric whose course the report shows.
 const CURVE_METRIC: &str = "loss";
@@ -39,17 +37,15 @@ impl Findings {
     pub(crate) fn of(snapshot: &Snapshot) -> Result<Self, CliError> {
         let not_ours = |what: &str| {
             CliError::user(format!("{what} of {} cannot be read any more", snapshot.experiment))
-                .hint("another version of Brine stored it; use that version, or run the recipe again")
+                .hint(
+                    "another version of Brine stored it; use that version, or run the recipe again",
+                )
         };
         let recipe = Recipe::parse(&snapshot.recipe)
             .map_err(|error| not_ours("the recipe").because(error))?;
-        let study = recipe
-            .study(&snapshot.inputs)
-            .map_err(|error| not_ours("the study").because(error))?;
-        Ok(Self {
-            report: study.report(&snapshot.views()),
-            provenance: provenance(snapshot),
-        })
+        let study =
+            recipe.study(&snapshot.inputs).map_err(|error| not_ours("the study").because(error))?;
+        Ok(Self { report: study.report(&snapshot.views()), provenance: provenance(snapshot) })
     }
 
     /// Adds how the trials learned, for the figure.
@@ -183,10 +179,9 @@ fn provenance(snapshot: &Snapshot) -> Provenance {
 
 fn trial_row(trial: &TrialState) -> TrialRow {
     let (metrics, checkpoint, message) = match &trial.outcome {
-        Some(Outcome::Completed {
-            metrics,
-            checkpoint,
-        }) => (metrics.clone(), checkpoint.clone(), None),
+        Some(Outcome::Completed { metrics, checkpoint }) => {
+            (metrics.clone(), checkpoint.clone(), None)
+        }
         Some(Outcome::Diverged { metric, step }) => {
             let message = format!("{metric} is not a number at step {step}");
             (BTreeMap::new(), None, Some(message))
@@ -261,10 +256,10 @@ fn result(trial: &TrialState) -> String {
     match &trial.outcome {
         Some(Outcome::Completed { metrics, .. }) => match metrics.get("validation_loss") {
             Some(loss) => format!("validation_loss={}", number::short(*loss)),
-            None => metrics
-                .iter()
-                .next()
-                .map_or_else(|| "-".to_owned(), |(name, x)| format!("{name}={}", number::short(*x))),
+            None => metrics.iter().next().map_or_else(
+                || "-".to_owned(),
+                |(name, x)| format!("{name}={}", number::short(*x)),
+            ),
         },
         Some(Outcome::Diverged { metric, step }) => format!("{metric} diverged at step {step}"),
         Some(Outcome::Failed { message, .. }) => {

@@ -25,14 +25,8 @@ const BAR_FROM_BYTES: u64 = 256 << 20;
 /// Folders of the standard library's tree that are not the library itself. Installed packages
 /// differ from machine to machine, and distributions ship the tests separately: without both,
 /// machines with the same Python have the same text.
-const NOT_LIBRARY: [&str; 6] = [
-    "site-packages",
-    "dist-packages",
-    "test",
-    "tests",
-    "idle_test",
-    "__pycache__",
-];
+const NOT_LIBRARY: [&str; 6] =
+    ["site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"];
 /// Deepest folder of the standard library; its own is 4.
 const FOLDER_DEPTH_MAX: usize = 16;
 
@@ -67,11 +61,7 @@ impl RecipeFile {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             Some(_) | None => PathBuf::from("."),
         };
-        Ok(Self {
-            text,
-            recipe,
-            folder,
-        })
+        Ok(Self { text, recipe, folder })
     }
 
     /// Finds and hashes the recipe's files.
@@ -221,16 +211,14 @@ fn expand(pattern: &str, folder: &Path) -> Result<Vec<PathBuf>, CliError> {
 
 /// The `.py` files of the Python standard library: real text that is on every machine.
 fn standard_library() -> Result<(Vec<PathBuf>, String), CliError> {
-    let hint = "install python3, or name your own text in the recipe: data: {files: \"corpus/*.txt\"}";
+    let hint =
+        "install python3, or name your own text in the recipe: data: {files: \"corpus/*.txt\"}";
     let script = "import sysconfig; print(sysconfig.get_paths()['stdlib'])";
-    let output = Command::new("python3")
-        .args(["-I", "-c", script])
-        .output()
-        .map_err(|error| {
-            CliError::user("cannot run python3, whose standard library is the default training text")
-                .because(error)
-                .hint(hint)
-        })?;
+    let output = Command::new("python3").args(["-I", "-c", script]).output().map_err(|error| {
+        CliError::user("cannot run python3, whose standard library is the default training text")
+            .because(error)
+            .hint(hint)
+    })?;
     let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     if !output.status.success() || !folder.is_dir() {
         return Err(CliError::user("python3 does not say where its standard library is")
@@ -337,7 +325,8 @@ mod tests {
 
     #[test]
     fn patterns_give_every_file_once_in_sorted_order() {
-        let folder = folder_with(&[("b.txt", "2"), ("a.txt", "1"), ("c/d.txt", "3"), ("e.md", "4")]);
+        let folder =
+            folder_with(&[("b.txt", "2"), ("a.txt", "1"), ("c/d.txt", "3"), ("e.md", "4")]);
         let patterns = ["*.txt".to_owned(), "**/*.txt".to_owned()];
         let (files, words) = matching(&patterns, folder.path()).unwrap();
         let names: Vec<_> = files

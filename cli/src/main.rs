@@ -78,7 +78,8 @@ fn execute(cli: Cli, printer: &Printer) -> ExitCode {
 /// The coordinator's log goes to stderr; `BRINE_LOG` says how much of it.
 fn start_log(printer: &Printer, is_coordinator: bool) {
     let quiet_default = if is_coordinator { "info" } else { "warn" };
-    let filter = EnvFilter::try_from_env("BRINE_LOG").unwrap_or_else(|_| EnvFilter::new(quiet_default));
+    let filter =
+        EnvFilter::try_from_env("BRINE_LOG").unwrap_or_else(|_| EnvFilter::new(quiet_default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(printer.clone())
@@ -91,4 +92,3 @@ fn exit_codes() -> String {
     let lines = EXIT_CODES.iter().map(|(code, meaning)| format!("  {code:<3} {meaning}"));
     format!("Exit codes:\n{}", lines.collect::<Vec<_>>().join("\n"))
 }
-

@@ -26,25 +26,16 @@ pub(crate) fn scientific(value: f64) -> String {
 }
 
 /// An estimate with its interval: `0.51 [0.47, 0.56]`. Shows the digits that the interval's width
-/// makes sensible, at least two and at most five after the point.
+/// makes sensible: two of them differ between its ends, at most five after the point.
 pub(crate) fn interval(value: f64, low: f64, high: f64) -> String {
     let width = (high - low).abs();
-    let all_moderate = [value, low, high]
-        .iter()
-        .all(|x| *x == 0.0 || (1e-4..1e5).contains(&x.abs()));
+    let all_moderate =
+        [value, low, high].iter().all(|x| *x == 0.0 || (1e-4..1e5).contains(&x.abs()));
     if !all_moderate || !width.is_finite() {
-        return format!(
-            "{} [{}, {}]",
-            scientific(value),
-            scientific(low),
-            scientific(high)
-        );
+        return format!("{} [{}, {}]", scientific(value), scientific(low), scientific(high));
     }
-    let decimals = if width > 0.0 {
-        (1.0 - width.log10().floor()).clamp(2.0, 5.0) as usize
-    } else {
-        DIGITS
-    };
+    let decimals =
+        if width > 0.0 { (1.0 - width.log10().floor()).clamp(0.0, 5.0) as usize } else { DIGITS };
     format!("{value:.decimals$} [{low:.decimals$}, {high:.decimals$}]")
 }
 
@@ -113,7 +104,8 @@ pub(crate) fn parameter(value: &proto::Value) -> String {
 
 /// A moment in milliseconds since the epoch, in the machine's time zone: `2026-01-31 09:05:59`.
 pub(crate) fn local_time(at_ms: u64) -> String {
-    let moment = i64::try_from(at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let moment =
+        i64::try_from(at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     match moment {
         Some(moment) => {
             let here = moment.to_zoned(jiff::tz::TimeZone::system());
@@ -155,6 +147,7 @@ mod tests {
         for (value, low, high, expected) in [
             (0.513, 0.472, 0.561, "0.513 [0.472, 0.561]"),
             (0.513, 0.2, 0.9, "0.51 [0.20, 0.90]"),
+            (477.83, 284.12, 725.18, "478 [284, 725]"),
             (0.5, 0.5, 0.5, "0.5000 [0.5000, 0.5000]"),
             (0.51, 0.509_999, 0.510_001, "0.51000 [0.51000, 0.51000]"),
             (2.0e9, 1.5e9, 3.0e9, "2.00e9 [1.50e9, 3.00e9]"),
@@ -175,7 +168,8 @@ mod tests {
         ] {
             assert_eq!(count(value), expected);
         }
-        for (value, expected) in [(512, "512 B"), (1_572_864, "1.5 MiB"), (u64::MAX, "16384.0 PiB")] {
+        for (value, expected) in [(512, "512 B"), (1_572_864, "1.5 MiB"), (u64::MAX, "16384.0 PiB")]
+        {
             assert_eq!(bytes(value), expected);
         }
         for (seconds, expected) in [

@@ -29,15 +29,7 @@ impl Printer {
     /// The printer for `mode`; bars are drawn only where a person watches.
     pub(crate) fn new(mode: OutputMode) -> Self {
         let live = mode != OutputMode::Quiet && std::io::stderr().is_terminal();
-        Self {
-            mode,
-            screen: if live {
-                Screen::on_stderr()
-            } else {
-                Screen::hidden()
-            },
-            live,
-        }
+        Self { mode, screen: if live { Screen::on_stderr() } else { Screen::hidden() }, live }
     }
 
     /// The chosen mode.
@@ -89,9 +81,11 @@ impl Printer {
             let mut stdout = std::io::stdout().lock();
             stdout.write_all(bytes).and_then(|()| stdout.flush())
         });
-        written.map_err(|error| match error.kind() {
-            std::io::ErrorKind::BrokenPipe => CliError::broken_pipe(),
-            _other => CliError::file("write to stdout", error),
+        written.map_err(|error| {
+            if error.kind() == std::io::ErrorKind::BrokenPipe {
+                return CliError::broken_pipe();
+            }
+            CliError::file("write to stdout", error)
         })
     }
 
@@ -137,11 +131,7 @@ impl Printer {
     fn emphasis(&self, word: &str, colour: &str) -> String {
         let wanted = std::io::stderr().is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        if wanted {
-            format!("\u{1b}[1;{colour}m{word}\u{1b}[0m")
-        } else {
-            word.to_owned()
-        }
+        if wanted { format!("\u{1b}[1;{colour}m{word}\u{1b}[0m") } else { word.to_owned() }
     }
 }
 

@@ -47,11 +47,7 @@ impl Snapshot {
             state: parse_state(&summary.state)?,
             recipe: reply.recipe,
             inputs: parse_json("inputs", &reply.inputs_json)?,
-            trials: reply
-                .trials
-                .into_iter()
-                .map(TrialState::parse)
-                .collect::<Result<_, _>>()?,
+            trials: reply.trials.into_iter().map(TrialState::parse).collect::<Result<_, _>>()?,
         })
     }
 
@@ -108,8 +104,8 @@ fn malformed<E: std::error::Error + Send + Sync + 'static>(
     what: &'static str,
 ) -> impl Fn(E) -> CliError {
     move |error| {
-        CliError::user(format!("the coordinator sent a malformed {what}"))
-            .because(error)
-            .hint("the coordinator and this command are of different versions; install the same one")
+        CliError::user(format!("the coordinator sent a malformed {what}")).because(error).hint(
+            "the coordinator and this command are of different versions; install the same one",
+        )
     }
 }

@@ -35,10 +35,7 @@ impl Table {
                 column.set_cell_alignment(align.into_drawn());
             }
         }
-        Self {
-            drawn,
-            columns: columns.len(),
-        }
+        Self { drawn, columns: columns.len() }
     }
 
     /// Adds a row; it has one text per column.
@@ -50,11 +47,8 @@ impl Table {
 
     /// The table as text, without spaces at the ends of lines.
     pub(crate) fn render(&self) -> String {
-        let lines: Vec<String> = self
-            .drawn
-            .lines()
-            .map(|line| line.trim_end().to_owned())
-            .collect();
+        let lines: Vec<String> =
+            self.drawn.lines().map(|line| line.trim_end().to_owned()).collect();
         lines.join("\n")
     }
 }
@@ -82,13 +76,6 @@ mod tests {
         table.row(["0123", "2.5"]);
         table.row(["4567", "12.25"]);
         let lines: Vec<String> = table.render().lines().map(str::to_owned).collect();
-        assert_eq!(
-            lines,
-            [
-                "trial   loss (nats)",
-                "0123            2.5",
-                "4567          12.25"
-            ]
-        );
+        assert_eq!(lines, ["trial  loss (nats)", "0123           2.5", "4567         12.25"]);
     }
 }

@@ -36,10 +36,7 @@ impl Target {
     /// None answers.
     pub(crate) async fn live(&self) -> Result<Connection, CliError> {
         let client = self.connect().await?.ok_or_else(|| self.nobody())?;
-        Ok(Connection {
-            client,
-            embedded: None,
-        })
+        Ok(Connection { client, embedded: None })
     }
 
     /// Connects to a coordinator that runs; when none serves the data folder, opens what is stored
@@ -49,20 +46,14 @@ impl Target {
     /// None answers and nothing is stored.
     pub(crate) async fn live_or_stored(&self) -> Result<Connection, CliError> {
         if let Some(client) = self.connect().await? {
-            return Ok(Connection {
-                client,
-                embedded: None,
-            });
+            return Ok(Connection { client, embedded: None });
         }
         let data_dir = self.data_dir();
         if !data_dir.is_used() {
             return Err(self.nobody());
         }
         let embedded = Embedded::open_stored(&data_dir).await?;
-        Ok(Connection {
-            client: embedded.connect().await?,
-            embedded: Some(embedded),
-        })
+        Ok(Connection { client: embedded.connect().await?, embedded: Some(embedded) })
     }
 
     /// The data folder, which exists on this machine only when no URL is given.
@@ -163,11 +154,13 @@ fn choose(mut known: Vec<(u64, String)>, wanted: Option<&str>) -> Result<String,
                 error.hint(format!("the newest are: {listed}"))
             })
         }
-        several => Err(CliError::user(format!(
-            "{wanted:?} is the start of {} experiments",
-            several.len()
-        ))
-        .hint(format!("give more of one of: {}", several[..several.len().min(LISTED_MAX)].join(", ")))),
+        several => {
+            Err(CliError::user(format!("{wanted:?} is the start of {} experiments", several.len()))
+                .hint(format!(
+                    "give more of one of: {}",
+                    several[..several.len().min(LISTED_MAX)].join(", ")
+                )))
+        }
     }
 }
 

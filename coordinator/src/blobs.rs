@@ -53,13 +53,9 @@ impl Blobs {
     /// # Errors
     /// The folder cannot be created.
     pub fn open(folder: &Path) -> Result<Self, BlobError> {
-        fs::create_dir_all(folder).map_err(|source| BlobError::Io {
-            folder: folder.to_owned(),
-            source,
-        })?;
-        Ok(Self {
-            folder: folder.to_owned(),
-        })
+        fs::create_dir_all(folder)
+            .map_err(|source| BlobError::Io { folder: folder.to_owned(), source })?;
+        Ok(Self { folder: folder.to_owned() })
     }
 
     /// Where the blob is, or would be.
@@ -77,17 +73,10 @@ impl Blobs {
     /// # Errors
     /// No temporary file can be created.
     pub fn create(&self) -> Result<Writing, BlobError> {
-        let file = NamedTempFile::new_in(&self.folder).map_err(|source| BlobError::Io {
-            folder: self.folder.clone(),
-            source,
-        })?;
+        let file = NamedTempFile::new_in(&self.folder)
+            .map_err(|source| BlobError::Io { folder: self.folder.clone(), source })?;
         let hasher = blake3::Hasher::new();
-        Ok(Writing {
-            folder: self.folder.clone(),
-            file,
-            hasher,
-            bytes: 0,
-        })
+        Ok(Writing { folder: self.folder.clone(), file, hasher, bytes: 0 })
     }
 }
 
@@ -102,9 +91,7 @@ impl Writing {
             return Err(BlobError::TooLarge);
         }
         self.hasher.update(content);
-        self.file
-            .write_all(content)
-            .map_err(|source| self.io(source))
+        self.file.write_all(content).map_err(|source| self.io(source))
     }
 
     /// Makes it durable under its hash, and checks that it is `expected` if that is known.
@@ -115,33 +102,17 @@ impl Writing {
     pub fn finish(self, expected: Option<&BlobId>) -> Result<(BlobId, u64), BlobError> {
         let found = BlobId::from_hash(self.hasher.finalize());
         if let Some(expected) = expected.filter(|expected| **expected != found) {
-            return Err(BlobError::Hash {
-                expected: expected.clone(),
-                found,
-            });
+            return Err(BlobError::Hash { expected: expected.clone(), found });
         }
-        self.file
-            .as_file()
-            .sync_all()
-            .map_err(|source| self.io(source))?;
+        self.file.as_file().sync_all().map_err(|source| self.io(source))?;
         let (folder, bytes) = (self.folder, self.bytes);
-        let io = |source| BlobError::Io {
-            folder: folder.clone(),
-            source,
-        };
-        self.file
-            .persist(folder.join(found.as_str()))
-            .map_err(|error| io(error.error))?;
-        File::open(&folder)
-            .and_then(|handle| handle.sync_all())
-            .map_err(io)?;
+        let io = |source| BlobError::Io { folder: folder.clone(), source };
+        self.file.persist(folder.join(found.as_str())).map_err(|error| io(error.error))?;
+        File::open(&folder).and_then(|handle| handle.sync_all()).map_err(io)?;
         Ok((found, bytes))
     }
 
     fn io(&self, source: std::io::Error) -> BlobError {
-        BlobError::Io {
-            folder: self.folder.clone(),
-            source,
-        }
+        BlobError::Io { folder: self.folder.clone(), source }
     }
 }

@@ -38,10 +38,7 @@ pub(crate) enum Message {
         answer: oneshot::Sender<Result<Submitted, Rejection>>,
     },
     /// From a client.
-    Cancel {
-        experiment: ExperimentId,
-        answer: oneshot::Sender<Result<(), Rejection>>,
-    },
+    Cancel { experiment: ExperimentId, answer: oneshot::Sender<Result<(), Rejection>> },
     /// From `rpc::session` when an agent's stream begins.
     Join {
         heard: Heard,
@@ -141,9 +138,7 @@ impl Driver {
             drop(self.live.send(Arc::new(record)));
         }
         self.publish_assignments();
-        acknowledgements
-            .into_iter()
-            .for_each(|acknowledge| acknowledge());
+        acknowledgements.into_iter().for_each(|acknowledge| acknowledge());
         Ok(())
     }
 
@@ -152,11 +147,7 @@ impl Driver {
             self.core.apply(now, &event);
             let sequence = *self.last.borrow() + records.len() as u64 + 1;
             log(&event);
-            records.push(Record {
-                sequence,
-                at: now,
-                event,
-            });
+            records.push(Record { sequence, at: now, event });
         }
     }
 
@@ -168,12 +159,7 @@ impl Driver {
         records: &mut Vec<Record>,
     ) -> Option<Acknowledgement> {
         match message {
-            Message::Submit {
-                recipe,
-                inputs,
-                retry_failed,
-                answer,
-            } => {
+            Message::Submit { recipe, inputs, retry_failed, answer } => {
                 let submitted = self.submit(now, recipe, inputs, retry_failed, records);
                 Some(Box::new(move || drop(answer.send(submitted))))
             }
@@ -182,19 +168,11 @@ impl Driver {
                 let result = decided.map(|events| self.apply(now, events, records));
                 Some(Box::new(move || drop(answer.send(result))))
             }
-            Message::Join {
-                heard,
-                wanted,
-                answer,
-            } => {
+            Message::Join { heard, wanted, answer } => {
                 let result = self.join(now, heard, wanted, records);
                 Some(Box::new(move || drop(answer.send(result))))
             }
-            Message::Report {
-                report,
-                heard,
-                answer,
-            } => {
+            Message::Report { report, heard, answer } => {
                 let decided = self.core.decide_report(now, &report);
                 let result = decided.map(|(events, settled)| {
                     self.apply(now, events, records);
@@ -228,19 +206,9 @@ impl Driver {
     ) -> Result<Submitted, Rejection> {
         let experiment = Core::experiment_id(&recipe, &inputs)?;
         let existed = self.core.experiments().contains_key(&experiment);
-        let events = self.core.decide(
-            now,
-            &Input::Submit {
-                recipe,
-                inputs,
-                retry_failed,
-            },
-        )?;
+        let events = self.core.decide(now, &Input::Submit { recipe, inputs, retry_failed })?;
         self.apply(now, events, records);
-        Ok(Submitted {
-            experiment,
-            existed,
-        })
+        Ok(Submitted { experiment, existed })
     }
 
     fn join(
@@ -251,10 +219,7 @@ impl Driver {
         records: &mut Vec<Record>,
     ) -> Result<(), Rejection> {
         if let Heard::Joined { agent, running, .. } = &heard {
-            let input = Input::Joined {
-                agent: agent.clone(),
-                running: running.clone(),
-            };
+            let input = Input::Joined { agent: agent.clone(), running: running.clone() };
             let events = self.core.decide(now, &input)?;
             self.apply(now, events, records);
             // Replacing the sender closes the session that spoke for this agent before.
@@ -280,28 +245,16 @@ fn log(event: &Event) {
         Event::ExperimentSubmitted { experiment, .. } => {
             tracing::info!(%experiment, "experiment submitted");
         }
-        Event::TrialsPlanned {
-            experiment,
-            reason,
-            trials,
-        } => {
+        Event::TrialsPlanned { experiment, reason, trials } => {
             tracing::info!(%experiment, trials = trials.len(), reason, "trials planned");
         }
-        Event::ExperimentResumed {
-            experiment,
-            retried,
-        } => {
+        Event::ExperimentResumed { experiment, retried } => {
             tracing::info!(%experiment, retried = retried.len(), "experiment resumed");
         }
         Event::ExperimentEnded { experiment, state } => {
             tracing::info!(%experiment, state = state.word(), "experiment ended");
         }
-        Event::LeaseGranted {
-            trial,
-            attempt,
-            agent,
-            ..
-        } => {
+        Event::LeaseGranted { trial, attempt, agent, .. } => {
             tracing::debug!(%trial, %attempt, %agent, "lease granted");
         }
         Event::AttemptStarted { trial, attempt } => {
@@ -310,19 +263,10 @@ fn log(event: &Event) {
         Event::CheckpointSaved { trial, checkpoint } => {
             tracing::debug!(%trial, step = checkpoint.step, "checkpoint saved");
         }
-        Event::AttemptFailed {
-            trial,
-            attempt,
-            outcome,
-            ..
-        } => {
+        Event::AttemptFailed { trial, attempt, outcome, .. } => {
             tracing::info!(%trial, %attempt, outcome = ?outcome, "attempt failed; it will be repeated");
         }
-        Event::TrialEnded {
-            trial,
-            attempt,
-            outcome,
-        } => {
+        Event::TrialEnded { trial, attempt, outcome } => {
             tracing::info!(%trial, %attempt, outcome = outcome.word(), "trial ended");
         }
     }
@@ -335,10 +279,7 @@ pub(crate) fn now() -> Timestamp {
     static START: OnceLock<(Instant, u64)> = OnceLock::new();
     let (instant, wall_ms) = START.get_or_init(|| {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-        (
-            Instant::now(),
-            since_epoch.map_or(0, |elapsed| elapsed.as_millis() as u64),
-        )
+        (Instant::now(), since_epoch.map_or(0, |elapsed| elapsed.as_millis() as u64))
     });
     Timestamp(wall_ms + instant.elapsed().as_millis() as u64)
 }

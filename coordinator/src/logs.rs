@@ -17,15 +17,11 @@ pub(crate) struct Logs {
 
 impl Logs {
     pub(crate) fn new(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-        }
+        Self { folder: folder.to_owned() }
     }
 
     fn path(&self, trial: &TrialId, attempt: Attempt) -> PathBuf {
-        self.folder
-            .join(trial.as_str())
-            .join(format!("{attempt}.log"))
+        self.folder.join(trial.as_str()).join(format!("{attempt}.log"))
     }
 
     /// Puts `text` at its place in the attempt's log; a repeated piece changes nothing.
@@ -44,11 +40,7 @@ impl Logs {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)?;
+        let file = File::options().create(true).truncate(false).write(true).open(path)?;
         file.write_all_at(&text[..room], offset)
     }
 

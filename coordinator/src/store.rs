@@ -101,11 +101,7 @@ impl Store {
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let io = |action, path: &Path| {
             let path = path.to_owned();
-            move |source| StoreError::Io {
-                action,
-                path,
-                source,
-            }
+            move |source| StoreError::Io { action, path, source }
         };
         fs::create_dir_all(folder).map_err(io("cannot create the data folder", folder))?;
         let lock = lock(folder)?;
@@ -113,12 +109,7 @@ impl Store {
         let path = folder.join("journal");
         let sled = |source| sled_error(folder, source);
         // sled 0.34 can panic while it reads a file that something else has cut.
-        let open = || {
-            sled::Config::new()
-                .path(&path)
-                .cache_capacity(CACHE_BYTES)
-                .open()
-        };
+        let open = || sled::Config::new().path(&path).cache_capacity(CACHE_BYTES).open();
         let db = std::panic::catch_unwind(open)
             .map_err(|_| damaged(folder, "its pages cannot be read"))?
             .map_err(sled)?;
@@ -126,14 +117,7 @@ impl Store {
         let metrics = db.open_tree("metrics").map_err(sled)?;
         let path = folder.join("journal.end");
         let mark = open_or_create(&path).map_err(io("cannot open", &path))?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            db,
-            journal,
-            metrics,
-            mark,
-            _lock: lock,
-        })
+        Ok(Self { folder: folder.to_owned(), db, journal, metrics, mark, _lock: lock })
     }
 
     /// Calls `each` with every record in order and returns the last sequence number.
@@ -162,16 +146,10 @@ impl Store {
     /// recovers a cut file to its last whole segment, which must not pass for the truth.
     fn check_end(&self, last: u64) -> Result<(), StoreError> {
         let mut text = String::new();
-        (&self.mark)
-            .read_to_string(&mut text)
-            .map_err(|source| self.mark_error(source))?;
+        (&self.mark).read_to_string(&mut text).map_err(|source| self.mark_error(source))?;
         // A new file is empty: nothing was appended yet.
-        let mark: u64 = if text.is_empty() {
-            Ok(0)
-        } else {
-            text.trim().parse()
-        }
-        .map_err(|_| damaged(&self.folder, "journal.end does not hold a number"))?;
+        let mark: u64 = if text.is_empty() { Ok(0) } else { text.trim().parse() }
+            .map_err(|_| damaged(&self.folder, "journal.end does not hold a number"))?;
         if last < mark {
             let detail = format!("it ends at record {last}, but {mark} were written");
             return Err(damaged(&self.folder, detail));
@@ -181,11 +159,7 @@ impl Store {
 
     fn mark_error(&self, source: std::io::Error) -> StoreError {
         let path = self.folder.join("journal.end");
-        StoreError::Io {
-            action: "cannot use",
-            path,
-            source,
-        }
+        StoreError::Io { action: "cannot use", path, source }
     }
 
     /// Records from `sequence` on, at most `most`.
@@ -197,10 +171,7 @@ impl Store {
         for entry in self.journal.range(sequence.to_be_bytes()..).take(most) {
             let (key, value) = entry.map_err(|source| sled_error(&self.folder, source))?;
             let record: Record = serde_json::from_slice(&value).map_err(|error| {
-                damaged(
-                    &self.folder,
-                    format!("record {key:?} cannot be read: {error}"),
-                )
+                damaged(&self.folder, format!("record {key:?} cannot be read: {error}"))
             })?;
             records.push(record);
         }
@@ -227,9 +198,7 @@ impl Store {
         self.journal.flush().map_err(sled)?;
         // Written after the flush and not synced itself: it must never be ahead of the journal.
         let mark = format!("{:020}\n", last.sequence);
-        self.mark
-            .write_all_at(mark.as_bytes(), 0)
-            .map_err(|source| self.mark_error(source))
+        self.mark.write_all_at(mark.as_bytes(), 0).map_err(|source| self.mark_error(source))
     }
 
     /// Stores metric points. They become durable with the next flush; a trial that loses some
@@ -242,9 +211,7 @@ impl Store {
         for point in points {
             batch.insert(metric_key(point), &point.value.to_le_bytes());
         }
-        self.metrics
-            .apply_batch(batch)
-            .map_err(|source| sled_error(&self.folder, source))
+        self.metrics.apply_batch(batch).map_err(|source| sled_error(&self.folder, source))
     }
 
     /// Calls `each` with the series of a trial, ordered by metric and step; of several attempts
@@ -282,49 +249,28 @@ impl Store {
     /// # Errors
     /// The disk failed.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.db
-            .flush()
-            .map(|_| ())
-            .map_err(|source| sled_error(&self.folder, source))
+        self.db.flush().map(|_| ()).map_err(|source| sled_error(&self.folder, source))
     }
 }
 
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join("lock");
-    let io = |source| StoreError::Io {
-        action: "cannot open",
-        path: path.clone(),
-        source,
-    };
+    let io = |source| StoreError::Io { action: "cannot open", path: path.clone(), source };
     let mut file = open_or_create(&path).map_err(io)?;
     let operation = rustix::fs::FlockOperation::NonBlockingLockExclusive;
     if rustix::fs::flock(&file, operation).is_err() {
         let holder = fs::read_to_string(&path).unwrap_or_default();
         let holder = holder.trim();
         let is_number = !holder.is_empty() && holder.chars().all(|c| c.is_ascii_digit());
-        let holder = if is_number {
-            format!(" (process {holder})")
-        } else {
-            String::new()
-        };
-        return Err(StoreError::Locked {
-            folder: folder.to_owned(),
-            holder,
-        });
+        let holder = if is_number { format!(" (process {holder})") } else { String::new() };
+        return Err(StoreError::Locked { folder: folder.to_owned(), holder });
     }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(io)?;
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io)?;
     Ok(file)
 }
 
 fn open_or_create(path: &Path) -> std::io::Result<File> {
-    File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(path)
+    File::options().create(true).truncate(false).read(true).write(true).open(path)
 }
 
 /// Reads the version before sled touches anything, and writes it into a new folder.
@@ -332,27 +278,17 @@ fn check_format(folder: &Path) -> Result<(), StoreError> {
     let path = folder.join("format");
     match fs::read_to_string(&path) {
         Ok(text) => match text.trim().parse::<u32>() {
-            Ok(found) if found > FORMAT_VERSION => Err(StoreError::Newer {
-                folder: folder.to_owned(),
-                found,
-            }),
+            Ok(found) if found > FORMAT_VERSION => {
+                Err(StoreError::Newer { folder: folder.to_owned(), found })
+            }
             Ok(_) => Ok(()),
             Err(_) => Err(StoreError::NotOurs(path)),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            write_synced(&path, format!("{FORMAT_VERSION}\n").as_bytes()).map_err(|source| {
-                StoreError::Io {
-                    action: "cannot write",
-                    path,
-                    source,
-                }
-            })
+            write_synced(&path, format!("{FORMAT_VERSION}\n").as_bytes())
+                .map_err(|source| StoreError::Io { action: "cannot write", path, source })
         }
-        Err(source) => Err(StoreError::Io {
-            action: "cannot read",
-            path,
-            source,
-        }),
+        Err(source) => Err(StoreError::Io { action: "cannot read", path, source }),
     }
 }
 
@@ -370,10 +306,7 @@ pub(crate) fn write_synced(path: &Path, content: &[u8]) -> std::io::Result<()> {
 }
 
 fn damaged(folder: &Path, detail: impl Into<String>) -> StoreError {
-    StoreError::Damaged {
-        folder: folder.to_owned(),
-        detail: detail.into(),
-    }
+    StoreError::Damaged { folder: folder.to_owned(), detail: detail.into() }
 }
 
 fn sled_error(folder: &Path, source: sled::Error) -> StoreError {
@@ -382,10 +315,7 @@ fn sled_error(folder: &Path, source: sled::Error) -> StoreError {
         sled::Error::CollectionNotFound(_)
         | sled::Error::Unsupported(_)
         | sled::Error::ReportableBug(_)
-        | sled::Error::Io(_) => StoreError::Sled {
-            folder: folder.to_owned(),
-            source,
-        },
+        | sled::Error::Io(_) => StoreError::Sled { folder: folder.to_owned(), source },
     }
 }
 

@@ -72,20 +72,15 @@ pub fn compile(source: &str, arch: Arch) -> Result<Cubin, CompileError> {
     }
     let source = CString::new(source).map_err(|e| CompileError::ZeroByte(e.nul_position()))?;
     let program = Program(result::create_program(&source, None)?);
-    let options = [
-        format!("--gpu-architecture=sm_{}{}", arch.major, arch.minor),
-        "--fmad=false".to_owned(),
-    ];
+    let options =
+        [format!("--gpu-architecture=sm_{}{}", arch.major, arch.minor), "--fmad=false".to_owned()];
     // SAFETY: the program was made above and lives until the end of this function, and so does
     // the source that it refers to.
     #[expect(unsafe_code, reason = "NVRTC is a C library")]
     let compiled = unsafe { result::compile_program(program.0, &options) };
     match compiled {
         Ok(()) => program.cubin(),
-        Err(_) => Err(CompileError::Source {
-            arch,
-            log: program.log()?,
-        }),
+        Err(_) => Err(CompileError::Source { arch, log: program.log()? }),
     }
 }
 
@@ -140,10 +135,7 @@ pub(crate) mod tests {
             return true;
         }
         let required = std::env::var_os("BRINE_REQUIRE_NVRTC").is_some_and(|value| value == "1");
-        assert!(
-            !required,
-            "BRINE_REQUIRE_NVRTC is set, but libnvrtc.so.13 cannot be loaded"
-        );
+        assert!(!required, "BRINE_REQUIRE_NVRTC is set, but libnvrtc.so.13 cannot be loaded");
         eprintln!("skipped: no NVRTC");
         false
     }
@@ -167,10 +159,7 @@ pub(crate) mod tests {
         }
         let arch = Arch { major: 1, minor: 0 };
         let error = compile("extern \"C\" __global__ void k() {}", arch);
-        assert!(
-            matches!(error, Err(CompileError::Source { .. })),
-            "{error:?}"
-        );
+        assert!(matches!(error, Err(CompileError::Source { .. })), "{error:?}");
     }
 
     #[test]

@@ -51,10 +51,7 @@ fn check_hash(text: &str, digits: usize) -> Result<(), IdError> {
     if text.len() == digits && text.chars().all(is_digit) {
         return Ok(());
     }
-    Err(IdError::Hash {
-        expected: digits,
-        found: text.chars().take(ID_BYTES_MAX).collect(),
-    })
+    Err(IdError::Hash { expected: digits, found: text.chars().take(ID_BYTES_MAX).collect() })
 }
 
 macro_rules! id {

@@ -40,9 +40,7 @@ impl Outcome {
     pub fn failed(class: FailureClass, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > MESSAGE_BYTES_MAX {
-            let end = (0..=MESSAGE_BYTES_MAX)
-                .rev()
-                .find(|&end| message.is_char_boundary(end));
+            let end = (0..=MESSAGE_BYTES_MAX).rev().find(|&end| message.is_char_boundary(end));
             message.truncate(end.unwrap_or(0));
         }
         Self::Failed { class, message }

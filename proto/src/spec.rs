@@ -113,12 +113,7 @@ pub struct Resources {
 
 impl Default for Resources {
     fn default() -> Self {
-        Self {
-            cpus: 1,
-            gpus: 0,
-            gpu_memory_bytes: 0,
-            memory_bytes: 0,
-        }
+        Self { cpus: 1, gpus: 0, gpu_memory_bytes: 0, memory_bytes: 0 }
     }
 }
 
@@ -134,10 +129,7 @@ pub struct Retries {
 
 impl Default for Retries {
     fn default() -> Self {
-        Self {
-            infrastructure: 5,
-            trial: 0,
-        }
+        Self { infrastructure: 5, trial: 0 }
     }
 }
 
@@ -213,10 +205,7 @@ impl<'de> Deserialize<'de> for Value {
             }
             fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
                 i64::try_from(value).map(Value::Integer).map_err(|_| {
-                    E::custom(format!(
-                        "{value} is larger than a parameter may be ({})",
-                        i64::MAX
-                    ))
+                    E::custom(format!("{value} is larger than a parameter may be ({})", i64::MAX))
                 })
             }
             fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
@@ -258,36 +247,15 @@ mod tests {
     fn identity_is_what_decides_the_result() {
         let base = spec().id();
         let same = [
-            TrialSpec {
-                retries: Retries {
-                    infrastructure: 9,
-                    trial: 9,
-                },
-                ..spec()
-            },
-            TrialSpec {
-                time_limit_ms: Some(1),
-                ..spec()
-            },
-            TrialSpec {
-                checkpoint_every_ms: 1,
-                ..spec()
-            },
+            TrialSpec { retries: Retries { infrastructure: 9, trial: 9 }, ..spec() },
+            TrialSpec { time_limit_ms: Some(1), ..spec() },
+            TrialSpec { checkpoint_every_ms: 1, ..spec() },
         ];
         assert!(same.iter().all(|spec| spec.id() == base));
         let other = [
             TrialSpec { seed: 8, ..spec() },
-            TrialSpec {
-                parameters: BTreeMap::new(),
-                ..spec()
-            },
-            TrialSpec {
-                resources: Resources {
-                    cpus: 2,
-                    ..Resources::default()
-                },
-                ..spec()
-            },
+            TrialSpec { parameters: BTreeMap::new(), ..spec() },
+            TrialSpec { resources: Resources { cpus: 2, ..Resources::default() }, ..spec() },
         ];
         assert!(other.iter().all(|spec| spec.id() != base));
     }

@@ -1,7 +1,7 @@
 //! The gRPC messages and stubs of `wire/brine.proto`. Each process turns them into domain types at
 //! its edge; nothing inside sees them.
 #![expect(missing_docs, reason = "generated; the .proto file carries the words")]
-#![expect(clippy::allow_attributes, reason = "generated")]
+#![expect(clippy::allow_attributes, clippy::too_many_lines, reason = "generated")]
 
 tonic::include_proto!("brine.v1");
 
@@ -20,10 +20,7 @@ pub const LOG_CHUNK_BYTES: usize = 64 << 10;
 impl AttemptRef {
     /// Names one attempt.
     pub fn new(trial: &TrialId, attempt: Attempt) -> Self {
-        Self {
-            trial: trial.to_string(),
-            attempt: attempt.0,
-        }
+        Self { trial: trial.to_string(), attempt: attempt.0 }
     }
 
     /// The attempt it names.
@@ -38,10 +35,7 @@ impl AttemptRef {
 impl Lease {
     /// The devices it names.
     pub fn devices(&self) -> Devices {
-        Devices {
-            cpus: self.cpus.clone(),
-            gpus: self.gpus.clone(),
-        }
+        Devices { cpus: self.cpus.clone(), gpus: self.gpus.clone() }
     }
 }
 

@@ -58,8 +58,7 @@ fn loss_at(budget: f64, parameters: f64) -> f64 {
 
 fn optimum(budget: f64) -> f64 {
     let grid = (0..4_000).map(|step| 1e3 * 10f64.powf(f64::from(step) / 1_000.0));
-    grid.min_by(|a, b| loss_at(budget, *a).total_cmp(&loss_at(budget, *b)))
-        .unwrap_or(1e5)
+    grid.min_by(|a, b| loss_at(budget, *a).total_cmp(&loss_at(budget, *b))).unwrap_or(1e5)
 }
 
 /// Noise in [-1, 1] that is the same every time.
@@ -154,12 +153,7 @@ fn curves_figure(cells: &[Sample]) -> Figure {
             ..Series::default()
         });
         series.push(Series {
-            label: if group == 3 {
-                "minimum, 95 % interval"
-            } else {
-                ""
-            }
-            .into(),
+            label: if group == 3 { "minimum, 95 % interval" } else { "" }.into(),
             group,
             style: Style::Minimum,
             points: vec![Point {
@@ -215,11 +209,7 @@ fn optimum_figure(name: &str, label: &str, exponent: f64, at_1e11: f64) -> Figur
                     points: minima.collect(),
                     line: grid(104, 120).map(|x| [x, law(x)]).collect(),
                     band: grid(104, 130)
-                        .map(|x| Band {
-                            x,
-                            low: law(x) / wide(x),
-                            high: law(x) * wide(x),
-                        })
+                        .map(|x| Band { x, low: law(x) / wide(x), high: law(x) * wide(x) })
                         .collect(),
                     ..Series::default()
                 },
@@ -233,9 +223,7 @@ fn optimum_figure(name: &str, label: &str, exponent: f64, at_1e11: f64) -> Figur
                     label: "parametric fit".into(),
                     group: 1,
                     style: Style::Line,
-                    line: grid(104, 130)
-                        .map(|x| [x, law(x) * (x / 1e11).powf(0.02)])
-                        .collect(),
+                    line: grid(104, 130).map(|x| [x, law(x) * (x / 1e11).powf(0.02)]).collect(),
                     ..Series::default()
                 },
             ],
@@ -280,16 +268,8 @@ fn minima_table() -> Table {
     let row = |budget: &f64| {
         let best = optimum(*budget);
         let tokens = budget / (6.0 * best);
-        let interval = |value: f64| Cell::Interval {
-            value,
-            low: value * 0.86,
-            high: value * 1.17,
-        };
-        let bracketed = if *budget > 5e11 {
-            "no, near the edge"
-        } else {
-            "yes"
-        };
+        let interval = |value: f64| Cell::Interval { value, low: value * 0.86, high: value * 1.17 };
+        let bracketed = if *budget > 5e11 { "no, near the edge" } else { "yes" };
         vec![
             Cell::Number(*budget),
             Cell::Number(CELLS as f64),
@@ -308,22 +288,15 @@ fn minima_table() -> Table {
             Column::number("N*", "parameters"),
             Column::number("D*", "tokens"),
             Column::number("loss", "nats per token"),
-            Column {
-                name: "bracketed".into(),
-                unit: String::new(),
-                alignment: Alignment::Left,
-            },
+            Column { name: "bracketed".into(), unit: String::new(), alignment: Alignment::Left },
         ],
         rows: BUDGETS.iter().map(row).collect(),
     }
 }
 
 fn fits_table() -> Table {
-    let interval = |value: f64, wide: f64| Cell::Interval {
-        value,
-        low: value - wide,
-        high: value + wide,
-    };
+    let interval =
+        |value: f64, wide: f64| Cell::Interval { value, low: value - wide, high: value + wide };
     Table {
         name: "fits".into(),
         caption: "Exponents of N* = k C^a and D* = k C^b.".into(),
@@ -362,18 +335,10 @@ fn provenance(cells: &[Sample]) -> Result<Provenance, Box<dyn Error>> {
         Ok(TrialRow {
             id: cell.id.clone(),
             attempts: 1 + u32::from(index % 9 == 4),
-            state: if cell.diverged {
-                "diverged"
-            } else {
-                "completed"
-            }
-            .into(),
+            state: if cell.diverged { "diverged" } else { "completed" }.into(),
             parameters: BTreeMap::from([
                 ("flop_budget".into(), Value::Number(BUDGETS[cell.budget])),
-                (
-                    "width".into(),
-                    Value::Integer(16 * (1 + (index % CELLS) as i64)),
-                ),
+                ("width".into(), Value::Integer(16 * (1 + (index % CELLS) as i64))),
                 ("layers".into(), Value::Integer(2)),
                 ("learning_rate".into(), Value::Number(0.004_123_4)),
             ]),
@@ -397,9 +362,7 @@ fn provenance(cells: &[Sample]) -> Result<Provenance, Box<dyn Error>> {
             }),
             data_hash: Some(data.clone()),
             code_version: "brine 0.1.0 (1a2b3c4)".into(),
-            message: cell
-                .diverged
-                .then(|| "validation_loss is not a number at step 96".into()),
+            message: cell.diverged.then(|| "validation_loss is not a number at step 96".into()),
         })
     };
     Ok(Provenance {
@@ -436,8 +399,5 @@ fn learning_curve(cell: &Sample) -> Curve {
             },
         ]
     });
-    Curve {
-        trial: cell.id.clone(),
-        points: points.collect(),
-    }
+    Curve { trial: cell.id.clone(), points: points.collect() }
 }

@@ -21,10 +21,7 @@ const STEPS_MAX: u64 = 1 << 27;
 /// [`TrainError::Numerics`] or [`TrainError::Spec`] for the first that is wrong.
 pub(crate) fn check(spec: &TrainSpec) -> Result<(), TrainError> {
     if spec.numerics != NUMERICS_VERSION {
-        return Err(TrainError::Numerics {
-            planned: spec.numerics,
-            ours: NUMERICS_VERSION,
-        });
+        return Err(TrainError::Numerics { planned: spec.numerics, ours: NUMERICS_VERSION });
     }
     check_shape(spec)?;
     within("batch", spec.batch, 1..=BATCH_MAX)?;
@@ -37,11 +34,7 @@ pub(crate) fn check(spec: &TrainSpec) -> Result<(), TrainError> {
     within("optimizer.beta1", optimizer.beta1, 0.0..1.0)?;
     within("optimizer.beta2", optimizer.beta2, 0.0..1.0)?;
     within("optimizer.epsilon", optimizer.epsilon, positive)?;
-    within(
-        "optimizer.weight_decay",
-        optimizer.weight_decay,
-        0.0..f64::INFINITY,
-    )?;
+    within("optimizer.weight_decay", optimizer.weight_decay, 0.0..f64::INFINITY)?;
     if let Some(clip) = optimizer.clip {
         within("optimizer.clip", clip, positive)?;
     }
@@ -112,9 +105,5 @@ pub(crate) fn within<T: PartialOrd + Display>(
         Bound::Excluded(high) => format!("below {high}"),
         Bound::Unbounded => "not limited above".to_owned(),
     };
-    Err(TrainError::Spec {
-        field,
-        found: value.to_string(),
-        wanted: format!("{low} and {high}"),
-    })
+    Err(TrainError::Spec { field, found: value.to_string(), wanted: format!("{low} and {high}") })
 }

@@ -63,14 +63,7 @@ pub struct State {
 impl State {
     /// The state before the first update.
     pub fn new(seed: u64, data: BlobId) -> Self {
-        Self {
-            format: FORMAT,
-            step: 0,
-            seed,
-            data,
-            recent_losses: VecDeque::new(),
-            seconds: 0.0,
-        }
+        Self { format: FORMAT, step: 0, seed, data, recent_losses: VecDeque::new(), seconds: 0.0 }
     }
 
     fn to_json(&self) -> Vec<u8> {
@@ -216,10 +209,7 @@ pub fn save(
             encode(
                 OPTIMIZER,
                 layout,
-                &[
-                    (FIRST_MOMENT, &snapshot.first_moment),
-                    (SECOND_MOMENT, &snapshot.second_moment),
-                ],
+                &[(FIRST_MOMENT, &snapshot.first_moment), (SECOND_MOMENT, &snapshot.second_moment)],
             )?,
         ),
         (STATE, snapshot.state.to_json()),
@@ -273,10 +263,7 @@ fn encode(
 }
 
 fn free_folder(parent: &Path, step: u64, attempt: Attempt) -> Result<PathBuf, CheckpointError> {
-    let failed = |source| CheckpointError::Write {
-        path: parent.to_owned(),
-        source,
-    };
+    let failed = |source| CheckpointError::Write { path: parent.to_owned(), source };
     let parent = parent.canonicalize().map_err(failed)?;
     let name = format!("step-{step:08}-attempt-{attempt}");
     (0..NAMES_MAX)
@@ -339,9 +326,7 @@ pub fn first_intact(
                     false => "there is none before it",
                 };
                 let step = candidate.step;
-                note(&format!(
-                    "checkpoint at step {step} is damaged ({error}); {next}"
-                ));
+                note(&format!("checkpoint at step {step} is damaged ({error}); {next}"));
             }
             Err(error) => return Err(error),
         }
@@ -396,10 +381,7 @@ fn verified(checkpoint: &Checkpoint, file: &'static str) -> Result<Vec<u8>, Chec
 
 fn decode_state(path: &Path, content: &[u8]) -> Result<State, CheckpointError> {
     let state: Result<State, _> = serde_json::from_slice(content);
-    let state = state.map_err(|source| CheckpointError::State {
-        path: path.to_owned(),
-        source,
-    })?;
+    let state = state.map_err(|source| CheckpointError::State { path: path.to_owned(), source })?;
     if state.format != FORMAT {
         return Err(CheckpointError::OtherTrial {
             field: "format",
@@ -417,10 +399,8 @@ fn decode(
     prefix: &str,
 ) -> Result<Vec<u8>, CheckpointError> {
     let path = || path.to_owned();
-    let tensors = SafeTensors::deserialize(content).map_err(|source| CheckpointError::Decode {
-        path: path(),
-        source,
-    })?;
+    let tensors = SafeTensors::deserialize(content)
+        .map_err(|source| CheckpointError::Decode { path: path(), source })?;
     let mut bytes = Vec::with_capacity(VALUE_BYTES * layout.len());
     for entry in layout.entries() {
         let name = format!("{prefix}{}", entry.name);

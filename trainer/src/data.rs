@@ -222,18 +222,11 @@ impl Text {
     }
 
     fn check_lengths(&self) -> Result<(), DataError> {
-        let parts = [
-            ("training", self.training_tokens),
-            ("held-out", self.held_out_tokens),
-        ];
+        let parts = [("training", self.training_tokens), ("held-out", self.held_out_tokens)];
         for (part, tokens) in parts {
             if tokens <= self.sequence {
                 let sequence = self.sequence;
-                return Err(DataError::Short {
-                    part,
-                    tokens,
-                    sequence,
-                });
+                return Err(DataError::Short { part, tokens, sequence });
             }
         }
         Ok(())
@@ -247,10 +240,7 @@ impl Text {
             TokenFormat::U16 => Box::new(u16_tokens(&self.map)),
         };
         let unknown = (0..).zip(&mut tokens);
-        match unknown
-            .into_iter()
-            .find(|&(_, token)| token >= i64::from(vocabulary))
-        {
+        match unknown.into_iter().find(|&(_, token)| token >= i64::from(vocabulary)) {
             None => Ok(()),
             Some((place, token)) => Err(DataError::Vocabulary {
                 path: path.to_owned(),
@@ -268,20 +258,13 @@ fn u16_tokens(bytes: &[u8]) -> impl Iterator<Item = i64> {
 }
 
 fn map(path: &Path, spec: &DataSpec) -> Result<Mmap, DataError> {
-    let read = |source| DataError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let read = |source| DataError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(read)?;
     let found = file.metadata().map_err(read)?.len();
     let wanted = spec.text.bytes;
     if found != wanted {
         let path = path.to_owned();
-        return Err(DataError::Length {
-            path,
-            found,
-            wanted,
-        });
+        return Err(DataError::Length { path, found, wanted });
     }
     // SAFETY: the file is a blob, which is known by its content and never written again; the
     // caller keeps this promise, which `Text::open` states.
@@ -291,11 +274,7 @@ fn map(path: &Path, spec: &DataSpec) -> Result<Mmap, DataError> {
     if found != spec.text.blob {
         let path = path.to_owned();
         let wanted = spec.text.blob.clone();
-        return Err(DataError::Hash {
-            path,
-            found,
-            wanted,
-        });
+        return Err(DataError::Hash { path, found, wanted });
     }
     Ok(map)
 }
@@ -310,15 +289,9 @@ mod tests {
     fn open(content: &[u8], format: TokenFormat, held_out: f64, seed: u64) -> Text {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), content).unwrap();
-        let text = BlobRef {
-            blob: BlobId::from_hash(blake3::hash(content)),
-            bytes: content.len() as u64,
-        };
-        let spec = DataSpec {
-            text,
-            format,
-            held_out,
-        };
+        let text =
+            BlobRef { blob: BlobId::from_hash(blake3::hash(content)), bytes: content.len() as u64 };
+        let spec = DataSpec { text, format, held_out };
         Text::open(file.path(), &spec, 1 << 16, 4, seed).unwrap()
     }
 
@@ -342,12 +315,7 @@ mod tests {
                     let expected: Vec<i64> = (start..start + 5).collect();
                     assert_eq!(batch.inputs, expected[..4]);
                     assert_eq!(batch.targets, expected[1..]);
-                    assert!(
-                        batch
-                            .targets
-                            .iter()
-                            .all(|&t| (t as u64) < text.training_tokens)
-                    );
+                    assert!(batch.targets.iter().all(|&t| (t as u64) < text.training_tokens));
                     starts.insert(start);
                 }
                 let all: BTreeSet<i64> = (0..windows as i64).map(|window| 4 * window).collect();
@@ -372,12 +340,8 @@ mod tests {
     #[test]
     fn the_order_does_not_depend_on_the_size_of_the_batches() {
         let text = open(&counting(100), TokenFormat::U16, 0.1, 3);
-        let one_by_one: Vec<i64> = (0..60)
-            .flat_map(|step| text.batch(step, 1).inputs)
-            .collect();
-        let by_six: Vec<i64> = (0..10)
-            .flat_map(|step| text.batch(step, 6).inputs)
-            .collect();
+        let one_by_one: Vec<i64> = (0..60).flat_map(|step| text.batch(step, 1).inputs).collect();
+        let by_six: Vec<i64> = (0..10).flat_map(|step| text.batch(step, 6).inputs).collect();
         assert_eq!(one_by_one, by_six);
         let again = open(&counting(100), TokenFormat::U16, 0.1, 3);
         assert_eq!(again.batch(7, 6), text.batch(7, 6));
@@ -398,19 +362,9 @@ mod tests {
     fn half_a_token_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"abc").unwrap();
-        let text = BlobRef {
-            blob: BlobId::from_hash(blake3::hash(b"abc")),
-            bytes: 3,
-        };
-        let spec = DataSpec {
-            text,
-            format: TokenFormat::U16,
-            held_out: 0.5,
-        };
+        let text = BlobRef { blob: BlobId::from_hash(blake3::hash(b"abc")), bytes: 3 };
+        let spec = DataSpec { text, format: TokenFormat::U16, held_out: 0.5 };
         let error = Text::open(file.path(), &spec, 1 << 16, 4, 0).unwrap_err();
-        assert!(
-            matches!(error, DataError::OddLength { bytes: 3, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, DataError::OddLength { bytes: 3, .. }), "{error}");
     }
 }

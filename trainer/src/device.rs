@@ -122,9 +122,8 @@ fn load_cuda_library() -> Result<(), DeviceError> {
     // is linked to; both come from one folder and so from one build.
     #[expect(unsafe_code, reason = "loading a library runs its initialisers")]
     let opened = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
-    let library = opened.map_err(|error| DeviceError::NoCudaLibrary {
-        reason: error.to_string(),
-    })?;
+    let library =
+        opened.map_err(|error| DeviceError::NoCudaLibrary { reason: error.to_string() })?;
     // libtorch keeps pointers into it until the process ends.
     std::mem::forget(library);
     Ok(())
@@ -132,9 +131,7 @@ fn load_cuda_library() -> Result<(), DeviceError> {
 
 fn loaded_library() -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let line = maps
-        .lines()
-        .find(|line| line.ends_with("/libtorch_cpu.so"))?;
+    let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
     Some(PathBuf::from(&line[line.find('/')?..]))
 }
 

@@ -97,17 +97,10 @@ impl TrainError {
     /// libtorch tells only in its text.
     pub(crate) fn torch(spec: &TrainSpec, doing: impl Into<String>, source: TchError) -> Self {
         let text = source.to_string();
-        let memory = [
-            "out of memory",
-            "can't allocate memory",
-            "not enough memory",
-        ];
+        let memory = ["out of memory", "can't allocate memory", "not enough memory"];
         if memory.iter().any(|words| text.contains(words)) {
             return Self::out_of_memory(spec, doing);
         }
-        Self::Torch {
-            doing: doing.into(),
-            source,
-        }
+        Self::Torch { doing: doing.into(), source }
     }
 }

@@ -100,14 +100,8 @@ impl<'a> Learner<'a> {
         let loss = self.model.loss(&inputs, &targets, Reduction::Mean)?;
         let gradient = self.parameters.gradient(&loss)?;
         let gradient_norm =
-            self.optimizer
-                .step(&self.parameters, gradient, learning_rate, step + 1)?;
-        Ok(Update {
-            step,
-            loss: loss.f_detach()?,
-            gradient_norm,
-            learning_rate,
-        })
+            self.optimizer.step(&self.parameters, gradient, learning_rate, step + 1)?;
+        Ok(Update { step, loss: loss.f_detach()?, gradient_norm, learning_rate })
     }
 
     /// Mean loss in nats per token over the specification's held-out windows, after `step`
@@ -158,15 +152,9 @@ impl<'a> Learner<'a> {
     }
 
     fn tensors(&self, windows: &Windows) -> tch::Result<(Tensor, Tensor)> {
-        let shape = [
-            windows.sequences as i64,
-            i64::from(self.spec.model.sequence),
-        ];
+        let shape = [windows.sequences as i64, i64::from(self.spec.model.sequence)];
         let inputs = Tensor::f_from_slice(&windows.inputs)?.f_view(shape)?;
         let targets = Tensor::f_from_slice(&windows.targets)?;
-        Ok((
-            inputs.f_to_device(self.device)?,
-            targets.f_to_device(self.device)?,
-        ))
+        Ok((inputs.f_to_device(self.device)?, targets.f_to_device(self.device)?))
     }
 }

@@ -35,10 +35,7 @@ struct Reported {
 
 /// The clock of the training: for reports and for the time of the next checkpoint, never for a
 /// number that decides a loss.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the training loop is the driver that owns the time"
-)]
+#[expect(clippy::disallowed_methods, reason = "the training loop is the driver that owns the time")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
@@ -48,11 +45,7 @@ impl Log {
         Self {
             pending: Vec::new(),
             // On the processor the loss is there already, and reading it costs nothing.
-            pending_max: if device.is_cuda() {
-                PENDING_ON_GPU_MAX
-            } else {
-                1
-            },
+            pending_max: if device.is_cuda() { PENDING_ON_GPU_MAX } else { 1 },
             last_step: spec.steps - 1,
             tokens_per_update: u64::from(spec.batch) * u64::from(spec.model.sequence),
             reported: None,

@@ -60,9 +60,7 @@ impl Model {
                 weight: leaf(&format!("{name}.weight")),
                 bias: leaf(&format!("{name}.bias")),
             },
-            Norm::RmsNorm => NormLayer::Rms {
-                weight: leaf(&format!("{name}.weight")),
-            },
+            Norm::RmsNorm => NormLayer::Rms { weight: leaf(&format!("{name}.weight")) },
         };
         let up = match spec.mlp {
             Mlp::Gelu => "up",
@@ -83,11 +81,7 @@ impl Model {
                 (None, Some(table))
             }
         };
-        let output = if spec.tied {
-            "token_embedding.weight"
-        } else {
-            "output.weight"
-        };
+        let output = if spec.tied { "token_embedding.weight" } else { "output.weight" };
         Ok(Self {
             token_embedding: leaf("token_embedding.weight"),
             position_embedding,
@@ -160,11 +154,7 @@ impl Model {
             }
         };
         // (B, h, S, d/h), causal, scores scaled by the root of d/h.
-        let [q, k, v] = [
-            q.f_transpose(1, 2)?,
-            k.f_transpose(1, 2)?,
-            v.f_transpose(1, 2)?,
-        ];
+        let [q, k, v] = [q.f_transpose(1, 2)?, k.f_transpose(1, 2)?, v.f_transpose(1, 2)?];
         let mixed = Tensor::f_scaled_dot_product_attention(
             &q,
             &k,
@@ -175,9 +165,7 @@ impl Model {
             None,
             false,
         )?;
-        let mixed = mixed
-            .f_transpose(1, 2)?
-            .f_reshape([batch * sequence, width])?;
+        let mixed = mixed.f_transpose(1, 2)?.f_reshape([batch * sequence, width])?;
         linear(&mixed, &layer.attention_output)
     }
 
@@ -292,9 +280,7 @@ mod tests {
     }
 
     fn tokens(shift: i64) -> Tensor {
-        let tokens: Vec<i64> = (0..BATCH * SEQUENCE)
-            .map(|i| (i * 5 + shift) % 13)
-            .collect();
+        let tokens: Vec<i64> = (0..BATCH * SEQUENCE).map(|i| (i * 5 + shift) % 13).collect();
         Tensor::from_slice(&tokens).view([BATCH, SEQUENCE])
     }
 
@@ -346,11 +332,7 @@ mod tests {
                 };
                 let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
                 let error = (slope - norm).abs();
-                assert!(
-                    error < 1e-2 * norm + 1e-4,
-                    "{}: {slope} {norm}: {spec:?}",
-                    entry.name
-                );
+                assert!(error < 1e-2 * norm + 1e-4, "{}: {slope} {norm}: {spec:?}", entry.name);
             }
         }
     }
@@ -358,36 +340,20 @@ mod tests {
     // Goal: rotary scores depend on distances only.
     #[test]
     fn rotary_products_depend_on_the_distance_only() {
-        let spec = ModelSpec {
-            positions: Positions::Rotary,
-            ..models().remove(0)
-        };
+        let spec = ModelSpec { positions: Positions::Rotary, ..models().remove(0) };
         let table = rotations(&spec).unwrap();
         let head = [0.3f32, -1.2, 0.7, 0.1];
-        let x = Tensor::from_slice(&head)
-            .view([1, 1, 1, 1, 4])
-            .expand([1, SEQUENCE, 2, 2, 4], true);
+        let x =
+            Tensor::from_slice(&head).view([1, 1, 1, 1, 4]).expand([1, SEQUENCE, 2, 2, 4], true);
         let turned = rotate(&x.contiguous(), &table).unwrap();
-        let at = |position: i64| {
-            turned
-                .select(1, position)
-                .select(1, 0)
-                .select(1, 0)
-                .view(-1)
-        };
+        let at = |position: i64| turned.select(1, position).select(1, 0).select(1, 0).view(-1);
         let product = |a: i64, b: i64| (at(a) * at(b)).sum(Kind::Float).double_value(&[]);
         for distance in 0..4 {
             let near = product(0, distance);
-            assert!(
-                (near - product(3, 3 + distance)).abs() < 1e-5,
-                "distance {distance}"
-            );
+            assert!((near - product(3, 3 + distance)).abs() < 1e-5, "distance {distance}");
         }
         assert!((product(0, 0) - product(0, 3)).abs() > 1e-3);
-        let same = (at(0) - Tensor::from_slice(&head))
-            .abs()
-            .max()
-            .double_value(&[]);
+        let same = (at(0) - Tensor::from_slice(&head)).abs().max().double_value(&[]);
         assert_eq!(same, 0.0, "position 0 is not turned");
     }
 
@@ -406,10 +372,7 @@ mod tests {
             loss.unwrap().double_value(&[])
         };
         let _ = no_grad(|| parameters.flat().shallow_clone().f_zero_()).unwrap();
-        assert!(
-            (loss() - 13f64.ln()).abs() < 1e-6,
-            "zeros give equal scores"
-        );
+        assert!((loss() - 13f64.ln()).abs() < 1e-6, "zeros give equal scores");
         assert_eq!(VALUE_BYTES, Kind::Float.elt_size_in_bytes());
     }
 }

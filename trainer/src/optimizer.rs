@@ -47,11 +47,7 @@ impl Optimizer {
     pub(crate) fn set_moments(&mut self, moments: [&[u8]; 2]) -> tch::Result<()> {
         let places = [&mut self.first_moment, &mut self.second_moment];
         for (place, bytes) in places.into_iter().zip(moments) {
-            place.f_copy_(&Tensor::f_from_data_size(
-                bytes,
-                &place.size(),
-                Kind::Float,
-            )?)?;
+            place.f_copy_(&Tensor::f_from_data_size(bytes, &place.size(), Kind::Float)?)?;
         }
         Ok(())
     }
@@ -69,14 +65,7 @@ impl Optimizer {
         t: u64,
     ) -> tch::Result<Tensor> {
         no_grad(|| {
-            let AdamW {
-                beta1,
-                beta2,
-                epsilon,
-                weight_decay,
-                clip,
-                ..
-            } = self.config;
+            let AdamW { beta1, beta2, epsilon, weight_decay, clip, .. } = self.config;
             let norm = gradient.f_norm()?;
             if let Some(clip) = clip {
                 let factor = norm.f_add_scalar(CLIP_EPSILON)?.f_reciprocal_()?;
@@ -85,9 +74,7 @@ impl Optimizer {
             }
             let t = t as f64;
             let _ = self.first_moment.f_lerp_(&gradient, 1.0 - beta1)?;
-            let _ = self
-                .second_moment
-                .f_lerp_(&gradient.f_square_()?, 1.0 - beta2)?;
+            let _ = self.second_moment.f_lerp_(&gradient.f_square_()?, 1.0 - beta2)?;
             let mut root = self.second_moment.f_sqrt()?;
             let _ = root.f_mul_scalar_((1.0 - beta2.powf(t)).sqrt().recip())?;
             let _ = root.f_add_scalar_(epsilon)?;
@@ -137,29 +124,21 @@ mod tests {
         let decayed = layout.decayed_len();
         let bytes = layout.initial_values(5).unwrap();
         let start = bytes.chunks_exact(VALUE_BYTES);
-        let mut p: Vec<f32> = start
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
+        let mut p: Vec<f32> = start.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let (mut m, mut v) = (vec![0.0; p.len()], vec![0.0; p.len()]);
         let parameters = Parameters::new(layout, &bytes, Device::Cpu).unwrap();
         let mut optimizer = Optimizer::new(config, &parameters).unwrap();
         for t in 1..=20 {
             let wave = |i: usize| ((i * 31) as f32 + t as f32).sin() * 0.1;
             let gradient: Vec<f32> = (0..p.len()).map(wave).collect();
-            let norm = gradient
-                .iter()
-                .map(|&g| f64::from(g).powi(2))
-                .sum::<f64>()
-                .sqrt();
+            let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
             let learning_rate = config.learning_rate / t as f64;
             let found = optimizer
                 .step(&parameters, Tensor::from_slice(&gradient), learning_rate, t)
                 .unwrap();
             assert!((found.double_value(&[]) - norm).abs() < 1e-5 * norm);
 
-            let scale = config
-                .clip
-                .map_or(1.0, |clip| (clip / (norm + CLIP_EPSILON)).min(1.0));
+            let scale = config.clip.map_or(1.0, |clip| (clip / (norm + CLIP_EPSILON)).min(1.0));
             for (range, weight_decay) in
                 [(0..decayed, config.weight_decay), (decayed..p.len(), 0.0)]
             {
@@ -183,17 +162,11 @@ mod tests {
         }
         let [first, second] = optimizer.moments().map(floats);
         let ours = [floats(parameters.flat()), first, second];
-        for (name, found, wanted) in [
-            ("p", &ours[0], &p),
-            ("m", &ours[1], &m),
-            ("v", &ours[2], &v),
-        ] {
+        for (name, found, wanted) in [("p", &ours[0], &p), ("m", &ours[1], &m), ("v", &ours[2], &v)]
+        {
             for (i, (found, wanted)) in found.iter().zip(wanted).enumerate() {
                 let error = (found - wanted).abs();
-                assert!(
-                    error <= 1e-6 + 1e-5 * wanted.abs(),
-                    "{name}[{i}]: {found} {wanted}"
-                );
+                assert!(error <= 1e-6 + 1e-5 * wanted.abs(), "{name}[{i}]: {found} {wanted}");
             }
         }
     }
@@ -209,21 +182,9 @@ mod tests {
             clip: Some(0.5),
         };
         check(&config);
-        check(&AdamW {
-            clip: None,
-            ..config.clone()
-        });
-        check(&AdamW {
-            clip: Some(1e6),
-            weight_decay: 0.0,
-            ..config.clone()
-        });
-        check(&AdamW {
-            beta1: 0.95,
-            beta2: 0.98,
-            epsilon: 1e-15,
-            ..config
-        });
+        check(&AdamW { clip: None, ..config.clone() });
+        check(&AdamW { clip: Some(1e6), weight_decay: 0.0, ..config.clone() });
+        check(&AdamW { beta1: 0.95, beta2: 0.98, epsilon: 1e-15, ..config });
     }
 
     #[test]
@@ -242,10 +203,7 @@ mod tests {
         let mut optimizer = Optimizer::new(&config, &parameters).unwrap();
         let before = floats(parameters.flat());
         let zeros = parameters.zeros().unwrap();
-        optimizer
-            .step(&parameters, zeros, 1e-2, 1)
-            .map(drop)
-            .unwrap();
+        optimizer.step(&parameters, zeros, 1e-2, 1).map(drop).unwrap();
         assert_eq!(floats(parameters.flat()), before);
     }
 }

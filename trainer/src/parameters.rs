@@ -57,11 +57,7 @@ impl Layout {
         let mut shapes = shapes(spec);
         // Stable: within matrices and within vectors the order of the forward pass is kept.
         shapes.sort_by_key(|(_, shape, _)| shape.len() < 2);
-        let mut layout = Self {
-            entries: Vec::with_capacity(shapes.len()),
-            len: 0,
-            decayed_len: 0,
-        };
+        let mut layout = Self { entries: Vec::with_capacity(shapes.len()), len: 0, decayed_len: 0 };
         for (name, shape, init) in shapes {
             let len = shape.iter().map(|&n| n as usize).product();
             if shape.len() >= 2 {
@@ -69,13 +65,7 @@ impl Layout {
             }
             let start = layout.len;
             layout.len += len;
-            layout.entries.push(Entry {
-                name,
-                shape,
-                start,
-                len,
-                init,
-            });
+            layout.entries.push(Entry { name, shape, start, len, init });
         }
         layout
     }
@@ -129,16 +119,10 @@ fn shapes(spec: &ModelSpec) -> Vec<(String, Vec<i64>, Init)> {
     let std = INIT_STD * (INIT_WIDTH / f64::from(spec.width)).sqrt();
     let matrix = Init::Normal { std };
     // What is added to the residual stream shrinks with the number of additions, two per layer.
-    let residual = Init::Normal {
-        std: std / (2.0 * f64::from(spec.layers)).sqrt(),
-    };
+    let residual = Init::Normal { std: std / (2.0 * f64::from(spec.layers)).sqrt() };
     let mut tensors = vec![("token_embedding.weight".into(), vec![vocabulary, d], matrix)];
     if spec.positions == Positions::Learned {
-        tensors.push((
-            "position_embedding.weight".into(),
-            vec![sequence, d],
-            matrix,
-        ));
+        tensors.push(("position_embedding.weight".into(), vec![sequence, d], matrix));
     }
     let norm = |name: String, tensors: &mut Vec<(String, Vec<i64>, Init)>| {
         tensors.push((format!("{name}.weight"), vec![d], Init::Constant(1.0)));
@@ -194,11 +178,7 @@ impl Parameters {
     /// # Errors
     /// libtorch has no memory for them.
     pub fn new(layout: Layout, values: &[u8], device: Device) -> tch::Result<Self> {
-        assert_eq!(
-            values.len(),
-            VALUE_BYTES * layout.len(),
-            "the layout's length"
-        );
+        assert_eq!(values.len(), VALUE_BYTES * layout.len(), "the layout's length");
         let flat = Tensor::f_from_data_size(values, &[layout.len() as i64], Kind::Float)?;
         let flat = flat.f_to_device(device)?;
         let tensors = layout
@@ -213,11 +193,7 @@ impl Parameters {
                     .f_set_requires_grad(true)
             })
             .collect::<tch::Result<_>>()?;
-        Ok(Self {
-            layout,
-            flat,
-            tensors,
-        })
+        Ok(Self { layout, flat, tensors })
     }
 
     /// Names and places.
@@ -246,10 +222,8 @@ impl Parameters {
     /// libtorch refuses, for lack of memory.
     pub fn gradient(&self, loss: &Tensor) -> tch::Result<Tensor> {
         let parts = Tensor::f_run_backward(&[loss], &self.tensors, false, false)?;
-        let parts = parts
-            .iter()
-            .map(|part| part.f_reshape(-1i64))
-            .collect::<tch::Result<Vec<_>>>()?;
+        let parts =
+            parts.iter().map(|part| part.f_reshape(-1i64)).collect::<tch::Result<Vec<_>>>()?;
         Tensor::f_cat(&parts, 0)
     }
 
@@ -305,11 +279,7 @@ mod tests {
         let mut start = 0;
         for entry in layout.entries() {
             assert_eq!(entry.start, start);
-            assert_eq!(
-                entry.shape.len() >= 2,
-                entry.start < layout.decayed_len(),
-                "{entry:?}"
-            );
+            assert_eq!(entry.shape.len() >= 2, entry.start < layout.decayed_len(), "{entry:?}");
             start += entry.len;
         }
         assert_eq!(start, layout.len());
@@ -322,9 +292,7 @@ mod tests {
         let values = |seed| -> Vec<f32> {
             let bytes = layout.initial_values(seed).unwrap();
             let floats = bytes.chunks_exact(VALUE_BYTES);
-            floats
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect()
+            floats.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
         };
         let first = values(1);
         assert_eq!(first, values(1));
@@ -340,10 +308,7 @@ mod tests {
                     // Five deviations of each estimate.
                     assert!(mean.abs() < 5.0 * std / n.sqrt(), "{entry:?}: mean {mean}");
                     let ratio = square.sqrt() / std;
-                    assert!(
-                        (ratio - 1.0).abs() < 5.0 / (2.0 * n).sqrt(),
-                        "{entry:?}: {ratio}"
-                    );
+                    assert!((ratio - 1.0).abs() < 5.0 / (2.0 * n).sqrt(), "{entry:?}: {ratio}");
                 }
             }
         }
@@ -355,10 +320,7 @@ mod tests {
         let of = |positions| {
             let layout = Layout::of(&spec(Norm::LayerNorm, positions, Mlp::Gelu, true));
             let bytes = layout.initial_values(9).unwrap();
-            let entry = layout
-                .entries()
-                .iter()
-                .find(|e| e.name == "layers.1.mlp.up.weight");
+            let entry = layout.entries().iter().find(|e| e.name == "layers.1.mlp.up.weight");
             let entry = entry.unwrap().clone();
             bytes[VALUE_BYTES * entry.start..VALUE_BYTES * (entry.start + entry.len)].to_vec()
         };

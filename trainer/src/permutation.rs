@@ -26,11 +26,7 @@ impl Permutation {
             reader.fill(&mut bytes);
             u64::from_le_bytes(bytes)
         });
-        Self {
-            len,
-            half_bits: bits.div_ceil(2).max(1),
-            keys,
-        }
+        Self { len, half_bits: bits.div_ceil(2).max(1), keys }
     }
 
     /// Where `index` goes.

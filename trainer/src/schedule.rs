@@ -11,11 +11,7 @@ pub fn rate_share(schedule: &Schedule, step: u64, steps: u64) -> f64 {
     debug_assert!(step < steps);
     let count = |share: f64| (share * steps as f64).round();
     let line = |numerator: u64, steps: f64| {
-        if steps > 0.0 {
-            numerator as f64 / steps
-        } else {
-            1.0
-        }
+        if steps > 0.0 { numerator as f64 / steps } else { 1.0 }
     };
     let rise = line(step + 1, count(schedule.warmup));
     let fall = line(steps - step, count(schedule.decay));
@@ -30,9 +26,7 @@ mod tests {
     fn check(warmup: f64, decay: f64, expected: &[f64]) {
         let schedule = Schedule { warmup, decay };
         let steps = expected.len() as u64;
-        let found: Vec<f64> = (0..steps)
-            .map(|step| rate_share(&schedule, step, steps))
-            .collect();
+        let found: Vec<f64> = (0..steps).map(|step| rate_share(&schedule, step, steps)).collect();
         assert_eq!(found, expected, "warmup {warmup}, decay {decay}");
     }
 
@@ -41,11 +35,7 @@ mod tests {
         check(0.0, 0.0, &[1.0, 1.0, 1.0]);
         check(0.5, 0.0, &[0.5, 1.0, 1.0, 1.0]);
         check(0.0, 0.5, &[1.0, 1.0, 1.0, 0.5]);
-        check(
-            0.4,
-            0.4,
-            &[0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25],
-        );
+        check(0.4, 0.4, &[0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]);
         check(1.0, 0.0, &[0.25, 0.5, 0.75, 1.0]);
         check(0.0, 1.0, &[1.0, 0.75, 0.5, 0.25]);
     }
@@ -63,10 +53,7 @@ mod tests {
                 let schedule = Schedule { warmup, decay };
                 for step in 0..steps {
                     let share = rate_share(&schedule, step, steps);
-                    assert!(
-                        share > 0.0 && share <= 1.0,
-                        "{schedule:?} {step}/{steps}: {share}"
-                    );
+                    assert!(share > 0.0 && share <= 1.0, "{schedule:?} {step}/{steps}: {share}");
                 }
             }
         }

@@ -157,17 +157,11 @@ fn start<'a>(
             observer.note("no checkpoint is whole; starting from step 0");
         }
         let learner = Learner::new(spec, layout, setting.seed, device)?;
-        return Ok((
-            learner,
-            State::new(setting.seed, spec.data.text.blob.clone()),
-        ));
+        return Ok((learner, State::new(setting.seed, spec.data.text.blob.clone())));
     };
     check_belongs(spec, setting, &snapshot)?;
     let learner = Learner::restored(spec, layout, &snapshot, device)?;
-    observer.note(&format!(
-        "resumed from the checkpoint at step {}",
-        snapshot.state.step
-    ));
+    observer.note(&format!("resumed from the checkpoint at step {}", snapshot.state.step));
     Ok((learner, snapshot.state))
 }
 
@@ -179,32 +173,20 @@ fn check_belongs(
     let state = &snapshot.state;
     let steps = format!("at most {}", spec.steps);
     let facts = [
-        (
-            "seed",
-            state.seed == setting.seed,
-            state.seed.to_string(),
-            setting.seed.to_string(),
-        ),
+        ("seed", state.seed == setting.seed, state.seed.to_string(), setting.seed.to_string()),
         (
             "data",
             state.data == spec.data.text.blob,
             state.data.to_string(),
             spec.data.text.blob.to_string(),
         ),
-        (
-            "step",
-            state.step <= spec.steps,
-            state.step.to_string(),
-            steps,
-        ),
+        ("step", state.step <= spec.steps, state.step.to_string(), steps),
     ];
     match facts.into_iter().find(|(_, fits, ..)| !fits) {
         None => Ok(()),
-        Some((field, _, found, wanted)) => Err(CheckpointError::OtherTrial {
-            field,
-            found,
-            wanted,
-        }),
+        Some((field, _, found, wanted)) => {
+            Err(CheckpointError::OtherTrial { field, found, wanted })
+        }
     }
 }
 
@@ -258,10 +240,7 @@ fn completed(spec: &TrainSpec, state: &State, validation_loss: f64, checkpoint: 
 }
 
 fn diverged(metric: &str, step: u64) -> End {
-    End::Diverged {
-        metric: metric.to_owned(),
-        step,
-    }
+    End::Diverged { metric: metric.to_owned(), step }
 }
 
 fn reading(spec: &TrainSpec, source: tch::TchError) -> TrainError {

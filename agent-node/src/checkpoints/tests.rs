@@ -35,10 +35,7 @@ fn a_folder_that_no_record_names_is_removed_at_the_start() {
     let named = lab.save(&store, 10);
     store.commit(&lab.trial, &named).unwrap();
     let torn = lab.save(&store, 20);
-    let foreign = lab
-        .folder
-        .path()
-        .join("checkpoints/other/0123456789abcdef/1/step-5");
+    let foreign = lab.folder.path().join("checkpoints/other/0123456789abcdef/1/step-5");
     fs::create_dir_all(&foreign).unwrap();
     drop(store);
     lab.check(&lab.open(), &[10]);
@@ -50,10 +47,7 @@ fn a_folder_that_no_record_names_is_removed_at_the_start() {
 fn a_second_start_of_an_attempt_gets_a_folder_of_its_own() {
     let lab = Lab::new();
     let store = lab.open();
-    let key = AttemptKey {
-        trial: lab.trial.clone(),
-        attempt: Attempt(1),
-    };
+    let key = AttemptKey { trial: lab.trial.clone(), attempt: Attempt(1) };
     let folders = [0, 1, 2].map(|_| store.attempt_folder(&key).unwrap());
     assert_eq!(BTreeSet::from(folders).len(), 3);
 }
@@ -64,37 +58,19 @@ fn a_checkpoint_of_another_agent_is_a_candidate_when_its_folder_is_here() {
     let store = lab.open();
     let own = lab.save(&store, 10);
     store.commit(&lab.trial, &own).unwrap();
-    let elsewhere = Checkpoint {
-        step: 20,
-        folder: "/nowhere".into(),
-        ..own.clone()
-    };
+    let elsewhere = Checkpoint { step: 20, folder: "/nowhere".into(), ..own.clone() };
     assert_eq!(lab.steps(&store, Some(&elsewhere)), [10]);
     let shared = lab.folder.path().join("shared");
     fs::create_dir(&shared).unwrap();
-    let here = Checkpoint {
-        step: 20,
-        folder: shared.display().to_string(),
-        ..own.clone()
-    };
+    let here = Checkpoint { step: 20, folder: shared.display().to_string(), ..own.clone() };
     assert_eq!(lab.steps(&store, Some(&here)), [20, 10]);
-    assert_eq!(
-        lab.steps(&store, Some(&own)),
-        [10],
-        "the same one is not listed twice"
-    );
+    assert_eq!(lab.steps(&store, Some(&own)), [10], "the same one is not listed twice");
 }
 
 #[test]
 fn a_settled_outcome_decides_what_stays() {
-    let completed = Outcome::Completed {
-        metrics: BTreeMap::new(),
-        checkpoint: None,
-    };
-    let diverged = Outcome::Diverged {
-        metric: "loss".into(),
-        step: 3,
-    };
+    let completed = Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None };
+    let diverged = Outcome::Diverged { metric: "loss".into(), step: 3 };
     let failed = |class| Outcome::failed(class, "x");
     for (outcome, expected) in [
         (completed, &[20][..]),
@@ -118,27 +94,16 @@ fn a_store_of_a_newer_format_and_a_damaged_one_are_refused() {
     let lab = Lab::new();
     let records = lab.folder.path().join("records");
     let database = sled::open(&records).unwrap();
-    database
-        .insert(FORMAT_KEY, &(FORMAT_VERSION + 1).to_le_bytes())
-        .unwrap();
+    database.insert(FORMAT_KEY, &(FORMAT_VERSION + 1).to_le_bytes()).unwrap();
     drop(database);
     let newer = lab.try_open().unwrap_err();
     assert!(matches!(newer, CheckpointError::Newer { found, .. } if found == FORMAT_VERSION + 1));
 
     let database = sled::open(&records).unwrap();
-    database
-        .insert(FORMAT_KEY, &FORMAT_VERSION.to_le_bytes())
-        .unwrap();
-    database
-        .open_tree(TRIALS_TREE)
-        .unwrap()
-        .insert("0123456789abcdef", "{")
-        .unwrap();
+    database.insert(FORMAT_KEY, &FORMAT_VERSION.to_le_bytes()).unwrap();
+    database.open_tree(TRIALS_TREE).unwrap().insert("0123456789abcdef", "{").unwrap();
     drop(database);
-    assert!(matches!(
-        lab.try_open().unwrap_err(),
-        CheckpointError::Damaged { .. }
-    ));
+    assert!(matches!(lab.try_open().unwrap_err(), CheckpointError::Damaged { .. }));
 }
 
 struct Lab {
@@ -158,11 +123,7 @@ impl Lab {
 
     fn try_open(&self) -> Result<CheckpointStore, CheckpointError> {
         let path = self.folder.path();
-        CheckpointStore::open(
-            &path.join("records"),
-            &path.join("checkpoints"),
-            &self.agent,
-        )
+        CheckpointStore::open(&path.join("records"), &path.join("checkpoints"), &self.agent)
     }
 
     fn open(&self) -> CheckpointStore {
@@ -171,14 +132,8 @@ impl Lab {
 
     /// Writes the files of a checkpoint, as the trainer does, without recording it.
     fn save(&self, store: &CheckpointStore, step: u64) -> Checkpoint {
-        let key = AttemptKey {
-            trial: self.trial.clone(),
-            attempt: Attempt(1),
-        };
-        let folder = store
-            .attempt_folder(&key)
-            .unwrap()
-            .join(format!("step-{step}"));
+        let key = AttemptKey { trial: self.trial.clone(), attempt: Attempt(1) };
+        let folder = store.attempt_folder(&key).unwrap().join(format!("step-{step}"));
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("weights"), b"w").unwrap();
         Checkpoint {

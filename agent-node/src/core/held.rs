@@ -54,14 +54,7 @@ pub(super) fn overlap(a: &Devices, b: &Devices) -> bool {
 
 impl Held {
     pub(super) fn new(devices: Devices, lease_until: Moment, state: State) -> Self {
-        Self {
-            devices,
-            lease_until,
-            started: false,
-            state,
-            listed_since: None,
-            checkpoint: None,
-        }
+        Self { devices, lease_until, started: false, state, listed_since: None, checkpoint: None }
     }
 
     pub(super) fn has_process(&self) -> bool {
@@ -82,30 +75,20 @@ impl Held {
     ) -> Option<AttemptKey> {
         let lease_until = renewed?;
         let said = |since: Option<u64>| since.is_some_and(|since| since <= sequence);
-        if self
-            .checkpoint
-            .as_ref()
-            .is_some_and(|checkpoint| said(checkpoint.said_since))
-        {
+        if self.checkpoint.as_ref().is_some_and(|checkpoint| said(checkpoint.said_since)) {
             self.checkpoint = None;
         }
         if let State::Ended(outcome) = &self.state {
             if !said(outcome.said_since) {
                 return None;
             }
-            effects.push(Effect::Settled {
-                key: key.clone(),
-                outcome: outcome.fact.clone(),
-            });
+            effects.push(Effect::Settled { key: key.clone(), outcome: outcome.fact.clone() });
             return Some(key.clone());
         }
         if said(self.listed_since) && lease_until > self.lease_until {
             self.lease_until = lease_until;
             if self.has_process() {
-                effects.push(Effect::Renew {
-                    key: key.clone(),
-                    lease_until,
-                });
+                effects.push(Effect::Renew { key: key.clone(), lease_until });
             }
         }
         None

@@ -21,38 +21,25 @@ pub(crate) struct Lease {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Input {
     /// The coordinator welcomed a session whose hello was sent at `hello_sent`.
-    Connected {
-        hello_sent: Moment,
-        lease_ttl_ms: u64,
-    },
+    Connected { hello_sent: Moment, lease_ttl_ms: u64 },
     /// The session is gone. Leases keep their deadlines.
     Disconnected,
     /// The complete set of leases. `unreadable` are those whose specification this agent does not
     /// understand, with the reason.
-    Assignment {
-        version: u64,
-        leases: Vec<Lease>,
-        unreadable: Vec<(AttemptKey, String)>,
-    },
+    Assignment { version: u64, leases: Vec<Lease>, unreadable: Vec<(AttemptKey, String)> },
     /// What the report of this number said is durable, except about the refused attempts.
-    Reply {
-        sequence: u64,
-        refused: Vec<AttemptKey>,
-    },
+    Reply { sequence: u64, refused: Vec<AttemptKey> },
     /// The attempt's process has begun its work.
     Started(AttemptKey),
     /// The attempt's checkpoint is on disk and recorded there.
     Saved(AttemptKey, Checkpoint),
     /// The attempt's process and all its descendants are gone. `end` is its last record, `how` says
     /// how the process ended, for people.
-    Exited {
-        key: AttemptKey,
-        end: Option<TrialEnd>,
-        how: String,
-    },
+    Exited { key: AttemptKey, end: Option<TrialEnd>, how: String },
     /// Somebody asked the agent to end: trials save their state and stop.
     Shutdown,
-    /// Time passed. Comes at least at every [`Core::next_deadline`](super::Core::next_deadline); may come late.
+    /// Time passed. Comes at least at every
+    /// [`Core::next_deadline`](super::Core::next_deadline); may come late.
     Tick,
 }
 
@@ -60,15 +47,9 @@ pub(crate) enum Input {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
     /// Start the attempt's process. It answers with [`Input::Exited`], sooner or later.
-    Start {
-        lease: Box<Lease>,
-        lease_until: Moment,
-    },
+    Start { lease: Box<Lease>, lease_until: Moment },
     /// Tell the process that its lease holds until then.
-    Renew {
-        key: AttemptKey,
-        lease_until: Moment,
-    },
+    Renew { key: AttemptKey, lease_until: Moment },
     /// Ask the process to save its state and end.
     Stop(AttemptKey),
     /// Kill the process and its descendants.

@@ -10,8 +10,7 @@ const TTL_MS: u64 = 10_000;
 #[test]
 fn a_lease_is_started_reported_and_settled() {
     let mut lab = Lab::connected();
-    lab.assign(1, &[lease("a", 1, 0)])
-        .expect(&[start("a", 1, TTL_MS)]);
+    lab.assign(1, &[lease("a", 1, 0)]).expect(&[start("a", 1, TTL_MS)]);
     assert_eq!(lab.report().running, [(key("a", 1), false)]);
     lab.put(Input::Started(key("a", 1))).expect(&[]);
     assert!(lab.core.report_is_due());
@@ -20,11 +19,9 @@ fn a_lease_is_started_reported_and_settled() {
     let report = lab.report();
     assert_eq!(report.ended, [(key("a", 1), completed())]);
     assert!(report.running.is_empty());
-    lab.reply(report.sequence, &[]).expect(&[Effect::Settled {
-        key: key("a", 1),
-        outcome: completed(),
-    }]);
-    assert!(lab.core.is_settled());
+    lab.reply(report.sequence, &[])
+        .expect(&[Effect::Settled { key: key("a", 1), outcome: completed() }]);
+    assert!(lab.core.attempts.is_empty());
 }
 
 #[test]
@@ -35,25 +32,17 @@ fn an_outcome_is_repeated_until_a_reply_to_a_report_that_said_it() {
     lab.exit("a", 1, completed());
     lab.report();
     lab.reply(before, &[]).expect(&[]);
-    assert_eq!(
-        lab.report().ended.len(),
-        1,
-        "the reply was to an older report"
-    );
+    assert_eq!(lab.report().ended.len(), 1, "the reply was to an older report");
     lab.put(Input::Disconnected);
     lab.connect();
     assert_eq!(lab.report().ended.len(), 1, "a new session hears it again");
-    lab.reply(1, &[]).expect(&[Effect::Settled {
-        key: key("a", 1),
-        outcome: completed(),
-    }]);
+    lab.reply(1, &[]).expect(&[Effect::Settled { key: key("a", 1), outcome: completed() }]);
 }
 
 #[test]
 fn messages_that_come_twice_or_late_change_nothing() {
     let mut lab = Lab::connected();
-    lab.assign(2, &[lease("a", 1, 0)])
-        .expect(&[start("a", 1, TTL_MS)]);
+    lab.assign(2, &[lease("a", 1, 0)]).expect(&[start("a", 1, TTL_MS)]);
     lab.assign(2, &[]).expect(&[]);
     lab.assign(1, &[]).expect(&[]);
     lab.assign(3, &[lease("a", 1, 0)]).expect(&[]);
@@ -62,18 +51,11 @@ fn messages_that_come_twice_or_late_change_nothing() {
     lab.exit("a", 1, completed());
     lab.exit("a", 1, Outcome::failed(FailureClass::Trial, "x"));
     let report = lab.report();
-    assert_eq!(
-        report.ended,
-        [(key("a", 1), completed())],
-        "the first outcome counts"
-    );
+    assert_eq!(report.ended, [(key("a", 1), completed())], "the first outcome counts");
     lab.reply(report.sequence, &[]);
     lab.reply(report.sequence, &[]).expect(&[]);
     lab.assign(4, &[lease("a", 1, 0)]).expect(&[]);
-    assert!(
-        lab.core.is_settled(),
-        "a settled attempt is not started again"
-    );
+    assert!(lab.core.attempts.is_empty(), "a settled attempt is not started again");
 }
 
 #[test]
@@ -82,13 +64,9 @@ fn a_reply_renews_from_the_time_its_report_was_sent() {
     lab.assign(1, &[lease("a", 1, 0)]);
     lab.at(4_000);
     let sequence = lab.report().sequence;
-    lab.at(9_000)
-        .reply(sequence, &[])
-        .expect(&[renew("a", 1, 4_000 + TTL_MS)]);
+    lab.at(9_000).reply(sequence, &[]).expect(&[renew("a", 1, 4_000 + TTL_MS)]);
     lab.at(13_999).put(Input::Tick).expect(&[]);
-    lab.at(14_000)
-        .put(Input::Tick)
-        .expect(&[Effect::Kill(key("a", 1))]);
+    lab.at(14_000).put(Input::Tick).expect(&[Effect::Kill(key("a", 1))]);
 }
 
 #[test]
@@ -97,20 +75,16 @@ fn a_lease_without_contact_is_killed_and_said_so_later() {
     lab.assign(1, &[lease("a", 1, 0)]);
     lab.put(Input::Disconnected);
     assert_eq!(lab.core.next_deadline(), Some(Moment(TTL_MS)));
-    lab.at(TTL_MS)
-        .put(Input::Tick)
-        .expect(&[Effect::Kill(key("a", 1))]);
+    lab.at(TTL_MS).put(Input::Tick).expect(&[Effect::Kill(key("a", 1))]);
     lab.put(Input::Tick).expect(&[]);
     lab.put(exited("a", 1, None)).expect(&[]);
     lab.connect();
     let report = lab.report();
-    let [(_, Outcome::Failed { class, message })] = &report.ended[..] else {
-        panic!("{report:?}")
-    };
+    let [(_, Outcome::Failed { class, message })] = &report.ended[..] else { panic!("{report:?}") };
     assert_eq!(*class, FailureClass::Infrastructure);
     assert!(message.contains("lost contact"), "{message}");
     lab.reply(report.sequence, &[key("a", 1)]).expect(&[]);
-    assert!(lab.core.is_settled(), "refused, so forgotten");
+    assert!(lab.core.attempts.is_empty(), "refused, so forgotten");
 }
 
 #[test]
@@ -118,11 +92,7 @@ fn what_the_assignment_lacks_is_asked_to_stop_and_killed_after_its_grace() {
     let mut lab = Lab::connected();
     lab.assign(1, &[lease("a", 1, 0)]);
     lab.assign(2, &[]).expect(&[Effect::Stop(key("a", 1))]);
-    assert_eq!(
-        lab.report().running.len(),
-        1,
-        "it is held until its process is gone"
-    );
+    assert_eq!(lab.report().running.len(), 1, "it is held until its process is gone");
     // Refused attempts keep their grace, but not beyond the lease that nobody renews.
     let mut kills = Vec::new();
     for at in (0..KILL_AFTER_MS).step_by(1_000) {
@@ -133,10 +103,7 @@ fn what_the_assignment_lacks_is_asked_to_stop_and_killed_after_its_grace() {
     }
     assert_eq!(kills, [(TTL_MS, Effect::Kill(key("a", 1)))]);
     lab.put(exited("a", 1, None)).expect(&[]);
-    assert!(
-        lab.core.is_settled(),
-        "nobody awaits an unwanted attempt's outcome"
-    );
+    assert!(lab.core.attempts.is_empty(), "nobody awaits an unwanted attempt's outcome");
 }
 
 #[test]
@@ -146,20 +113,14 @@ fn a_lease_waits_until_its_devices_and_its_trial_are_free() {
         .expect(&[start("a", 1, TTL_MS), start("b", 1, TTL_MS)]);
     lab.assign(2, &[lease("a", 2, 2), lease("b", 1, 1), lease("c", 1, 0)])
         .expect(&[Effect::Stop(key("a", 1))]);
-    lab.put(exited("a", 1, None))
-        .expect(&[start("a", 2, TTL_MS), start("c", 1, TTL_MS)]);
+    lab.put(exited("a", 1, None)).expect(&[start("a", 2, TTL_MS), start("c", 1, TTL_MS)]);
 }
 
 #[test]
 fn a_specification_that_is_not_understood_is_reported_as_invalid() {
     let mut lab = Lab::connected();
     let unreadable = vec![(key("a", 1), "unknown field".into())];
-    lab.put(Input::Assignment {
-        version: 1,
-        leases: Vec::new(),
-        unreadable,
-    })
-    .expect(&[]);
+    lab.put(Input::Assignment { version: 1, leases: Vec::new(), unreadable }).expect(&[]);
     let expected = Outcome::failed(FailureClass::Invalid, "unknown field");
     assert_eq!(lab.report().ended, [(key("a", 1), expected)]);
 }
@@ -185,26 +146,17 @@ fn only_the_newest_checkpoint_is_reported_until_it_is_settled() {
 fn a_shutdown_stops_trials_reports_them_and_takes_no_more() {
     let mut lab = Lab::connected();
     lab.assign(1, &[lease("a", 1, 0), lease("b", 1, 1)]);
-    lab.put(Input::Shutdown)
-        .expect(&[Effect::Stop(key("a", 1)), Effect::Stop(key("b", 1))]);
+    lab.put(Input::Shutdown).expect(&[Effect::Stop(key("a", 1)), Effect::Stop(key("b", 1))]);
     assert!(lab.core.report_is_due() && lab.report().leaving);
-    lab.assign(2, &[lease("a", 1, 0), lease("b", 1, 1), lease("c", 1, 2)])
-        .expect(&[]);
+    lab.assign(2, &[lease("a", 1, 0), lease("b", 1, 1), lease("c", 1, 2)]).expect(&[]);
     lab.exit("a", 1, completed());
     lab.put(exited("b", 1, Some(TrialEnd::Stopped)));
     assert!(!lab.core.holds_processes());
     let report = lab.report();
-    assert_eq!(
-        report.ended[0],
-        (key("a", 1), completed()),
-        "it was faster than the stop"
-    );
+    assert_eq!(report.ended[0], (key("a", 1), completed()), "it was faster than the stop");
     assert!(matches!(
         &report.ended[1].1,
-        Outcome::Failed {
-            class: FailureClass::Infrastructure,
-            ..
-        }
+        Outcome::Failed { class: FailureClass::Infrastructure, .. }
     ));
 }
 
@@ -221,16 +173,38 @@ fn a_process_that_dies_silently_is_an_infrastructure_failure_with_its_cause() {
 }
 
 #[test]
+fn what_was_killed_is_not_blamed_for_it_but_may_have_been_faster() {
+    for (said, blamed) in
+        [(Outcome::failed(FailureClass::Trial, "killed by signal 9"), false), (completed(), true)]
+    {
+        let mut lab = Lab::connected();
+        lab.assign(1, &[lease("a", 1, 0)]);
+        lab.at(TTL_MS).put(Input::Tick).expect(&[Effect::Kill(key("a", 1))]);
+        lab.exit("a", 1, said.clone());
+        assert_eq!(lab.report().ended[0].1 == said, blamed, "{said:?}");
+    }
+}
+
+#[test]
+fn an_agent_takes_leave_only_when_the_coordinator_knows() {
+    let mut lab = Lab::connected();
+    let before = lab.report().sequence;
+    lab.put(Input::Shutdown);
+    lab.reply(before, &[]);
+    assert!(!lab.core.has_taken_leave());
+    let sequence = lab.report().sequence;
+    lab.reply(sequence, &[]);
+    assert!(lab.core.has_taken_leave());
+}
+
+#[test]
 fn a_waiting_lease_that_expires_is_forgotten() {
     let mut lab = Lab::connected();
     lab.assign(1, &[lease("a", 1, 0)]);
-    lab.assign(2, &[lease("b", 1, 0)])
-        .expect(&[Effect::Stop(key("a", 1))]);
-    lab.at(TTL_MS)
-        .put(Input::Tick)
-        .expect(&[Effect::Kill(key("a", 1))]);
+    lab.assign(2, &[lease("b", 1, 0)]).expect(&[Effect::Stop(key("a", 1))]);
+    lab.at(TTL_MS).put(Input::Tick).expect(&[Effect::Kill(key("a", 1))]);
     lab.put(exited("a", 1, None)).expect(&[]);
-    assert!(lab.core.is_settled());
+    assert!(lab.core.attempts.is_empty());
 }
 
 struct Lab {
@@ -257,10 +231,7 @@ impl Lab {
 
     fn connect(&mut self) -> &mut Self {
         self.started_once.clear();
-        self.put(Input::Connected {
-            hello_sent: self.now,
-            lease_ttl_ms: TTL_MS,
-        })
+        self.put(Input::Connected { hello_sent: self.now, lease_ttl_ms: TTL_MS })
     }
 
     fn at(&mut self, now_ms: u64) -> &mut Self {
@@ -279,18 +250,11 @@ impl Lab {
 
     fn assign(&mut self, version: u64, leases: &[Lease]) -> &mut Self {
         let leases = leases.to_vec();
-        self.put(Input::Assignment {
-            version,
-            leases,
-            unreadable: Vec::new(),
-        })
+        self.put(Input::Assignment { version, leases, unreadable: Vec::new() })
     }
 
     fn reply(&mut self, sequence: u64, refused: &[AttemptKey]) -> &mut Self {
-        self.put(Input::Reply {
-            sequence,
-            refused: refused.to_vec(),
-        })
+        self.put(Input::Reply { sequence, refused: refused.to_vec() })
     }
 
     fn exit(&mut self, trial: &str, attempt: u32, outcome: Outcome) -> &mut Self {
@@ -315,19 +279,12 @@ impl Lab {
                     let free = |(key, devices): (&AttemptKey, &Devices)| {
                         key.trial != lease.key.trial && !overlap(devices, &lease.devices)
                     };
-                    assert!(
-                        self.processes.iter().all(free),
-                        "two processes share something"
-                    );
+                    assert!(self.processes.iter().all(free), "two processes share something");
                     assert!(self.started_once.insert(lease.key.clone()), "started twice");
-                    self.processes
-                        .insert(lease.key.clone(), lease.devices.clone());
+                    self.processes.insert(lease.key.clone(), lease.devices.clone());
                 }
                 Effect::Renew { key, .. } | Effect::Stop(key) | Effect::Kill(key) => {
-                    assert!(
-                        self.processes.contains_key(key),
-                        "{effect:?} without a process"
-                    );
+                    assert!(self.processes.contains_key(key), "{effect:?} without a process");
                 }
                 Effect::Settled { key, .. } => {
                     assert!(!self.processes.contains_key(key), "settled with a process");
@@ -336,19 +293,13 @@ impl Lab {
         }
         assert_eq!(self.core.holds_processes(), !self.processes.is_empty());
         let deadline = self.core.next_deadline();
-        assert!(
-            deadline.is_none_or(|deadline| deadline > self.now),
-            "a deadline was missed"
-        );
+        assert!(deadline.is_none_or(|deadline| deadline > self.now), "a deadline was missed");
     }
 }
 
 fn key(trial: &str, attempt: u32) -> AttemptKey {
     let trial = TrialId::new(trial.repeat(16)).unwrap();
-    AttemptKey {
-        trial,
-        attempt: Attempt(attempt),
-    }
+    AttemptKey { trial, attempt: Attempt(attempt) }
 }
 
 fn lease(trial: &str, attempt: u32, cpu: u32) -> Lease {
@@ -366,16 +317,8 @@ fn lease(trial: &str, attempt: u32, cpu: u32) -> Lease {
         time_limit_ms: None,
         checkpoint_every_ms: 1_000,
     };
-    let devices = Devices {
-        cpus: vec![cpu],
-        gpus: Vec::new(),
-    };
-    Lease {
-        key: key(trial, attempt),
-        spec,
-        devices,
-        checkpoint: None,
-    }
+    let devices = Devices { cpus: vec![cpu], gpus: Vec::new() };
+    Lease { key: key(trial, attempt), spec, devices, checkpoint: None }
 }
 
 fn start(trial: &str, attempt: u32, lease_until_ms: u64) -> Effect {
@@ -385,32 +328,19 @@ fn start(trial: &str, attempt: u32, lease_until_ms: u64) -> Effect {
         _ => 0,
     };
     let lease = Box::new(lease(trial, attempt, cpu));
-    Effect::Start {
-        lease,
-        lease_until: Moment(lease_until_ms),
-    }
+    Effect::Start { lease, lease_until: Moment(lease_until_ms) }
 }
 
 fn renew(trial: &str, attempt: u32, lease_until_ms: u64) -> Effect {
-    Effect::Renew {
-        key: key(trial, attempt),
-        lease_until: Moment(lease_until_ms),
-    }
+    Effect::Renew { key: key(trial, attempt), lease_until: Moment(lease_until_ms) }
 }
 
 fn exited(trial: &str, attempt: u32, end: Option<TrialEnd>) -> Input {
-    Input::Exited {
-        key: key(trial, attempt),
-        end,
-        how: "was killed by signal 9".into(),
-    }
+    Input::Exited { key: key(trial, attempt), end, how: "was killed by signal 9".into() }
 }
 
 fn completed() -> Outcome {
-    Outcome::Completed {
-        metrics: BTreeMap::new(),
-        checkpoint: None,
-    }
+    Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None }
 }
 
 fn checkpoint(step: u64) -> Checkpoint {

@@ -58,18 +58,12 @@ struct Refusal {
 }
 
 fn invalid(message: String) -> Refusal {
-    Refusal {
-        class: FailureClass::Invalid,
-        message,
-    }
+    Refusal { class: FailureClass::Invalid, message }
 }
 
 fn infrastructure(what: &str, path: &Path, error: &io::Error) -> Refusal {
     let message = format!("{what} {}: {error}", path.display());
-    Refusal {
-        class: FailureClass::Infrastructure,
-        message,
-    }
+    Refusal { class: FailureClass::Infrastructure, message }
 }
 
 fn try_run(
@@ -93,16 +87,9 @@ fn try_run(
     let errors = writer.try_clone().map_err(piped)?;
     let mut command = command(spec, order, &folder, metrics.path())?;
     command.stdin(Stdio::null()).stdout(writer).stderr(errors);
-    let mapping = FdMapping {
-        parent_fd: metrics_end,
-        child_fd: METRICS_FD,
-    };
-    command
-        .fd_mappings(vec![mapping])
-        .map_err(|error| piped(io::Error::other(error)))?;
-    let started = command
-        .spawn()
-        .map_err(|error| refused_by_system(spec, &error));
+    let mapping = FdMapping { parent_fd: metrics_end, child_fd: METRICS_FD };
+    command.fd_mappings(vec![mapping]).map_err(|error| piped(io::Error::other(error)))?;
+    let started = command.spawn().map_err(|error| refused_by_system(spec, &error));
     // The command holds this process's copies of the program's pipe ends.
     drop(command);
     let (status, cause) = wait(started?, lifeline);
@@ -122,9 +109,7 @@ fn working_folder(spec: &CommandSpec, order: &Order) -> Result<PathBuf, Refusal>
             .map_err(|error| infrastructure("cannot make the folder", folder, &error))?;
     }
     for (name, blob) in &spec.files {
-        let plain = Path::new(name)
-            .file_name()
-            .is_some_and(|plain| plain == name.as_str());
+        let plain = Path::new(name).file_name().is_some_and(|plain| plain == name.as_str());
         if !plain {
             return Err(invalid(format!("{name:?} is not a plain file name")));
         }
@@ -139,10 +124,7 @@ fn working_folder(spec: &CommandSpec, order: &Order) -> Result<PathBuf, Refusal>
     if Path::new(wanted).is_dir() {
         return Ok(wanted.into());
     }
-    Err(invalid(format!(
-        "the working folder {wanted} does not exist on agent {}",
-        order.agent
-    )))
+    Err(invalid(format!("the working folder {wanted} does not exist on agent {}", order.agent)))
 }
 
 fn output_folder(order: &Order) -> PathBuf {
@@ -168,9 +150,7 @@ fn command(
     }
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder);
-    command
-        .envs(variables(order, metric_pipe))
-        .envs(&spec.environment);
+    command.envs(variables(order, metric_pipe)).envs(&spec.environment);
     Ok(command)
 }
 
@@ -182,14 +162,8 @@ fn variables(order: &Order, metric_pipe: &Path) -> BTreeMap<String, OsString> {
         ("BRINE_ATTEMPT".into(), text(&order.key.attempt)),
         ("BRINE_SEED".into(), text(&order.spec.seed)),
         ("BRINE_CPUS".into(), text(&order.spec.resources.cpus)),
-        (
-            "BRINE_GPUS".into(),
-            text(&crate::supervisor::numbers(&order.devices.gpus)),
-        ),
-        (
-            "BRINE_CHECKPOINT_FOLDER".into(),
-            order.folders.program_checkpoints.clone().into(),
-        ),
+        ("BRINE_GPUS".into(), text(&crate::supervisor::numbers(&order.devices.gpus))),
+        ("BRINE_CHECKPOINT_FOLDER".into(), order.folders.program_checkpoints.clone().into()),
         ("BRINE_OUTPUT_FOLDER".into(), output_folder(order).into()),
         (PIPE_FD_VARIABLE.into(), text(&METRICS_FD)),
         (PIPE_PATH_VARIABLE.into(), metric_pipe.into()),
@@ -212,11 +186,7 @@ fn variables(order: &Order, metric_pipe: &Path) -> BTreeMap<String, OsString> {
 /// `learning-rate` becomes `LEARNING_RATE`.
 fn variable_name(parameter: &str) -> String {
     let letter = |c: char| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_uppercase()
-        } else {
-            '_'
-        }
+        if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }
     };
     parameter.chars().map(letter).collect()
 }
@@ -227,14 +197,15 @@ fn refused_by_system(spec: &CommandSpec, error: &io::Error) -> Refusal {
         "it is not there, or the program its first line names is not"
     } else if error.kind() == io::ErrorKind::PermissionDenied {
         "it is not executable"
+    } else if error.kind() == io::ErrorKind::InvalidInput {
+        "a parameter holds a zero byte"
+    } else if error.kind() == io::ErrorKind::ArgumentListTooLong {
+        "its arguments and variables are longer than the system allows"
     } else if error.raw_os_error() == Some(ENOEXEC) {
         "it is neither a program nor has it a #! line"
     } else {
         let message = format!("the program {program} cannot be started: {error}");
-        return Refusal {
-            class: FailureClass::Infrastructure,
-            message,
-        };
+        return Refusal { class: FailureClass::Infrastructure, message };
     };
     invalid(format!("the program {program} cannot be started: {reason}"))
 }
@@ -288,9 +259,7 @@ fn wait_for_cause(
 }
 
 fn lost_status() -> io::Result<ExitStatus> {
-    Err(io::Error::other(
-        "the thread that waits for the program ended",
-    ))
+    Err(io::Error::other("the thread that waits for the program ended"))
 }
 
 fn ask_group_to_end() {
@@ -322,10 +291,9 @@ fn outcome(
             FailureClass::Infrastructure,
             "was killed by signal 9, as the kernel does when memory runs out".to_owned(),
         ),
-        (None, signal) => (
-            FailureClass::Trial,
-            format!("was killed by signal {}", signal.unwrap_or_default()),
-        ),
+        (None, signal) => {
+            (FailureClass::Trial, format!("was killed by signal {}", signal.unwrap_or_default()))
+        }
     };
     let tail = log.tail();
     let last = if tail.is_empty() {
@@ -338,19 +306,10 @@ fn outcome(
 
 fn completed(metrics: &BTreeMap<String, (u64, f64)>) -> Outcome {
     if let Some((metric, (step, _))) = metrics.iter().find(|(_, (_, value))| !value.is_finite()) {
-        return Outcome::Diverged {
-            metric: metric.clone(),
-            step: *step,
-        };
+        return Outcome::Diverged { metric: metric.clone(), step: *step };
     }
-    let metrics = metrics
-        .iter()
-        .map(|(name, (_, value))| (name.clone(), *value))
-        .collect();
-    Outcome::Completed {
-        metrics,
-        checkpoint: None,
-    }
+    let metrics = metrics.iter().map(|(name, (_, value))| (name.clone(), *value)).collect();
+    Outcome::Completed { metrics, checkpoint: None }
 }
 
 #[cfg(test)]
@@ -368,12 +327,6 @@ mod tests {
     #[test]
     fn a_metric_that_ends_undefined_is_a_divergence_with_its_step() {
         let metrics = BTreeMap::from([("a".into(), (1, 1.0)), ("b".into(), (7, f64::NAN))]);
-        assert_eq!(
-            completed(&metrics),
-            Outcome::Diverged {
-                metric: "b".into(),
-                step: 7
-            }
-        );
+        assert_eq!(completed(&metrics), Outcome::Diverged { metric: "b".into(), step: 7 });
     }
 }

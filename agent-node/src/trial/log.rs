@@ -131,10 +131,7 @@ mod tests {
         let text = std::fs::read_to_string(path).unwrap();
         let cut = "1234\n56123\nbrine: the output is cut here, after 10 bytes\nbrine: later\n";
         assert_eq!(text, cut);
-        assert!(
-            log.tail().ends_with("1234\n56"),
-            "the end is remembered all the same"
-        );
+        assert!(log.tail().ends_with("1234\n56"), "the end is remembered all the same");
     }
 
     #[test]
@@ -146,9 +143,6 @@ mod tests {
         }
         let tail = log.tail();
         assert!(tail.len() <= TAIL_BYTES);
-        assert!(
-            tail.starts_with("line 0") && tail.ends_with("line 0999"),
-            "{tail}"
-        );
+        assert!(tail.starts_with("line 0") && tail.ends_with("line 0999"), "{tail}");
     }
 }

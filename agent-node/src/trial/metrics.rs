@@ -114,31 +114,16 @@ impl Receiver {
             Ok(()) => {}
             Err(reason) => {
                 let end = (0..=SHOWN_BYTES.min(text.len())).rev();
-                let end = end
-                    .into_iter()
-                    .find(|end| text.is_char_boundary(*end))
-                    .unwrap_or(0);
-                self.log.note(&format!(
-                    "a metric line was ignored, {reason}: {}",
-                    &text[..end]
-                ));
+                let end = end.into_iter().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+                self.log.note(&format!("a metric line was ignored, {reason}: {}", &text[..end]));
             }
         }
     }
 
-    fn take(
-        &self,
-        Metric {
-            metric,
-            step,
-            value,
-        }: Metric,
-    ) -> Result<(), String> {
+    fn take(&self, Metric { metric, step, value }: Metric) -> Result<(), String> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() >= NAMES_MAX && !last.contains_key(&metric) {
-            return Err(format!(
-                "there are already {NAMES_MAX} metrics with other names"
-            ));
+            return Err(format!("there are already {NAMES_MAX} metrics with other names"));
         }
         last.insert(metric.clone(), (step, value));
         drop(last);
@@ -156,9 +141,7 @@ fn parse(line: &str) -> Result<Metric, String> {
 
 fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(format!(
-            "a metric's name has 1 to {NAME_BYTES_MAX} printable bytes"
-        ));
+        return Err(format!("a metric's name has 1 to {NAME_BYTES_MAX} printable bytes"));
     }
     Ok(())
 }
@@ -205,15 +188,8 @@ pub(crate) fn send(
     };
     // Without a reader a blocking open of a pipe would wait for ever.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let failed = |source| SendError::Pipe {
-        path: path.clone(),
-        source,
-    };
-    let pipe = File::options()
-        .write(true)
-        .custom_flags(flags)
-        .open(&path)
-        .map_err(failed)?;
+    let failed = |source| SendError::Pipe { path: path.clone(), source };
+    let pipe = File::options().write(true).custom_flags(flags).open(&path).map_err(failed)?;
     let blocking = rustix::fs::fcntl_getfl(&pipe).map(|flags| flags - OFlags::NONBLOCK);
     let set = blocking.and_then(|flags| rustix::fs::fcntl_setfl(&pipe, flags));
     set.map_err(|error| failed(error.into()))?;
@@ -236,22 +212,10 @@ mod tests {
 
     #[test]
     fn metric_lines_are_read_as_programs_write_them() {
-        check(
-            r#"{"metric": "loss", "step": 10, "value": 2.3}"#,
-            Some(("loss", 10, 2.3)),
-        );
-        check(
-            r#"{"metric": "n", "step": 0, "value": 3}"#,
-            Some(("n", 0, 3.0)),
-        );
-        check(
-            r#"{"metric": "l", "step": 1, "value": NaN}"#,
-            Some(("l", 1, f64::NAN)),
-        );
-        check(
-            r#"{"metric": "l", "step": 1, "value": null}"#,
-            Some(("l", 1, f64::NAN)),
-        );
+        check(r#"{"metric": "loss", "step": 10, "value": 2.3}"#, Some(("loss", 10, 2.3)));
+        check(r#"{"metric": "n", "step": 0, "value": 3}"#, Some(("n", 0, 3.0)));
+        check(r#"{"metric": "l", "step": 1, "value": NaN}"#, Some(("l", 1, f64::NAN)));
+        check(r#"{"metric": "l", "step": 1, "value": null}"#, Some(("l", 1, f64::NAN)));
         check(
             r#"{"metric": "l", "step": 1, "value": -Infinity}"#,
             Some(("l", 1, f64::NEG_INFINITY)),
@@ -260,25 +224,16 @@ mod tests {
         check(r#"{"metric": "l", "step": -1, "value": 1}"#, None);
         check(r#"{"metric": "l", "step": 1, "value": "7"}"#, None);
         check(r#"{"metric": "l", "step": 1}"#, None);
-        check(
-            r#"{"metric": "l", "step": 1, "value": 1, "epoch": 2}"#,
-            None,
-        );
+        check(r#"{"metric": "l", "step": 1, "value": 1, "epoch": 2}"#, None);
         check("loss 3", None);
     }
 
     #[test]
     fn report_says_what_is_wrong_outside_of_a_trial() {
-        let metric = Metric {
-            metric: "loss".into(),
-            step: 1,
-            value: 1.0,
-        };
+        let metric = Metric { metric: "loss".into(), step: 1, value: 1.0 };
         let nothing = send(&metric, |_| None).unwrap_err();
         assert!(matches!(nothing, SendError::NotInTrial));
-        let odd = send(&metric, |name| {
-            (name == PIPE_FD_VARIABLE).then(|| "x".into())
-        });
+        let odd = send(&metric, |name| (name == PIPE_FD_VARIABLE).then(|| "x".into()));
         assert!(matches!(odd.unwrap_err(), SendError::Descriptor(_)));
         let gone = send(&metric, |_| Some("/nowhere/pipe".into())).unwrap_err();
         assert!(gone.to_string().contains("/nowhere/pipe"));

@@ -33,20 +33,13 @@ impl Pump {
                 tracing::warn!(%error, "a pipe of the program cannot be read");
             }
         });
-        Self {
-            program_ended,
-            thread,
-            held_open: None,
-        }
+        Self { program_ended, thread, held_open: None }
     }
 
     /// Keeps `writer`, the pipe's other end, until [`Pump::finish`]: the pipe does not end while
     /// nobody else has it open.
     pub(crate) fn holding(self, writer: File) -> Self {
-        Self {
-            held_open: Some(writer),
-            ..self
-        }
+        Self { held_open: Some(writer), ..self }
     }
 
     /// Takes in what the program wrote before it ended.
@@ -84,10 +77,7 @@ fn pump(pipe: &mut File, ended: &AtomicBool, sink: &mut impl FnMut(&[u8])) -> io
 }
 
 fn wait(pipe: &File) -> io::Result<bool> {
-    let timeout = Timespec {
-        tv_sec: 0,
-        tv_nsec: WAIT_MS * 1_000_000,
-    };
+    let timeout = Timespec { tv_sec: 0, tv_nsec: WAIT_MS * 1_000_000 };
     let mut wanted = [PollFd::new(pipe, PollFlags::IN)];
     match rustix::event::poll(&mut wanted, Some(&timeout)) {
         Ok(count) => Ok(count > 0),
@@ -97,8 +87,5 @@ fn wait(pipe: &File) -> io::Result<bool> {
 }
 
 fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-    )
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }

@@ -27,11 +27,7 @@ pub(crate) fn run(
     let setting = Setting {
         seed: order.spec.seed,
         // The supervisor lets this process see only the leased GPUs, so the first is the right one.
-        device: if order.devices.gpus.is_empty() {
-            Device::Cpu
-        } else {
-            Device::Cuda(0)
-        },
+        device: if order.devices.gpus.is_empty() { Device::Cpu } else { Device::Cuda(0) },
         threads: order.spec.resources.cpus,
         data: &data,
         checkpoints: &order.folders.checkpoints,
@@ -39,20 +35,11 @@ pub(crate) fn run(
         attempt: order.key.attempt,
         agent: &order.agent,
     };
-    let mut observer = Watched {
-        lifeline,
-        records,
-        log,
-        cause: Cell::new(None),
-    };
+    let mut observer = Watched { lifeline, records, log, cause: Cell::new(None) };
     match trainer::train(spec, &setting, &order.resume, &mut observer) {
-        Ok(End::Completed {
-            metrics,
-            checkpoint,
-        }) => TrialEnd::Outcome(Outcome::Completed {
-            metrics,
-            checkpoint,
-        }),
+        Ok(End::Completed { metrics, checkpoint }) => {
+            TrialEnd::Outcome(Outcome::Completed { metrics, checkpoint })
+        }
         Ok(End::Diverged { metric, step }) => TrialEnd::Outcome(Outcome::Diverged { metric, step }),
         Ok(End::Stopped { step }) => {
             observer.log.note(&format!("stopped at step {step}"));

@@ -46,46 +46,25 @@ impl Lab {
         blobs: Vec<Vec<u8>>,
     ) -> Self {
         let (sender, sessions) = mpsc::channel(8);
-        let blobs = blobs
-            .into_iter()
-            .map(|content| (blob(&content).blob.to_string(), content));
-        let service = Scripted {
-            sender,
-            lease_ttl_ms,
-            blobs: blobs.collect(),
-        };
+        let blobs = blobs.into_iter().map(|content| (blob(&content).blob.to_string(), content));
+        let service = Scripted { sender, lease_ttl_ms, blobs: blobs.collect() };
         let server = CoordinatorServer::with_interceptor(service, |request: Request<()>| {
-            let token = request
-                .metadata()
-                .get("authorization")
-                .map(|value| value.as_bytes());
+            let token = request.metadata().get("authorization").map(|value| value.as_bytes());
             if token == Some(format!("Bearer {TOKEN}").as_bytes()) {
                 return Ok(request);
             }
             Err(Status::unauthenticated("wrong token"))
         });
         // Threads of its own: a test blocks while it waits for processes.
-        let threads = Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = threads
-            .spawn(TcpListener::bind(address))
-            .await
-            .unwrap()
-            .unwrap();
+        let threads = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = threads.spawn(TcpListener::bind(address)).await.unwrap().unwrap();
         let address = listener.local_addr().unwrap();
         threads.spawn(
             tonic::transport::Server::builder()
                 .add_service(server)
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
-        Self {
-            address,
-            sessions,
-            threads: Some(threads),
-        }
+        Self { address, sessions, threads: Some(threads) }
     }
 
     pub(crate) async fn session(&mut self) -> Session {
@@ -110,29 +89,17 @@ impl Drop for Lab {
 impl Session {
     pub(crate) async fn assign(&mut self, leases: Vec<Lease>) {
         self.version += 1;
-        let assignment = Assignment {
-            version: self.version,
-            leases,
-        };
-        self.say(coordinator_message::Message::Assignment(assignment))
-            .await;
+        let assignment = Assignment { version: self.version, leases };
+        self.say(coordinator_message::Message::Assignment(assignment)).await;
     }
 
     pub(crate) async fn reply(&mut self, sequence: u64) {
-        let reply = Reply {
-            sequence,
-            refused: Vec::new(),
-        };
+        let reply = Reply { sequence, refused: Vec::new() };
         self.say(coordinator_message::Message::Reply(reply)).await;
     }
 
     async fn say(&mut self, message: coordinator_message::Message) {
-        self.outgoing
-            .send(Ok(CoordinatorMessage {
-                message: Some(message),
-            }))
-            .await
-            .unwrap();
+        self.outgoing.send(Ok(CoordinatorMessage { message: Some(message) })).await.unwrap();
     }
 
     /// The next report; metrics and log pieces before it are kept.
@@ -171,10 +138,7 @@ impl Session {
 }
 
 pub(crate) fn blob(content: &[u8]) -> BlobRef {
-    BlobRef {
-        blob: BlobId::from_hash(blake3::hash(content)),
-        bytes: content.len() as u64,
-    }
+    BlobRef { blob: BlobId::from_hash(blake3::hash(content)), bytes: content.len() as u64 }
 }
 
 pub(crate) fn lease(spec: &TrialSpec, attempt: u32) -> Lease {
@@ -214,10 +178,7 @@ impl Coordinator for Scripted {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let mut incoming = request.into_inner();
-        let first = incoming
-            .message()
-            .await?
-            .and_then(|message| message.message);
+        let first = incoming.message().await?.and_then(|message| message.message);
         let Some(agent_message::Message::Hello(hello)) = first else {
             panic!("the first message is {first:?}")
         };
@@ -236,13 +197,8 @@ impl Coordinator for Scripted {
             lease_ttl_ms: self.lease_ttl_ms,
             heartbeat_ms: HEARTBEAT_MS,
         };
-        session
-            .say(coordinator_message::Message::Welcome(welcome))
-            .await;
-        self.sender
-            .send(session)
-            .await
-            .map_err(|_| Status::unavailable("the test is over"))?;
+        session.say(coordinator_message::Message::Welcome(welcome)).await;
+        self.sender.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
@@ -256,12 +212,7 @@ impl Coordinator for Scripted {
         };
         let chunks: Vec<_> = content
             .chunks(7)
-            .map(|chunk| {
-                Ok(BlobChunk {
-                    blob: String::new(),
-                    content: chunk.to_vec(),
-                })
-            })
+            .map(|chunk| Ok(BlobChunk { blob: String::new(), content: chunk.to_vec() }))
             .collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }

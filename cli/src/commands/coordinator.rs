@@ -43,7 +43,11 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
         }))?,
         OutputMode::Human | OutputMode::Quiet => printer.data(&url)?,
     }
-    printer.status(&format!("serving {}; the token is in {}", args.data_dir.display(), token_file.display()));
+    printer.status(&format!(
+        "serving {}; the token is in {}",
+        args.data_dir.display(),
+        token_file.display()
+    ));
     if args.listen.ip().is_loopback() {
         printer.hint("only this machine can reach it; agents elsewhere need --listen 0.0.0.0:7600");
     }

@@ -43,11 +43,8 @@ pub(crate) async fn run(args: &Args, printer: &Printer) -> Result<(), CliError> 
 }
 
 fn table(checks: &[Check]) -> Table {
-    let mut table = Table::new(&[
-        ("what", Align::Left),
-        ("state", Align::Left),
-        ("found", Align::Left),
-    ]);
+    let mut table =
+        Table::new(&[("what", Align::Left), ("state", Align::Left), ("found", Align::Left)]);
     for check in checks {
         table.row([check.name.clone(), check.state.word().to_owned(), check.found.clone()]);
     }

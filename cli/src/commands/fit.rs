@@ -25,7 +25,12 @@ pub(crate) struct Args {
     params: String,
 
     /// Column of the training FLOPs C; then D = C / (6 N)
-    #[arg(long, value_name = "COLUMN", required_unless_present = "tokens", conflicts_with = "tokens")]
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        required_unless_present = "tokens",
+        conflicts_with = "tokens"
+    )]
     flops: Option<String>,
 
     /// Column of the training tokens D
@@ -99,8 +104,9 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> Result<(), CliError> {
         ..Options::default()
     };
     let spinner = printer.screen().spinner("fitting");
-    let fit = fit_table(&text, &table, &options)
-        .map_err(|error| CliError::user(format!("cannot fit {}", args.file.display())).because(error))?;
+    let fit = fit_table(&text, &table, &options).map_err(|error| {
+        CliError::user(format!("cannot fit {}", args.file.display())).because(error)
+    })?;
     drop(spinner);
     match printer.mode() {
         OutputMode::Json => printer.json(&fit)?,

@@ -31,11 +31,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
     shown.and(closed)
 }
 
-async fn show(
-    args: &Args,
-    connection: &mut Connection,
-    printer: &Printer,
-) -> Result<(), CliError> {
+async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Result<(), CliError> {
     let attempt = args.attempt.map(Attempt);
     let mut log = connection.client.logs(&args.trial, attempt, args.follow).await?;
     while let Some(chunk) = log.message().await? {

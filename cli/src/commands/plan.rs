@@ -29,9 +29,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RATE", value_parser = positive)]
     flops_per_second: Option<f64>,
 
-    /// Trials that run at the same time, for the time in sum
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    parallel: u32,
+    /// Trials that run at the same time, for the time in sum [default: as many as this machine's
+    /// CPU slots allow]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    parallel: Option<u32>,
 }
 
 pub(crate) fn run(args: &Args, printer: &Printer) -> Result<(), CliError> {
@@ -91,12 +92,8 @@ struct Total {
 }
 
 impl Plan {
-    fn new(
-        experiment: ExperimentId,
-        reason: String,
-        trials: Vec<TrialSpec>,
-        args: &Args,
-    ) -> Self {
+    fn new(experiment: ExperimentId, reason: String, trials: Vec<TrialSpec>, args: &Args) -> Self {
+        let cpus_of_each = trials.iter().map(|spec| spec.resources.cpus).max();
         let planned = trials.into_iter().map(|spec| Planned {
             id: spec.id(),
             seed: spec.seed,
@@ -104,6 +101,7 @@ impl Plan {
             parameters: spec.parameters,
         });
         let trials: Vec<Planned> = planned.collect();
+        let parallel = args.parallel.unwrap_or_else(|| fits(cpus_of_each));
         let estimates = || trials.iter().map(|trial| &trial.estimate);
         let device_seconds = estimates().filter_map(|estimate| estimate.seconds).sum();
         // The longest trial is a floor, however many run beside it.
@@ -115,24 +113,25 @@ impl Plan {
                 .filter_map(|estimate| estimate.memory_bytes)
                 .fold(0.0, f64::max),
             device_seconds,
-            seconds: longest.max(device_seconds / f64::from(args.parallel)),
-            parallel: args.parallel,
+            seconds: longest.max(device_seconds / f64::from(parallel)),
+            parallel,
             unknown: estimates().filter(|estimate| estimate.seconds.is_none()).count(),
         };
-        Self {
-            experiment,
-            reason,
-            trials,
-            total,
-            formulas: FORMULAS,
-        }
+        Self { experiment, reason, trials, total, formulas: FORMULAS }
     }
 
     fn print(&self, printer: &Printer) -> Result<(), CliError> {
         printer.data(&format!("experiment: {}", self.experiment))?;
-        printer.data(&format!("{}: {}", number::plural(self.trials.len(), "trial"), self.reason))?;
-        let names: BTreeSet<&String> =
-            self.trials.iter().flat_map(|trial| trial.parameters.keys()).collect();
+        printer.data(&format!(
+            "{}: {}",
+            number::plural(self.trials.len(), "trial"),
+            self.reason
+        ))?;
+        let names: BTreeSet<&String> = self
+            .trials
+            .iter()
+            .flat_map(|trial| trial.parameters.keys().filter(|name| !trial.repeats(name)))
+            .collect();
         printer.data(&self.table(&names).render())?;
         if self.trials.len() > LISTED_MAX {
             let more = self.trials.len() - LISTED_MAX;
@@ -202,6 +201,22 @@ impl Plan {
     }
 }
 
+impl Planned {
+    /// Whether a parameter says again what a column of the cost says.
+    fn repeats(&self, name: &str) -> bool {
+        let same = |known: Option<u64>| {
+            let value = self.parameters.get(name).and_then(proto::Value::as_f64);
+            value.is_some() && known.map(|known| known as f64) == value
+        };
+        match name {
+            "parameters" => same(self.estimate.parameters),
+            "tokens" => same(self.estimate.tokens),
+            "steps" => same(self.estimate.steps),
+            _other => false,
+        }
+    }
+}
+
 fn cost_cells(estimate: &Estimate) -> [String; 6] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     [
@@ -212,6 +227,13 @@ fn cost_cells(estimate: &Estimate) -> [String; 6] {
         or_dash(estimate.memory_bytes.map(|bytes| number::bytes(bytes as u64))),
         or_dash(estimate.seconds.map(number::duration_s)),
     ]
+}
+
+/// How many trials of `cpus_of_each` CPU slots this machine runs at the same time.
+fn fits(cpus_of_each: Option<u32>) -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    (cpus / cpus_of_each.unwrap_or(1).max(1)).max(1)
 }
 
 /// A positive finite number.

@@ -32,11 +32,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
     shown.and(closed)
 }
 
-async fn show(
-    args: &Args,
-    connection: &mut Connection,
-    printer: &Printer,
-) -> Result<(), CliError> {
+async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Result<(), CliError> {
     let id = connection.experiment(args.experiment.as_deref()).await?;
     let client = &mut connection.client;
     let snapshot = client.snapshot(&id).await?;

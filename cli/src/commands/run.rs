@@ -86,13 +86,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
         let client = embedded.connect().await;
         let url = embedded.url().to_owned();
         let work = async {
-            let mut session = Session {
-                client: client?,
-                data_dir: &data_dir,
-                args: &args,
-                printer,
-                url,
-            };
+            let mut session =
+                Session { client: client?, data_dir: &data_dir, args: &args, printer, url };
             session.conduct(file.text, &gathered, &mut agents).await
         };
         tokio::select! {
@@ -139,7 +134,8 @@ impl Session<'_> {
         if snapshot.state == ExperimentState::Running {
             let verb = if submitted.existed { "continues" } else { "begins" };
             let folder = self.data_dir.path().display();
-            self.printer.status(&format!("{id} {verb}; data folder {folder}, coordinator {}", self.url));
+            self.printer
+                .status(&format!("{id} {verb}; data folder {folder}, coordinator {}", self.url));
             for launch in self.launches()? {
                 agents.add(launch, self.printer);
             }

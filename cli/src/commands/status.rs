@@ -29,11 +29,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
     shown.and(closed)
 }
 
-async fn show(
-    args: &Args,
-    connection: &mut Connection,
-    printer: &Printer,
-) -> Result<(), CliError> {
+async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Result<(), CliError> {
     if let Some(wanted) = &args.experiment {
         let id = connection.experiment(Some(wanted)).await?;
         let snapshot = connection.client.snapshot(&id).await?;
@@ -41,7 +37,8 @@ async fn show(
     }
     let mut experiments = connection.client.experiments().await?;
     let agents = connection.client.agents().await?;
-    experiments.sort_by(|a, b| (b.submitted_ms, &b.experiment).cmp(&(a.submitted_ms, &a.experiment)));
+    experiments
+        .sort_by(|a, b| (b.submitted_ms, &b.experiment).cmp(&(a.submitted_ms, &a.experiment)));
     if printer.mode() == OutputMode::Json {
         return printer.json(&serde_json::json!({
             "coordinator": connection.client.url(),

@@ -47,9 +47,8 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> Result<(), CliError> {
         (0, _) => Ok(()),
         // Its error was the only one and says it all.
         (1, 1) => Err(CliError::said(Kind::User)),
-        (wrong, all) => Err(CliError::user(format!(
-            "{wrong} of {} are wrong",
-            number::plural(all, "recipe")
-        ))),
+        (wrong, all) => {
+            Err(CliError::user(format!("{wrong} of {} are wrong", number::plural(all, "recipe"))))
+        }
     }
 }

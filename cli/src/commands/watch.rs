@@ -75,17 +75,13 @@ mod tests {
     fn only_a_complete_experiment_without_failures_ends_well() {
         #[track_caller]
         fn check(state: ExperimentState, outcomes: &[Outcome], expected: u8) {
-            let code = verdict(state, outcomes.iter()).map_or_else(|e| e.kind().exit_code(), |()| 0);
+            let code =
+                verdict(state, outcomes.iter()).map_or_else(|e| e.kind().exit_code(), |()| 0);
             assert_eq!(code, expected);
         }
-        let completed = Outcome::Completed {
-            metrics: std::collections::BTreeMap::new(),
-            checkpoint: None,
-        };
-        let diverged = Outcome::Diverged {
-            metric: "loss".into(),
-            step: 1,
-        };
+        let completed =
+            Outcome::Completed { metrics: std::collections::BTreeMap::new(), checkpoint: None };
+        let diverged = Outcome::Diverged { metric: "loss".into(), step: 1 };
         let failed = |class| Outcome::failed(class, "x");
         let complete = ExperimentState::Complete;
         check(complete, &[completed.clone(), diverged, failed(FailureClass::Pruned)], 0);

@@ -49,7 +49,7 @@ pub(crate) struct Launch {
 
 /// Running agents. Dropping it kills them.
 pub(crate) struct LocalAgents {
-    tasks: JoinSet<Result<(), CliError>>,
+    spawned: JoinSet<Result<(), CliError>>,
     stop: watch::Sender<Stop>,
 }
 
@@ -64,27 +64,24 @@ enum Stop {
 impl LocalAgents {
     /// No agents.
     pub(crate) fn none() -> Self {
-        Self {
-            tasks: JoinSet::new(),
-            stop: watch::Sender::new(Stop::No),
-        }
+        Self { spawned: JoinSet::new(), stop: watch::Sender::new(Stop::No) }
     }
 
     /// Starts an agent, and again whenever it dies.
     pub(crate) fn add(&mut self, launch: Launch, printer: &Printer) {
         let stop = self.stop.subscribe();
-        self.tasks.spawn(keep_alive(launch, stop, printer.clone()));
+        self.spawned.spawn(keep_alive(launch, stop, printer.clone()));
     }
 
     /// Whether there are any.
     pub(crate) fn any(&self) -> bool {
-        !self.tasks.is_empty()
+        !self.spawned.is_empty()
     }
 
     /// Waits until an agent cannot be kept alive. Never ends well.
     pub(crate) async fn failed(&mut self) -> CliError {
         loop {
-            match self.tasks.join_next().await {
+            match self.spawned.join_next().await {
                 Some(Ok(Ok(()))) => {}
                 Some(Ok(Err(error))) => return error,
                 Some(Err(error)) => {
@@ -99,14 +96,14 @@ impl LocalAgents {
     /// Asks the agents to stop their trials and end, and waits for it. `hurry` kills them.
     pub(crate) async fn stop(&mut self, hurry: impl Future<Output = ()>) {
         self.stop.send_replace(Stop::Ask);
-        let all = async { while self.tasks.join_next().await.is_some() {} };
+        let all = async { while self.spawned.join_next().await.is_some() {} };
         let ended = tokio::select! {
             () = all => true,
             () = hurry => false,
         };
         if !ended {
             self.stop.send_replace(Stop::Kill);
-            while self.tasks.join_next().await.is_some() {}
+            while self.spawned.join_next().await.is_some() {}
         }
     }
 }
@@ -215,9 +212,8 @@ fn kill_group(pid: Option<u32>) {
 impl Launch {
     fn spawn(&self) -> Result<Child, CliError> {
         let folder = self.log.parent().unwrap_or(Path::new("."));
-        let opened = std::fs::create_dir_all(folder).and_then(|()| {
-            File::options().create(true).append(true).open(&self.log)
-        });
+        let opened = std::fs::create_dir_all(folder)
+            .and_then(|()| File::options().create(true).append(true).open(&self.log));
         let log = opened.and_then(|log| Ok((log.try_clone()?, log)));
         let (stdout, stderr) = log.map_err(|error| {
             CliError::file(format!("write the agent's log {}", self.log.display()), error)
@@ -236,13 +232,10 @@ impl Launch {
     }
 
     fn gave_up(&self, ending: &str, times: u32) -> CliError {
-        CliError::user(format!(
-            "the agent {} {ending}, {times} times in a row",
-            self.name
-        ))
-        .because(format!("the end of its log:\n{}", tail(&self.log)))
-        .hint(format!("its whole log is {}", self.log.display()))
-        .hint("`brine doctor` says what works on this machine")
+        CliError::user(format!("the agent {} {ending}, {times} times in a row", self.name))
+            .because(format!("the end of its log:\n{}", tail(&self.log)))
+            .hint(format!("its whole log is {}", self.log.display()))
+            .hint("`brine doctor` says what works on this machine")
     }
 }
 

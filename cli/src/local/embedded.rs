@@ -65,12 +65,7 @@ impl Embedded {
             .await
             .map_err(|error| CliError::user("cannot start the coordinator").because(error))?;
         let url = url(serving.address());
-        Ok(Self {
-            serving,
-            url,
-            token,
-            _published: None,
-        })
+        Ok(Self { serving, url, token, _published: None })
     }
 
     /// Where it listens.

@@ -16,9 +16,8 @@ impl Signals {
     /// The system refuses.
     pub(crate) fn new() -> Result<Self, CliError> {
         let listen = |kind| {
-            signal(kind).map_err(|error| {
-                CliError::internal("cannot listen for signals").because(error)
-            })
+            signal(kind)
+                .map_err(|error| CliError::internal("cannot listen for signals").because(error))
         };
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,

@@ -24,9 +24,7 @@ pub(crate) struct Screen(MultiProgress);
 impl Screen {
     /// Bars are drawn on stderr.
     pub(crate) fn on_stderr() -> Self {
-        Self(MultiProgress::with_draw_target(
-            ProgressDrawTarget::stderr_with_hz(REFRESH_HZ),
-        ))
+        Self(MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(REFRESH_HZ)))
     }
 
     /// Bars are not drawn.
@@ -50,9 +48,7 @@ impl Screen {
     /// A bar over `bytes`; it ends when the answer is dropped.
     pub(crate) fn transfer(&self, text: &str, bytes: u64) -> Transfer {
         let bar = self.0.add(ProgressBar::new(bytes));
-        bar.set_style(style(
-            "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-        ));
+        bar.set_style(style("{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left"));
         bar.set_message(text.to_owned());
         Transfer(bar)
     }
@@ -95,11 +91,7 @@ impl Bars {
     pub(crate) fn new(screen: &Screen) -> Self {
         let overall = screen.0.add(ProgressBar::new(OVERALL_POSITIONS));
         overall.set_style(style("{elapsed} [{bar:30}] {msg}"));
-        Self {
-            screen: screen.clone(),
-            overall,
-            trials: BTreeMap::new(),
-        }
+        Self { screen: screen.clone(), overall, trials: BTreeMap::new() }
     }
 
     /// Draws what is known at `now_ms`.
@@ -124,8 +116,7 @@ impl Bars {
             bar.set_message(trial_line(id, trial));
         }
         let overall = progress.overall(now_ms);
-        self.overall
-            .set_position((overall.fraction * OVERALL_POSITIONS as f64) as u64);
+        self.overall.set_position((overall.fraction * OVERALL_POSITIONS as f64) as u64);
         let mut line = overall_line(&overall);
         if overall.running > TRIAL_BARS_MAX {
             line.push_str(" (not all of them are shown)");

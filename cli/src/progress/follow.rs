@@ -158,7 +158,9 @@ impl Following {
             self.printer.json_line(record)?;
         }
         let note = self.progress.apply(record);
-        if self.is_live && let Some(note) = note {
+        if self.is_live
+            && let Some(note) = note
+        {
             self.say(&note);
         }
         Ok(matches!(record.event, Event::TrialsPlanned { .. }))
@@ -202,7 +204,8 @@ impl Following {
                 let trials = client.snapshot(&experiment).await?.trials;
                 let waiting = trials.iter().find(|trial| !trial.waiting_for.is_empty());
                 if let Some(trial) = waiting {
-                    let line = format!("nothing runs: {} waits for {}", trial.id, trial.waiting_for);
+                    let line =
+                        format!("nothing runs: {} waits for {}", trial.id, trial.waiting_for);
                     self.printer.warning(&line);
                 }
             }

@@ -84,17 +84,10 @@ impl fmt::Display for Note {
                 write!(f, "planned {}: {reason}", number::plural(*count, "trial"))
             }
             Self::Resumed => f.write_str("the experiment goes on"),
-            Self::Started {
-                trial,
-                attempt,
-                agent,
-            } => write!(f, "{trial} started on {agent}, attempt {attempt}"),
-            Self::AttemptFailed {
-                trial,
-                attempt,
-                outcome,
-                pause_ms,
-            } => {
+            Self::Started { trial, attempt, agent } => {
+                write!(f, "{trial} started on {agent}, attempt {attempt}")
+            }
+            Self::AttemptFailed { trial, attempt, outcome, pause_ms } => {
                 write!(f, "{trial} attempt {attempt} failed: ")?;
                 write_outcome(f, outcome)?;
                 let pause = number::duration_s(*pause_ms as f64 / 1e3);
@@ -111,12 +104,7 @@ impl fmt::Display for Note {
 
 impl fmt::Display for TrialName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            number,
-            planned,
-            id,
-            label,
-        } = self;
+        let Self { number, planned, id, label } = self;
         write!(f, "trial {number}/{planned} {id}")?;
         if label.is_empty() {
             return Ok(());
@@ -129,10 +117,11 @@ fn write_outcome(f: &mut fmt::Formatter<'_>, outcome: &Outcome) -> fmt::Result {
     match outcome {
         Outcome::Completed { metrics, .. } => {
             f.write_str("completed")?;
-            // The number that studies minimise first, then the others by name.
-            let first = metrics.get_key_value("validation_loss");
-            let others = metrics.iter().filter(|(name, _)| *name != "validation_loss");
-            for (name, value) in first.into_iter().chain(others).take(METRICS_IN_LINE_MAX) {
+            // Of a training only this is a result; of a program any metric may be.
+            if let Some(loss) = metrics.get("validation_loss") {
+                return write!(f, " validation_loss={}", number::short(*loss));
+            }
+            for (name, value) in metrics.iter().take(METRICS_IN_LINE_MAX) {
                 write!(f, " {name}={}", number::short(*value))?;
             }
             Ok(())

@@ -24,11 +24,7 @@ pub(crate) struct Plain {
 impl Plain {
     /// The line for a change, unless too many were said already.
     pub(crate) fn note(&mut self, note: &Note) -> Option<String> {
-        let said = if note.is_bad() {
-            &mut self.said_bad
-        } else {
-            &mut self.said
-        };
+        let said = if note.is_bad() { &mut self.said_bad } else { &mut self.said };
         if *said >= NOTES_MAX {
             self.silenced += 1;
             return None;
@@ -61,11 +57,8 @@ impl Plain {
 
 /// `12 of 24 trials ended, 1 without a result, 2 running, 48 % of the work done, 3m 05s left`.
 pub(crate) fn overall_line(overall: &Overall) -> String {
-    let mut parts = vec![format!(
-        "{} of {} ended",
-        overall.ended,
-        number::plural(overall.planned, "trial")
-    )];
+    let mut parts =
+        vec![format!("{} of {} ended", overall.ended, number::plural(overall.planned, "trial"))];
     if overall.failed > 0 {
         parts.push(format!("{} without a result", overall.failed));
     }
@@ -75,4 +68,41 @@ pub(crate) fn overall_line(overall: &Overall) -> String {
         parts.push(format!("{} left", number::duration_s(rest_s)));
     }
     parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::estimate::tests::command;
+    use proto::{Event, ExperimentId, Record, Timestamp};
+
+    fn planned(count: u64) -> Progress {
+        let experiment = ExperimentId::new("e").unwrap();
+        let mut progress = Progress::new(experiment.clone());
+        let trials = (0..count).map(command).collect();
+        let event = Event::TrialsPlanned { experiment, reason: String::new(), trials };
+        progress.apply(&Record { sequence: 1, at: Timestamp(0), event });
+        progress
+    }
+
+    #[test]
+    fn a_flood_of_changes_is_counted_and_failures_still_come_through() {
+        let mut plain = Plain::default();
+        let spoken = (0..NOTES_MAX + 5).filter_map(|_| plain.note(&Note::Resumed)).count();
+        assert_eq!(spoken, NOTES_MAX);
+        let bad = Note::ExperimentEnded(proto::ExperimentState::Failed);
+        assert_eq!(plain.note(&bad).as_deref(), Some("the experiment is failed"));
+        let line = plain.tick(&planned(2), OVERALL_EVERY_MS).unwrap();
+        assert_eq!(line, "0 of 2 trials ended, 0 running, 0 % of the work done; 5 more changes");
+        assert!(plain.note(&Note::Resumed).is_some(), "a new window has begun");
+    }
+
+    #[test]
+    fn the_overall_line_comes_rarely_and_only_with_news() {
+        let mut plain = Plain::default();
+        assert_eq!(plain.tick(&planned(1), OVERALL_EVERY_MS - 1), None);
+        assert!(plain.tick(&planned(1), OVERALL_EVERY_MS).is_some());
+        assert_eq!(plain.tick(&planned(1), 2 * OVERALL_EVERY_MS), None);
+        assert!(plain.tick(&planned(2), 3 * OVERALL_EVERY_MS).is_some());
+    }
 }

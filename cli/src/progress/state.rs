@@ -2,6 +2,7 @@
 //! feeds it says what time it is.
 
 use super::note::{Note, TrialName};
+use crate::number;
 use proto::{
     AgentId, Attempt, Event, ExperimentId, ExperimentState, MetricPoint, Outcome, Record, Runner,
     TrialId, TrialSpec,
@@ -107,53 +108,33 @@ impl Progress {
     pub(crate) fn apply(&mut self, record: &Record) -> Option<Note> {
         match &record.event {
             Event::ExperimentSubmitted { .. } => None,
-            Event::TrialsPlanned {
-                experiment,
-                reason,
-                trials,
-            } => self.is_mine(experiment).then(|| {
-                let count = trials.len();
-                trials.iter().for_each(|spec| self.plan(spec));
-                Note::Planned {
-                    count,
-                    reason: reason.clone(),
-                }
-            }),
-            Event::ExperimentResumed {
-                experiment,
-                retried,
-            } => self.is_mine(experiment).then(|| {
-                self.state = ExperimentState::Running;
-                self.reopen(retried);
-                Note::Resumed
-            }),
+            Event::TrialsPlanned { experiment, reason, trials } => {
+                self.is_mine(experiment).then(|| {
+                    let count = trials.len();
+                    trials.iter().for_each(|spec| self.plan(spec));
+                    Note::Planned { count, reason: reason.clone() }
+                })
+            }
+            Event::ExperimentResumed { experiment, retried } => {
+                self.is_mine(experiment).then(|| {
+                    self.state = ExperimentState::Running;
+                    self.reopen(retried);
+                    Note::Resumed
+                })
+            }
             Event::ExperimentEnded { experiment, state } => self.is_mine(experiment).then(|| {
                 self.state = *state;
                 self.release_all();
                 Note::ExperimentEnded(*state)
             }),
-            Event::LeaseGranted {
-                trial,
-                attempt,
-                agent,
-                devices: _,
-            } => {
+            Event::LeaseGranted { trial, attempt, agent, devices: _ } => {
                 let (attempt, agent) = (*attempt, agent.clone());
-                self.trials.get_mut(trial)?.phase = Phase::Leased {
-                    attempt,
-                    agent,
-                    live: None,
-                };
+                self.trials.get_mut(trial)?.phase = Phase::Leased { attempt, agent, live: None };
                 None
             }
             Event::AttemptStarted { trial, attempt } => self.start(trial, *attempt),
             Event::CheckpointSaved { .. } => None,
-            Event::AttemptFailed {
-                trial,
-                attempt,
-                outcome,
-                retry_at,
-            } => {
+            Event::AttemptFailed { trial, attempt, outcome, retry_at } => {
                 let name = self.name(trial)?;
                 self.trials.get_mut(trial)?.phase = Phase::Waiting;
                 Some(Note::AttemptFailed {
@@ -163,17 +144,10 @@ impl Progress {
                     pause_ms: retry_at.since_ms(record.at),
                 })
             }
-            Event::TrialEnded {
-                trial,
-                attempt: _,
-                outcome,
-            } => {
+            Event::TrialEnded { trial, attempt: _, outcome } => {
                 let name = self.name(trial)?;
                 self.trials.get_mut(trial)?.phase = Phase::Ended(outcome.clone());
-                Some(Note::Ended {
-                    trial: name,
-                    outcome: outcome.clone(),
-                })
+                Some(Note::Ended { trial: name, outcome: outcome.clone() })
             }
         }
     }
@@ -208,9 +182,8 @@ impl Progress {
         }
         // Points arrive in batches: one rate per batch, or a burst would look like a sprint.
         for (trial, step) in latest {
-            if let Some(Phase::Leased {
-                live: Some(live), ..
-            }) = self.trials.get_mut(trial).map(|trial| &mut trial.phase)
+            if let Some(Phase::Leased { live: Some(live), .. }) =
+                self.trials.get_mut(trial).map(|trial| &mut trial.phase)
             {
                 live.advance(step, now_ms);
             }
@@ -293,17 +266,9 @@ impl Progress {
     fn start(&mut self, id: &TrialId, attempt: Attempt) -> Option<Note> {
         let name = self.name(id)?;
         match &mut self.trials.get_mut(id)?.phase {
-            Phase::Leased {
-                attempt: leased,
-                agent,
-                live,
-            } if *leased == attempt => {
+            Phase::Leased { attempt: leased, agent, live } if *leased == attempt => {
                 *live = Some(Live::default());
-                Some(Note::Started {
-                    trial: name,
-                    attempt,
-                    agent: agent.clone(),
-                })
+                Some(Note::Started { trial: name, attempt, agent: agent.clone() })
             }
             Phase::Waiting | Phase::Leased { .. } | Phase::Ended(_) => None,
         }
@@ -321,11 +286,7 @@ impl Progress {
 
     fn live_mut(&mut self, id: &TrialId, attempt: Attempt) -> Option<&mut Live> {
         match &mut self.trials.get_mut(id)?.phase {
-            Phase::Leased {
-                attempt: leased,
-                live,
-                ..
-            } if *leased == attempt => live.as_mut(),
+            Phase::Leased { attempt: leased, live, .. } if *leased == attempt => live.as_mut(),
             Phase::Waiting | Phase::Leased { .. } | Phase::Ended(_) => None,
         }
     }
@@ -356,14 +317,7 @@ impl Trial {
             ),
             Runner::Command(_) => (None, None, 1.0),
         };
-        Self {
-            number,
-            label: label(spec),
-            steps,
-            phase: Phase::Waiting,
-            tokens_per_step,
-            work,
-        }
+        Self { number, label: label(spec), steps, phase: Phase::Waiting, tokens_per_step, work }
     }
 
     /// Tokens per second, when it trains and its rate is known.
@@ -431,11 +385,17 @@ impl Live {
     }
 }
 
+/// A training is known by its size; everything else by what its study varies.
 fn label(spec: &TrialSpec) -> String {
+    if let Runner::Train(train) = &spec.runner {
+        let [n, d] = [train.model.parameters(), train.tokens()].map(|x| number::count(x as f64));
+        let (width, layers) = (train.model.width, train.model.layers);
+        return format!("width={width} layers={layers} N={n} D={d}");
+    }
     let texts: Vec<String> = spec
         .parameters
         .iter()
-        .map(|(name, value)| format!("{name}={}", crate::number::parameter(value)))
+        .map(|(name, value)| format!("{name}={}", number::parameter(value)))
         .collect();
     let text = texts.join(" ");
     if text.chars().count() <= LABEL_CHARS_MAX {

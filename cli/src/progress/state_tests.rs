@@ -12,20 +12,12 @@ struct Script {
 impl Script {
     fn new() -> Self {
         let experiment = ExperimentId::new("e").unwrap();
-        Self {
-            progress: Progress::new(experiment),
-            sequence: 0,
-            notes: Vec::new(),
-        }
+        Self { progress: Progress::new(experiment), sequence: 0, notes: Vec::new() }
     }
 
     fn event(mut self, event: Event) -> Self {
         self.sequence += 1;
-        let record = Record {
-            sequence: self.sequence,
-            at: Timestamp(1_000),
-            event,
-        };
+        let record = Record { sequence: self.sequence, at: Timestamp(1_000), event };
         let note = self.progress.apply(&record);
         self.notes.extend(note.map(|note| note.to_string()));
         self
@@ -47,21 +39,20 @@ impl Script {
             agent: AgentId::new("a").unwrap(),
             devices: Devices::default(),
         })
-        .event(Event::AttemptStarted {
-            trial: trial.id(),
-            attempt,
-        })
+        .event(Event::AttemptStarted { trial: trial.id(), attempt })
     }
 
     fn end(self, trial: &TrialSpec, outcome: Outcome) -> Self {
-        self.event(Event::TrialEnded {
-            trial: trial.id(),
-            attempt: Attempt(1),
-            outcome,
-        })
+        self.event(Event::TrialEnded { trial: trial.id(), attempt: Attempt(1), outcome })
     }
 
-    fn metrics(mut self, trial: &TrialSpec, attempt: u32, now_ms: u64, points: &[(u64, f64)]) -> Self {
+    fn metrics(
+        mut self,
+        trial: &TrialSpec,
+        attempt: u32,
+        now_ms: u64,
+        points: &[(u64, f64)],
+    ) -> Self {
         let point = |(step, value): &(u64, f64)| MetricPoint {
             trial: trial.id(),
             attempt: Attempt(attempt),
@@ -100,10 +91,7 @@ fn trials_are_counted_through_their_lives() {
     script.counts(3, 0, 0, 0);
     let script = script.start(&a, 1).start(&b, 1);
     script.counts(3, 0, 0, 2);
-    let diverged = Outcome::Diverged {
-        metric: "loss".into(),
-        step: 7,
-    };
+    let diverged = Outcome::Diverged { metric: "loss".into(), step: 7 };
     let script = script.end(&a, completed()).end(&b, diverged);
     script.counts(3, 2, 1, 0);
     assert_eq!(script.progress.overall(0).fraction, 2.0 / 3.0);
@@ -113,7 +101,7 @@ fn trials_are_counted_through_their_lives() {
             "planned 3 trials: because".to_owned(),
             format!("trial 1/3 {} started on a, attempt 1", a.id()),
             format!("trial 2/3 {} started on a, attempt 1", b.id()),
-            format!("trial 1/3 {} completed validation_loss=2.500 a=1.000", a.id()),
+            format!("trial 1/3 {} completed validation_loss=2.500", a.id()),
             format!("trial 2/3 {} diverged: loss is not a number at step 7", b.id()),
         ]
     );
@@ -122,12 +110,13 @@ fn trials_are_counted_through_their_lives() {
 #[test]
 fn a_failed_attempt_waits_and_says_how_long() {
     let a = command(1);
-    let script = Script::new().plan(std::slice::from_ref(&a)).start(&a, 1).event(Event::AttemptFailed {
-        trial: a.id(),
-        attempt: Attempt(1),
-        outcome: Outcome::failed(FailureClass::Infrastructure, "the agent was lost\nmore"),
-        retry_at: Timestamp(3_500),
-    });
+    let script =
+        Script::new().plan(std::slice::from_ref(&a)).start(&a, 1).event(Event::AttemptFailed {
+            trial: a.id(),
+            attempt: Attempt(1),
+            outcome: Outcome::failed(FailureClass::Infrastructure, "the agent was lost\nmore"),
+            retry_at: Timestamp(3_500),
+        });
     script.counts(1, 0, 0, 0);
     assert_eq!(
         script.notes.last().unwrap(),
@@ -161,17 +150,16 @@ fn records_of_others_change_nothing() {
 #[test]
 fn planning_a_trial_twice_counts_it_once() {
     let a = command(1);
-    let script = Script::new().plan(std::slice::from_ref(&a)).start(&a, 1).plan(&[a.clone(), command(2)]);
+    let script =
+        Script::new().plan(std::slice::from_ref(&a)).start(&a, 1).plan(&[a.clone(), command(2)]);
     script.counts(2, 0, 0, 1);
 }
 
 #[test]
 fn an_ended_experiment_goes_on_with_its_failed_trials() {
     let a = command(1);
-    let ended = |state| Event::ExperimentEnded {
-        experiment: ExperimentId::new("e").unwrap(),
-        state,
-    };
+    let ended =
+        |state| Event::ExperimentEnded { experiment: ExperimentId::new("e").unwrap(), state };
     let script = Script::new()
         .plan(std::slice::from_ref(&a))
         .end(&a, Outcome::failed(FailureClass::Trial, "x"))

@@ -91,11 +91,9 @@ impl Core {
     /// A [`Rejection`]: nothing happened, and the caller is told why.
     pub fn decide(&self, now: Timestamp, input: &Input) -> Result<Vec<Event>, Rejection> {
         match input {
-            Input::Submit {
-                recipe,
-                inputs,
-                retry_failed,
-            } => self.decide_submit(recipe, inputs, *retry_failed),
+            Input::Submit { recipe, inputs, retry_failed } => {
+                self.decide_submit(recipe, inputs, *retry_failed)
+            }
             Input::Cancel { experiment } => self.decide_cancel(experiment),
             Input::Joined { agent, running } => self.decide_joined(now, agent, running),
             Input::Report(report) => self.decide_report(now, report).map(|(events, _)| events),
@@ -120,24 +118,15 @@ impl Core {
         let recipe = Recipe::parse(text).map_err(|error| Rejection::Recipe(error.to_string()))?;
         let id = recipe.id(inputs);
         if let Some(known) = self.experiments.get(&id) {
-            let retried = if retry_failed {
-                self.failed_trials(&known.trials)
-            } else {
-                Vec::new()
-            };
+            let retried = if retry_failed { self.failed_trials(&known.trials) } else { Vec::new() };
             let goes_on = known.state == ExperimentState::Cancelled || !retried.is_empty();
-            let event = Event::ExperimentResumed {
-                experiment: id,
-                retried,
-            };
+            let event = Event::ExperimentResumed { experiment: id, retried };
             return Ok(if goes_on { vec![event] } else { Vec::new() });
         }
         if self.experiments.len() >= EXPERIMENTS_MAX {
             return Err(Rejection::TooManyExperiments);
         }
-        recipe
-            .study(inputs)
-            .map_err(|error| Rejection::Study(error.to_string()))?;
+        recipe.study(inputs).map_err(|error| Rejection::Study(error.to_string()))?;
         let event = Event::ExperimentSubmitted {
             experiment: id,
             recipe: text.to_owned(),
@@ -149,19 +138,14 @@ impl Core {
     /// Trials that failed for a reason that another try could remove.
     fn failed_trials(&self, trials: &[TrialId]) -> Vec<TrialId> {
         let failed = |id: &&TrialId| {
-            matches!(
-                self.trials.get(*id).and_then(Trial::outcome),
-                Some(Outcome::Failed { .. })
-            )
+            matches!(self.trials.get(*id).and_then(Trial::outcome), Some(Outcome::Failed { .. }))
         };
         trials.iter().filter(failed).cloned().collect()
     }
 
     fn decide_cancel(&self, id: &ExperimentId) -> Result<Vec<Event>, Rejection> {
-        let experiment = self
-            .experiments
-            .get(id)
-            .ok_or_else(|| Rejection::UnknownExperiment(id.clone()))?;
+        let experiment =
+            self.experiments.get(id).ok_or_else(|| Rejection::UnknownExperiment(id.clone()))?;
         match experiment.state {
             ExperimentState::Running => Ok(vec![Event::ExperimentEnded {
                 experiment: id.clone(),
@@ -211,26 +195,20 @@ impl Core {
         let mut settled = Settled::default();
         for (id, attempt, started) in &report.running {
             match self.current(&report.agent, id, *attempt) {
-                Some((_, false)) if *started => events.push(Event::AttemptStarted {
-                    trial: id.clone(),
-                    attempt: *attempt,
-                }),
+                Some((_, false)) if *started => {
+                    events.push(Event::AttemptStarted { trial: id.clone(), attempt: *attempt });
+                }
                 Some(_) => {}
                 None => settled.refused.push((id.clone(), *attempt)),
             }
         }
         for (id, checkpoint) in &report.checkpoints {
             let newer = |trial: &Trial| trial.checkpoint.as_ref() != Some(checkpoint);
-            if self
-                .current(&report.agent, id, checkpoint.attempt)
-                .is_some()
+            if self.current(&report.agent, id, checkpoint.attempt).is_some()
                 && self.trials.get(id).is_some_and(newer)
             {
                 let checkpoint = checkpoint.clone();
-                events.push(Event::CheckpointSaved {
-                    trial: id.clone(),
-                    checkpoint,
-                });
+                events.push(Event::CheckpointSaved { trial: id.clone(), checkpoint });
             }
         }
         let mut decided: Vec<&TrialId> = Vec::new();
@@ -279,11 +257,7 @@ impl Core {
                 outcome,
                 retry_at: now.plus_ms(pause_ms),
             },
-            None => Event::TrialEnded {
-                trial: id.clone(),
-                attempt,
-                outcome,
-            },
+            None => Event::TrialEnded { trial: id.clone(), attempt, outcome },
         }
     }
 }
@@ -305,8 +279,6 @@ fn retry_pause(trial: &Trial, outcome: &Outcome) -> Option<u64> {
         | FailureClass::Cheated => return None,
     };
     let failures = trial.failures.get(class).copied().unwrap_or(0);
-    let doubled = BACKOFF_FIRST_MS
-        .checked_shl(failures)
-        .unwrap_or(BACKOFF_MAX_MS);
+    let doubled = BACKOFF_FIRST_MS.checked_shl(failures).unwrap_or(BACKOFF_MAX_MS);
     (failures < allowed).then_some(doubled.min(BACKOFF_MAX_MS))
 }

@@ -23,10 +23,7 @@ impl Core {
         };
         let expected: BTreeSet<_> = self.trials.iter().filter_map(waiting).collect();
         if expected != self.queue {
-            return Err(format!(
-                "the queue is {:?} and should be {expected:?}",
-                self.queue
-            ));
+            return Err(format!("the queue is {:?} and should be {expected:?}", self.queue));
         }
         Ok(())
     }
@@ -38,9 +35,7 @@ impl Core {
         for (id, trial) in &self.trials {
             let Some(lease) = trial.lease() else { continue };
             if lease.attempt != trial.attempt {
-                return Err(format!(
-                    "trial {id} is leased as an attempt that is not its newest"
-                ));
+                return Err(format!("trial {id} is leased as an attempt that is not its newest"));
             }
             expiries.insert((lease.deadline, id.clone()));
             by_agent.entry(&lease.agent).or_default().insert(id.clone());
@@ -75,16 +70,10 @@ impl Core {
             let open = |id: &&TrialId| self.trials.get(*id).is_some_and(|t| t.outcome().is_none());
             let expected = experiment.trials.iter().filter(open).count();
             if experiment.open != expected {
-                return Err(format!(
-                    "{id} counts {} open trials, not {expected}",
-                    experiment.open
-                ));
+                return Err(format!("{id} counts {} open trials, not {expected}", experiment.open));
             }
             if experiment.state == ExperimentState::Complete && experiment.open > 0 {
-                return Err(format!(
-                    "{id} is complete with {} open trials",
-                    experiment.open
-                ));
+                return Err(format!("{id} is complete with {} open trials", experiment.open));
             }
         }
         Ok(())

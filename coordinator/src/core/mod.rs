@@ -7,6 +7,7 @@
 //! themselves, which is not journaled because they say it again.
 
 mod decide;
+mod hear;
 mod invariants;
 mod schedule;
 mod settle;
@@ -16,13 +17,14 @@ mod tests;
 mod view;
 
 pub use decide::{Input, Rejection, Report, Settled};
+pub use hear::Heard;
 pub use view::{Counts, LeaseView};
 
 use proto::{
     AgentId, Attempt, Devices, Event, ExperimentId, ExperimentState, FailureClass, Outcome,
     Timestamp, TrialId, TrialSpec,
 };
-use state::{Agent, Capacity, Experiment, Lease, Releasing, Trial, TrialState};
+use state::{Agent, Experiment, Lease, Releasing, Trial, TrialState};
 use std::collections::{BTreeMap, BTreeSet};
 use studies::recipe::Recipe;
 
@@ -57,40 +59,6 @@ pub struct Core {
     changed: BTreeSet<AgentId>,
 }
 
-/// What an agent says about itself.
-#[derive(Debug, Clone)]
-pub enum Heard {
-    /// Its session began. Sent once per session by `rpc`, after [`Input::Joined`] was decided.
-    Joined {
-        /// Who.
-        agent: AgentId,
-        /// Number of the session, unique in this process; the newest one speaks for the agent.
-        session: u64,
-        /// What it has.
-        capacity: Capacity,
-        /// The attempts it still holds.
-        running: Vec<(TrialId, Attempt)>,
-    },
-    /// Its session ended. Its leases live on until their deadlines.
-    Left {
-        /// Who.
-        agent: AgentId,
-        /// Which session; one that was replaced before changes nothing.
-        session: u64,
-    },
-    /// A report arrived: its leases are renewed. Sent after [`Input::Report`] was decided.
-    Report {
-        /// Who.
-        agent: AgentId,
-        /// The attempts it holds.
-        running: Vec<(TrialId, Attempt)>,
-        /// The newest assignment it knew.
-        assignment_version: u64,
-        /// It is stopping and must get no further leases.
-        leaving: bool,
-    },
-}
-
 impl Core {
     /// An empty control plane.
     pub fn new(lease_ttl_ms: u64) -> Self {
@@ -111,11 +79,7 @@ impl Core {
     /// Takes in one recorded fact. Total: replay uses only this.
     pub fn apply(&mut self, at: Timestamp, event: &Event) {
         match event {
-            Event::ExperimentSubmitted {
-                experiment,
-                recipe,
-                inputs,
-            } => {
+            Event::ExperimentSubmitted { experiment, recipe, inputs } => {
                 let study = Recipe::parse(recipe)
                     .map_err(|error| error.to_string())
                     .and_then(|recipe| recipe.study(inputs).map_err(|error| error.to_string()));
@@ -132,26 +96,14 @@ impl Core {
                 self.experiments.insert(experiment.clone(), known);
                 self.stale.insert(experiment.clone());
             }
-            Event::TrialsPlanned {
-                experiment,
-                reason,
-                trials,
-            } => {
+            Event::TrialsPlanned { experiment, reason, trials } => {
                 self.apply_planned(experiment, reason, trials);
             }
-            Event::ExperimentResumed {
-                experiment,
-                retried,
-            } => {
+            Event::ExperimentResumed { experiment, retried } => {
                 self.apply_resumed(experiment, retried);
             }
             Event::ExperimentEnded { experiment, state } => self.apply_ended(experiment, *state),
-            Event::LeaseGranted {
-                trial,
-                attempt,
-                agent,
-                devices,
-            } => {
+            Event::LeaseGranted { trial, attempt, agent, devices } => {
                 self.apply_granted(at, trial, *attempt, agent, devices);
             }
             Event::AttemptStarted { trial, attempt } => {
@@ -167,12 +119,7 @@ impl Core {
                     trial.checkpoint = Some(checkpoint.clone());
                 }
             }
-            Event::AttemptFailed {
-                trial,
-                outcome,
-                retry_at,
-                ..
-            } => {
+            Event::AttemptFailed { trial, outcome, retry_at, .. } => {
                 if let Outcome::Failed { class, .. } = outcome
                     && *class != FailureClass::Cancelled
                     && let Some(trial) = self.trials.get_mut(trial)
@@ -180,28 +127,13 @@ impl Core {
                     *trial.failures.entry(*class).or_default() += 1;
                 }
                 self.release(trial);
-                self.set_state(
-                    trial,
-                    TrialState::Waiting {
-                        not_before: *retry_at,
-                    },
-                );
+                self.set_state(trial, TrialState::Waiting { not_before: *retry_at });
                 self.pauses.insert((*retry_at, trial.clone()));
             }
-            Event::TrialEnded {
-                trial,
-                attempt,
-                outcome,
-            } => {
+            Event::TrialEnded { trial, attempt, outcome } => {
                 self.release(trial);
                 let outcome = outcome.clone();
-                self.set_state(
-                    trial,
-                    TrialState::Ended {
-                        attempt: *attempt,
-                        outcome,
-                    },
-                );
+                self.set_state(trial, TrialState::Ended { attempt: *attempt, outcome });
             }
         }
     }
@@ -234,12 +166,7 @@ impl Core {
             if let Some(trial) = self.trials.get_mut(trial_id) {
                 trial.failures.clear();
             }
-            self.set_state(
-                trial_id,
-                TrialState::Waiting {
-                    not_before: Timestamp(0),
-                },
-            );
+            self.set_state(trial_id, TrialState::Waiting { not_before: Timestamp(0) });
         }
         let Some(experiment) = self.experiments.get_mut(id) else {
             return;
@@ -274,12 +201,7 @@ impl Core {
             return;
         };
         let deadline = at.plus_ms(self.lease_ttl_ms);
-        let lease = Lease {
-            attempt,
-            agent: agent_id.clone(),
-            devices: devices.clone(),
-            deadline,
-        };
+        let lease = Lease { attempt, agent: agent_id.clone(), devices: devices.clone(), deadline };
         trial.attempt = attempt;
         trial.last_agent = Some(agent_id.clone());
         self.expiries.insert((deadline, id.clone()));
@@ -288,13 +210,7 @@ impl Core {
             agent.version += 1;
             self.changed.insert(agent_id.clone());
         }
-        self.set_state(
-            id,
-            TrialState::Leased {
-                lease,
-                started: false,
-            },
-        );
+        self.set_state(id, TrialState::Leased { lease, started: false });
     }
 
     /// Takes the live lease of a trial away; its devices are free once the agent has let go.
@@ -308,14 +224,9 @@ impl Core {
         };
         agent.leases.remove(id);
         agent.version += 1;
-        let releasing = Releasing {
-            devices: lease.devices,
-            version: agent.version,
-            deadline: lease.deadline,
-        };
-        agent
-            .releasing
-            .insert((id.clone(), lease.attempt), releasing);
+        let releasing =
+            Releasing { devices: lease.devices, version: agent.version, deadline: lease.deadline };
+        agent.releasing.insert((id.clone(), lease.attempt), releasing);
         self.changed.insert(lease.agent);
     }
 
@@ -342,11 +253,7 @@ impl Core {
     }
 
     fn mark_stale(&mut self, id: &ExperimentId) {
-        if self
-            .experiments
-            .get(id)
-            .is_some_and(|e| e.state == ExperimentState::Running)
-        {
+        if self.experiments.get(id).is_some_and(|e| e.state == ExperimentState::Running) {
             self.stale.insert(id.clone());
         }
     }
@@ -367,9 +274,7 @@ impl Core {
     /// Whether a running experiment wants the trial's result.
     fn is_wanted(&self, trial: &Trial) -> bool {
         let running = |id: &ExperimentId| {
-            self.experiments
-                .get(id)
-                .is_some_and(|e| e.state == ExperimentState::Running)
+            self.experiments.get(id).is_some_and(|e| e.state == ExperimentState::Running)
         };
         trial.owners.iter().any(running)
     }
@@ -387,136 +292,28 @@ impl Core {
         }
     }
 
-    /// Takes in what an agent says about itself at `now`.
-    pub fn hear(&mut self, now: Timestamp, heard: &Heard) {
-        match heard {
-            Heard::Joined {
-                agent,
-                session,
-                capacity,
-                running,
-            } => {
-                self.hear_joined(now, agent, *session, capacity, running);
-            }
-            Heard::Left { agent, session } => {
-                if let Some(agent) = self.agents.get_mut(agent)
-                    && agent.session == *session
-                {
-                    agent.connected = false;
-                }
-            }
-            Heard::Report {
-                agent,
-                running,
-                assignment_version,
-                leaving,
-            } => {
-                self.hear_report(now, agent, running, *assignment_version);
-                if let Some(agent) = self.agents.get_mut(agent) {
-                    agent.leaving |= leaving;
-                }
-            }
-        }
-    }
-
-    fn hear_joined(
-        &mut self,
-        now: Timestamp,
-        id: &AgentId,
-        session: u64,
-        capacity: &Capacity,
-        running: &[(TrialId, Attempt)],
-    ) {
-        let of_agent = |trial: &Trial| trial.lease().is_some_and(|lease| lease.agent == *id);
-        let leases: BTreeSet<TrialId> = self
-            .trials
-            .iter()
-            .filter(|(_, trial)| of_agent(trial))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for trial in &leases {
-            self.renew(now, trial);
-        }
-        let before = self.agents.remove(id);
-        let version = before.as_ref().map_or(0, |agent| agent.version) + 1;
-        let mut releasing = before.map_or_else(BTreeMap::new, |agent| agent.releasing);
-        releasing.retain(|key, _| running.contains(key));
-        let capacity = capacity.clone();
-        let agent = Agent {
-            capacity,
-            session,
-            connected: true,
-            leaving: false,
-            leases,
-            releasing,
-            version,
-        };
-        self.agents.insert(id.clone(), agent);
-        self.changed.insert(id.clone());
-    }
-
-    fn hear_report(
-        &mut self,
-        now: Timestamp,
-        id: &AgentId,
-        running: &[(TrialId, Attempt)],
-        assignment_version: u64,
-    ) {
-        for (trial, attempt) in running {
-            let current = self.trials.get(trial).and_then(Trial::lease);
-            if current.is_some_and(|lease| lease.attempt == *attempt && lease.agent == *id) {
-                self.renew(now, trial);
-            }
-        }
-        if let Some(agent) = self.agents.get_mut(id) {
-            agent.releasing.retain(|key, releasing| {
-                assignment_version < releasing.version || running.contains(key)
-            });
-        }
-    }
-
-    fn renew(&mut self, now: Timestamp, id: &TrialId) {
-        let deadline = now.plus_ms(self.lease_ttl_ms);
-        if let Some(TrialState::Leased { lease, .. }) =
-            self.trials.get_mut(id).map(|trial| &mut trial.state)
-        {
-            self.expiries.remove(&(lease.deadline, id.clone()));
-            lease.deadline = deadline;
-            self.expiries.insert((deadline, id.clone()));
-        }
-    }
-
     /// The next moment at which time alone changes something, and what.
     pub fn next_deadline(&self) -> Option<(Timestamp, &'static str)> {
         let expiry = self.expiries.first().map(|(at, _)| (*at, "a lease ends"));
-        let pause = self
-            .pauses
-            .first()
-            .map(|(at, _)| (*at, "a pause before a retry ends"));
+        let pause = self.pauses.first().map(|(at, _)| (*at, "a pause before a retry ends"));
         let release = self
             .agents
             .values()
             .flat_map(|agent| agent.releasing.values())
-            .map(|releasing| {
-                (
-                    releasing.deadline,
-                    "an attempt that was taken back has stopped",
-                )
-            })
+            .map(|releasing| (releasing.deadline, "an attempt that was taken back has stopped"))
             .min();
         [expiry, pause, release].into_iter().flatten().min()
     }
 
     /// Lets the time be `now`: pauses that have ended and devices whose last holder must be gone
-    /// are forgotten, and so are agents that left and hold nothing. What follows from that is the next [`settle`](Self::settle)'s to say.
+    /// are forgotten, and so are agents that left and hold nothing. What follows from that is the
+    /// next [`settle`](Self::settle)'s to say.
     pub fn pass_time(&mut self, now: Timestamp) {
         while self.pauses.first().is_some_and(|(at, _)| *at <= now) {
             self.pauses.pop_first();
         }
         for agent in self.agents.values_mut() {
-            agent
-                .releasing
-                .retain(|_, releasing| releasing.deadline > now);
+            agent.releasing.retain(|_, releasing| releasing.deadline > now);
         }
         self.agents.retain(|_, agent| {
             agent.connected || !agent.leases.is_empty() || !agent.releasing.is_empty()

@@ -34,12 +34,7 @@ pub(super) fn place(core: &Core, now: Timestamp) -> Vec<Event> {
             left.gpus.retain(|gpu| !devices.gpus.contains(gpu));
         }
         let (trial, attempt) = (id.clone(), trial.attempt.next());
-        events.push(Event::LeaseGranted {
-            trial,
-            attempt,
-            agent,
-            devices,
-        });
+        events.push(Event::LeaseGranted { trial, attempt, agent, devices });
     }
     events
 }
@@ -57,18 +52,11 @@ fn choose(
     free: &BTreeMap<&AgentId, Devices>,
 ) -> Option<(AgentId, Devices)> {
     let wants = &trial.spec.resources;
-    let home = trial
-        .checkpoint
-        .as_ref()
-        .map(|checkpoint| &checkpoint.agent);
+    let home = trial.checkpoint.as_ref().map(|checkpoint| &checkpoint.agent);
     let offer = |(id, devices): (&&AgentId, &Devices)| {
         let granted = pick(&core.agents.get(*id)?.capacity, devices, wants)?;
         // The last key makes the first name win among equals.
-        let key = (
-            Some(*id) == home,
-            devices.cpus.len(),
-            std::cmp::Reverse((*id).clone()),
-        );
+        let key = (Some(*id) == home, devices.cpus.len(), std::cmp::Reverse((*id).clone()));
         Some((key, granted))
     };
     let (key, granted) = free.iter().filter_map(offer).max_by(|a, b| a.0.cmp(&b.0))?;
@@ -82,19 +70,9 @@ pub(super) fn pick(has: &Capacity, free: &Devices, wants: &Resources) -> Option<
             .iter()
             .any(|gpu| gpu.index == **index && gpu.memory_bytes >= wants.gpu_memory_bytes)
     };
-    let cpus: Vec<u32> = free
-        .cpus
-        .iter()
-        .take(wants.cpus as usize)
-        .copied()
-        .collect();
-    let gpus: Vec<u32> = free
-        .gpus
-        .iter()
-        .filter(big_enough)
-        .take(wants.gpus as usize)
-        .copied()
-        .collect();
+    let cpus: Vec<u32> = free.cpus.iter().take(wants.cpus as usize).copied().collect();
+    let gpus: Vec<u32> =
+        free.gpus.iter().filter(big_enough).take(wants.gpus as usize).copied().collect();
     let enough = cpus.len() == wants.cpus as usize
         && gpus.len() == wants.gpus as usize
         && has.memory_bytes >= wants.memory_bytes;

@@ -25,10 +25,7 @@ impl Core {
     }
 
     fn expired(&self, now: Timestamp) -> Vec<Event> {
-        let due = self
-            .expiries
-            .iter()
-            .take_while(|(deadline, _)| *deadline <= now);
+        let due = self.expiries.iter().take_while(|(deadline, _)| *deadline <= now);
         let end = |(_, id): &(Timestamp, TrialId)| {
             let trial = self.trials.get(id)?;
             let lease = trial.lease()?;
@@ -53,10 +50,7 @@ impl Core {
                 retry_at: now,
             })
         };
-        let leased = self
-            .expiries
-            .iter()
-            .filter_map(|(_, id)| self.trials.get_key_value(id));
+        let leased = self.expiries.iter().filter_map(|(_, id)| self.trials.get_key_value(id));
         leased.filter_map(take_back).collect()
     }
 
@@ -70,22 +64,13 @@ impl Core {
         if experiment.open > 0 && !study.wants_each_outcome() {
             return Vec::new();
         }
-        let end = |state| {
-            vec![Event::ExperimentEnded {
-                experiment: id.clone(),
-                state,
-            }]
-        };
+        let end = |state| vec![Event::ExperimentEnded { experiment: id.clone(), state }];
         match study.next(&self.views(experiment)) {
             Next::Plan { trials, reason } => {
                 if self.trials.len() + trials.len() > TRIALS_MAX {
                     return end(ExperimentState::Failed);
                 }
-                vec![Event::TrialsPlanned {
-                    experiment: id.clone(),
-                    reason,
-                    trials,
-                }]
+                vec![Event::TrialsPlanned { experiment: id.clone(), reason, trials }]
             }
             Next::Wait if experiment.open > 0 => Vec::new(),
             // A study that waits for nothing would wait for ever.
@@ -95,10 +80,7 @@ impl Core {
 
     fn final_state(&self, experiment: &Experiment) -> ExperimentState {
         let completed = |id: &TrialId| {
-            matches!(
-                self.trials.get(id).and_then(Trial::outcome),
-                Some(Outcome::Completed { .. })
-            )
+            matches!(self.trials.get(id).and_then(Trial::outcome), Some(Outcome::Completed { .. }))
         };
         if experiment.trials.iter().any(completed) {
             ExperimentState::Complete
@@ -115,12 +97,7 @@ impl Core {
                 TrialState::Ended { outcome, .. } => Some(outcome),
                 TrialState::Waiting { .. } | TrialState::Leased { .. } => None,
             };
-            Some(TrialView {
-                id,
-                spec: &trial.spec,
-                attempts: trial.attempt.0,
-                outcome,
-            })
+            Some(TrialView { id, spec: &trial.spec, attempts: trial.attempt.0, outcome })
         };
         experiment.trials.iter().filter_map(view).collect()
     }

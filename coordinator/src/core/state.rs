@@ -147,9 +147,7 @@ impl Trial {
             spec: Arc::new(spec),
             order,
             owners: BTreeSet::new(),
-            state: TrialState::Waiting {
-                not_before: Timestamp(0),
-            },
+            state: TrialState::Waiting { not_before: Timestamp(0) },
             attempt: Attempt(0),
             failures: BTreeMap::new(),
             checkpoint: None,
@@ -177,20 +175,14 @@ impl Trial {
 impl Agent {
     /// CPU slots and GPUs that no lease and no stopping attempt holds, lowest index first.
     pub(super) fn free(&self, trials: &BTreeMap<TrialId, Trial>) -> Devices {
-        let leased = self
-            .leases
-            .iter()
-            .filter_map(|id| trials.get(id)?.lease())
-            .map(|l| &l.devices);
-        let taken: Vec<&Devices> = leased
-            .chain(self.releasing.values().map(|releasing| &releasing.devices))
-            .collect();
+        let leased =
+            self.leases.iter().filter_map(|id| trials.get(id)?.lease()).map(|l| &l.devices);
+        let taken: Vec<&Devices> =
+            leased.chain(self.releasing.values().map(|releasing| &releasing.devices)).collect();
         let cpu_taken = |cpu: &u32| taken.iter().any(|devices| devices.cpus.contains(cpu));
         let gpu_taken = |gpu: &u32| taken.iter().any(|devices| devices.gpus.contains(gpu));
         Devices {
-            cpus: (0..self.capacity.cpus)
-                .filter(|cpu| !cpu_taken(cpu))
-                .collect(),
+            cpus: (0..self.capacity.cpus).filter(|cpu| !cpu_taken(cpu)).collect(),
             gpus: self
                 .capacity
                 .gpus

@@ -23,10 +23,7 @@ fn placing_again_without_a_change_places_nothing() {
 
 #[test]
 fn a_trial_that_two_experiments_want_runs_once() {
-    let mut lab = Lab::new()
-        .agent("a", 4)
-        .plan([spec(1)])
-        .plan_for("f", [spec(1), spec(2)]);
+    let mut lab = Lab::new().agent("a", 4).plan([spec(1)]).plan_for("f", [spec(1), spec(2)]);
     lab.expect(["lease 1/1 a[0]", "lease 2/1 a[1]"]);
     lab.ended("a", 1, 1, completed());
     lab.expect(["ended 1/1 completed"]);
@@ -101,27 +98,13 @@ fn an_agent_that_comes_back_without_its_attempt_frees_the_trial() {
 
 #[test]
 fn failures_are_repeated_by_class_and_up_to_their_cap() {
-    for (class, attempts) in [
-        (Infrastructure, 3),
-        (TrialClass, 2),
-        (Invalid, 1),
-        (Timeout, 1),
-    ] {
-        let retries = proto::Retries {
-            infrastructure: 2,
-            trial: 1,
-        };
-        let mut lab = Lab::new()
-            .agent("a", 1)
-            .plan([proto::TrialSpec { retries, ..spec(1) }]);
+    for (class, attempts) in [(Infrastructure, 3), (TrialClass, 2), (Invalid, 1), (Timeout, 1)] {
+        let retries = proto::Retries { infrastructure: 2, trial: 1 };
+        let mut lab = Lab::new().agent("a", 1).plan([proto::TrialSpec { retries, ..spec(1) }]);
         for attempt in 1..=attempts {
             lab.expect([&*format!("lease 1/{attempt} a[0]")]);
             lab.ended("a", 1, attempt, failed(class));
-            let word = if attempt < attempts {
-                "failed"
-            } else {
-                "ended"
-            };
+            let word = if attempt < attempts { "failed" } else { "ended" };
             lab.expect([&*format!("{word} 1/{attempt} {}", class.word())]);
             lab.pass(BACKOFF_MAX_MS);
             lab.heartbeat("a");
@@ -152,13 +135,8 @@ fn an_agent_that_leaves_gets_no_further_leases() {
 
 #[test]
 fn a_pause_doubles_up_to_its_limit() {
-    let retries = proto::Retries {
-        infrastructure: 99,
-        trial: 0,
-    };
-    let mut lab = Lab::new()
-        .agent("a", 1)
-        .plan([proto::TrialSpec { retries, ..spec(1) }]);
+    let retries = proto::Retries { infrastructure: 99, trial: 0 };
+    let mut lab = Lab::new().agent("a", 1).plan([proto::TrialSpec { retries, ..spec(1) }]);
     let mut pauses = Vec::new();
     for attempt in 1..=10 {
         lab.settle();
@@ -167,26 +145,17 @@ fn a_pause_doubles_up_to_its_limit() {
         lab.pass(BACKOFF_MAX_MS);
         lab.heartbeat("a");
     }
-    let expected = [
-        500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000,
-    ];
+    let expected = [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000];
     assert_eq!(pauses, expected);
 }
 
 #[test]
 fn a_cancelled_experiment_gives_its_devices_back_once_the_agent_let_go() {
-    let mut lab = Lab::new()
-        .agent("a", 1)
-        .plan([spec(1)])
-        .plan_for("f", [spec(2)]);
+    let mut lab = Lab::new().agent("a", 1).plan([spec(1)]).plan_for("f", [spec(2)]);
     lab.expect(["lease 1/1 a[0]"]);
     lab.running("a", 1, 1);
     lab.cancel("e");
-    lab.expect([
-        "started 1/1",
-        "experiment e cancelled",
-        "failed 1/1 cancelled",
-    ]);
+    lab.expect(["started 1/1", "experiment e cancelled", "failed 1/1 cancelled"]);
     // The agent does not know yet: the CPU slot is not free.
     lab.heartbeat_knowing("a", 0);
     lab.expect([]);
@@ -196,10 +165,7 @@ fn a_cancelled_experiment_gives_its_devices_back_once_the_agent_let_go() {
 
 #[test]
 fn a_cancelled_trial_that_another_experiment_wants_goes_on() {
-    let mut lab = Lab::new()
-        .agent("a", 1)
-        .plan([spec(1)])
-        .plan_for("f", [spec(1)]);
+    let mut lab = Lab::new().agent("a", 1).plan([spec(1)]).plan_for("f", [spec(1)]);
     lab.expect(["lease 1/1 a[0]"]);
     lab.cancel("e");
     lab.expect(["experiment e cancelled"]);
@@ -260,21 +226,12 @@ fn after_a_restart_an_agent_that_stays_away_loses_its_attempt() {
 
 #[test]
 fn a_trial_that_fits_nowhere_says_what_it_needs() {
-    let resources = proto::Resources {
-        gpus: 1,
-        ..proto::Resources::default()
-    };
-    let mut lab = Lab::new().plan([proto::TrialSpec {
-        resources,
-        ..spec(1)
-    }]);
+    let resources = proto::Resources { gpus: 1, ..proto::Resources::default() };
+    let mut lab = Lab::new().plan([proto::TrialSpec { resources, ..spec(1) }]);
     assert_eq!(lab.waiting_for(), "no agent is connected");
     lab = lab.agent("a", 4);
     lab.expect([]);
-    assert!(
-        lab.waiting_for()
-            .starts_with("an agent with 1 CPU slots, 1 GPUs")
-    );
+    assert!(lab.waiting_for().starts_with("an agent with 1 CPU slots, 1 GPUs"));
 }
 
 #[test]

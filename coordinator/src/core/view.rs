@@ -51,10 +51,7 @@ impl Core {
                 checkpoint: trial.checkpoint.clone(),
             })
         };
-        (
-            agent.version,
-            agent.leases.iter().filter_map(view).collect(),
-        )
+        (agent.version, agent.leases.iter().filter_map(view).collect())
     }
 
     /// All experiments by id.
@@ -113,16 +110,9 @@ impl Core {
             return "its experiment is not running".to_owned();
         }
         if not_before > now {
-            return format!(
-                "a pause of {} ms before its next attempt",
-                not_before.since_ms(now)
-            );
+            return format!("a pause of {} ms before its next attempt", not_before.since_ms(now));
         }
-        let connected = || {
-            self.agents
-                .values()
-                .filter(|agent| agent.connected && !agent.leaving)
-        };
+        let connected = || self.agents.values().filter(|agent| agent.connected && !agent.leaving);
         if connected().next().is_none() {
             return "no agent is connected".to_owned();
         }

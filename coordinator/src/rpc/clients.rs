@@ -25,12 +25,7 @@ pub(super) async fn submit(
     }
     let before = *service.last.borrow();
     let (recipe, retry_failed) = (request.recipe, request.retry_failed);
-    let message = |answer| Message::Submit {
-        recipe,
-        inputs,
-        retry_failed,
-        answer,
-    };
+    let message = |answer| Message::Submit { recipe, inputs, retry_failed, answer };
     let submitted = service.call(message).await?.map_err(reject)?;
     Ok(SubmitReply {
         experiment: submitted.experiment.into(),
@@ -45,16 +40,9 @@ pub(super) async fn cancel(
 ) -> Result<CancelReply, Status> {
     let experiment = experiment_id(&request.experiment)?;
     let id = experiment.clone();
-    service
-        .call(|answer| Message::Cancel { experiment, answer })
-        .await?
-        .map_err(reject)?;
-    let state = service
-        .ask(move |core, _| core.experiments().get(&id).map(|e| e.state))
-        .await?;
-    Ok(CancelReply {
-        state: state.map_or_else(String::new, |state| state.word().to_owned()),
-    })
+    service.call(|answer| Message::Cancel { experiment, answer }).await?.map_err(reject)?;
+    let state = service.ask(move |core, _| core.experiments().get(&id).map(|e| e.state)).await?;
+    Ok(CancelReply { state: state.map_or_else(String::new, |state| state.word().to_owned()) })
 }
 
 pub(super) async fn experiments(service: &Service) -> Result<ExperimentsReply, Status> {
@@ -89,13 +77,7 @@ pub(super) async fn experiment(
     let (summary, recipe, inputs, trials, reasons) =
         reply.ok_or_else(|| reject(crate::core::Rejection::UnknownExperiment(id)))?;
     let inputs_json = serde_json::to_string(&inputs).map_err(super::internal)?;
-    Ok(ExperimentReply {
-        summary: Some(summary),
-        recipe,
-        inputs_json,
-        trials,
-        reasons,
-    })
+    Ok(ExperimentReply { summary: Some(summary), recipe, inputs_json, trials, reasons })
 }
 
 pub(super) async fn agents(service: &Service) -> Result<AgentsReply, Status> {
@@ -104,8 +86,7 @@ pub(super) async fn agents(service: &Service) -> Result<AgentsReply, Status> {
             let view = |(id, agent): (&proto::AgentId, &crate::core::state::Agent)| {
                 let free = core.free_devices(agent);
                 let attempt = |id: &TrialId| {
-                    core.current_lease(id)
-                        .map(|lease| AttemptRef::new(id, lease.attempt))
+                    core.current_lease(id).map(|lease| AttemptRef::new(id, lease.attempt))
                 };
                 AgentView {
                     agent: id.to_string(),
@@ -125,11 +106,7 @@ pub(super) async fn agents(service: &Service) -> Result<AgentsReply, Status> {
 }
 
 fn gpu(gpu: &crate::core::state::Gpu) -> Gpu {
-    Gpu {
-        index: gpu.index,
-        name: gpu.name.clone(),
-        memory_bytes: gpu.memory_bytes,
-    }
+    Gpu { index: gpu.index, name: gpu.name.clone(), memory_bytes: gpu.memory_bytes }
 }
 
 fn summary(core: &Core, id: &ExperimentId, experiment: &Experiment) -> ExperimentSummary {
@@ -152,10 +129,7 @@ fn trial(core: &Core, now: Timestamp, id: &TrialId, trial: &Trial) -> TrialView 
         attempts: trial.attempt.0,
         spec_json: serde_json::to_string(&*trial.spec).unwrap_or_default(),
         outcome_json: trial.outcome().map(json).unwrap_or_default(),
-        agent: trial
-            .last_agent
-            .as_ref()
-            .map_or_else(String::new, ToString::to_string),
+        agent: trial.last_agent.as_ref().map_or_else(String::new, ToString::to_string),
         waiting_for: core.waiting_for(trial, now),
     }
 }

@@ -50,10 +50,7 @@ impl Service {
         message: impl FnOnce(oneshot::Sender<T>) -> Message,
     ) -> Result<T, Status> {
         let (answer, answered) = oneshot::channel();
-        self.inbox
-            .send(message(answer))
-            .await
-            .map_err(|_| stopped())?;
+        self.inbox.send(message(answer)).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())
     }
 
@@ -63,9 +60,7 @@ impl Service {
         question: impl FnOnce(&Core, Timestamp) -> T + Send + 'static,
     ) -> Result<T, Status> {
         self.call(|answer| {
-            Message::Ask(Box::new(move |core, now| {
-                drop(answer.send(question(core, now)))
-            }))
+            Message::Ask(Box::new(move |core, now| drop(answer.send(question(core, now)))))
         })
         .await
     }
@@ -113,9 +108,7 @@ impl Coordinator for Service {
         request: Request<BlobRequest>,
     ) -> Result<Response<wire::HasBlobReply>, Status> {
         let blob = BlobId::new(request.into_inner().blob).map_err(bad("blob"))?;
-        Ok(Response::new(wire::HasBlobReply {
-            present: self.blobs.contains(&blob),
-        }))
+        Ok(Response::new(wire::HasBlobReply { present: self.blobs.contains(&blob) }))
     }
 
     async fn put_blob(
@@ -159,18 +152,14 @@ impl Coordinator for Service {
         &self,
         request: Request<wire::SubmitRequest>,
     ) -> Result<Response<wire::SubmitReply>, Status> {
-        clients::submit(self, request.into_inner())
-            .await
-            .map(Response::new)
+        clients::submit(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn cancel(
         &self,
         request: Request<wire::ExperimentRequest>,
     ) -> Result<Response<wire::CancelReply>, Status> {
-        clients::cancel(self, &request.into_inner())
-            .await
-            .map(Response::new)
+        clients::cancel(self, &request.into_inner()).await.map(Response::new)
     }
 
     async fn experiments(
@@ -184,9 +173,7 @@ impl Coordinator for Service {
         &self,
         request: Request<wire::ExperimentRequest>,
     ) -> Result<Response<wire::ExperimentReply>, Status> {
-        clients::experiment(self, &request.into_inner())
-            .await
-            .map(Response::new)
+        clients::experiment(self, &request.into_inner()).await.map(Response::new)
     }
 
     async fn agents(

@@ -36,14 +36,9 @@ pub(super) async fn open(
     service: Service,
     mut incoming: Streaming<AgentMessage>,
 ) -> Result<Response<Answers<CoordinatorMessage>>, Status> {
-    let first = incoming
-        .message()
-        .await?
-        .and_then(|message| message.message);
+    let first = incoming.message().await?.and_then(|message| message.message);
     let Some(FromAgent::Hello(hello)) = first else {
-        return Err(Status::invalid_argument(
-            "the first message of a session must be a hello",
-        ));
+        return Err(Status::invalid_argument("the first message of a session must be a hello"));
     };
     if hello.format_version > FORMAT_VERSION {
         return Err(Status::failed_precondition(format!(
@@ -55,14 +50,7 @@ pub(super) async fn open(
     let number = service.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     let (agent, heard) = joined(number, hello)?;
     let (wanted, assignment) = watch::channel(Wanted::default());
-    service
-        .call(|answer| Message::Join {
-            heard,
-            wanted,
-            answer,
-        })
-        .await?
-        .map_err(reject)?;
+    service.call(|answer| Message::Join { heard, wanted, answer }).await?.map_err(reject)?;
 
     let (outgoing, receiver) = mpsc::channel(ANSWERS_MAX);
     let welcome = Welcome {
@@ -71,12 +59,7 @@ pub(super) async fn open(
         heartbeat_ms: service.heartbeat_ms,
     };
     say(&outgoing, ToAgent::Welcome(welcome)).await?;
-    let session = Session {
-        service,
-        agent,
-        number,
-        outgoing,
-    };
+    let session = Session { service, agent, number, outgoing };
     #[expect(clippy::disallowed_methods, reason = "it ends with the agent's stream")]
     tokio::spawn(session.serve(incoming, assignment));
     Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -89,37 +72,21 @@ fn joined(session: u64, hello: Hello) -> Result<(AgentId, Heard), Status> {
             "an agent offers 1 to {CPUS_MAX} CPU slots and at most {GPUS_MAX} GPUs"
         )));
     }
-    let gpu = |gpu: wire::Gpu| Gpu {
-        index: gpu.index,
-        name: gpu.name,
-        memory_bytes: gpu.memory_bytes,
-    };
+    let gpu =
+        |gpu: wire::Gpu| Gpu { index: gpu.index, name: gpu.name, memory_bytes: gpu.memory_bytes };
     let capacity = Capacity {
         host: hello.host,
         cpus: hello.cpus,
         gpus: hello.gpus.into_iter().map(gpu).collect(),
         memory_bytes: hello.memory_bytes,
     };
-    let running = running(&hello.running)?
-        .into_iter()
-        .map(|(t, a, _)| (t, a))
-        .collect();
-    Ok((
-        agent.clone(),
-        Heard::Joined {
-            agent,
-            session,
-            capacity,
-            running,
-        },
-    ))
+    let running = running(&hello.running)?.into_iter().map(|(t, a, _)| (t, a)).collect();
+    Ok((agent.clone(), Heard::Joined { agent, session, capacity, running }))
 }
 
 fn running(list: &[wire::Running]) -> Result<Vec<(TrialId, Attempt, bool)>, Status> {
     if list.len() > ATTEMPTS_MAX {
-        return Err(Status::invalid_argument(format!(
-            "at most {ATTEMPTS_MAX} attempts"
-        )));
+        return Err(Status::invalid_argument(format!("at most {ATTEMPTS_MAX} attempts")));
     }
     let parse = |item: &wire::Running| {
         let trial = TrialId::new(item.trial.as_str()).map_err(bad("trial"))?;
@@ -129,13 +96,8 @@ fn running(list: &[wire::Running]) -> Result<Vec<(TrialId, Attempt, bool)>, Stat
 }
 
 async fn say(outgoing: &Outgoing, message: ToAgent) -> Result<(), Status> {
-    let message = CoordinatorMessage {
-        message: Some(message),
-    };
-    outgoing
-        .send(Ok(message))
-        .await
-        .map_err(|_| Status::cancelled("the agent is gone"))
+    let message = CoordinatorMessage { message: Some(message) };
+    outgoing.send(Ok(message)).await.map_err(|_| Status::cancelled("the agent is gone"))
 }
 
 struct Session {
@@ -160,10 +122,7 @@ impl Session {
             // The agent may be gone already.
             drop(self.outgoing.send(Err(status)).await);
         }
-        let heard = Heard::Left {
-            agent: self.agent.clone(),
-            session: self.number,
-        };
+        let heard = Heard::Left { agent: self.agent.clone(), session: self.number };
         // Without a driver there is nobody to tell.
         drop(self.service.inbox.send(Message::Leave { heard }).await);
     }
@@ -198,21 +157,14 @@ impl Session {
 
     async fn assign(&self, wanted: &Wanted) -> Result<(), Status> {
         let leases = wanted.1.iter().map(lease).collect::<Result<_, _>>()?;
-        say(
-            &self.outgoing,
-            ToAgent::Assignment(Assignment {
-                version: wanted.0,
-                leases,
-            }),
-        )
-        .await
+        say(&self.outgoing, ToAgent::Assignment(Assignment { version: wanted.0, leases })).await
     }
 
     async fn hear(&self, message: FromAgent) -> Result<(), Status> {
         match message {
-            FromAgent::Hello(_) => Err(Status::invalid_argument(
-                "a session has one hello, at its start",
-            )),
+            FromAgent::Hello(_) => {
+                Err(Status::invalid_argument("a session has one hello, at its start"))
+            }
             FromAgent::Report(report) => self.report(report).await,
             FromAgent::Metrics(batch) => self.metrics(batch).await,
             FromAgent::Log(chunk) => self.log(chunk).await,
@@ -223,9 +175,7 @@ impl Session {
         let sequence = report.sequence;
         let running = running(&report.running)?;
         if report.ended.len() > ATTEMPTS_MAX || report.checkpoints.len() > ATTEMPTS_MAX {
-            return Err(Status::invalid_argument(format!(
-                "at most {ATTEMPTS_MAX} attempts"
-            )));
+            return Err(Status::invalid_argument(format!("at most {ATTEMPTS_MAX} attempts")));
         }
         let ended = |item: wire::Ended| {
             let trial = TrialId::new(item.trial).map_err(bad("trial"))?;
@@ -239,21 +189,11 @@ impl Session {
                 serde_json::from_str(&item.checkpoint_json).map_err(bad("checkpoint_json"))?;
             Ok::<_, Status>((trial, checkpoint))
         };
-        let ended = report
-            .ended
-            .into_iter()
-            .map(ended)
-            .collect::<Result<Vec<_>, _>>()?;
-        let ended_refs = ended
-            .iter()
-            .map(|(trial, attempt, _)| (trial.clone(), *attempt));
+        let ended = report.ended.into_iter().map(ended).collect::<Result<Vec<_>, _>>()?;
+        let ended_refs = ended.iter().map(|(trial, attempt, _)| (trial.clone(), *attempt));
         let heard = Heard::Report {
             agent: self.agent.clone(),
-            running: running
-                .iter()
-                .map(|(t, a, _)| (t.clone(), *a))
-                .chain(ended_refs)
-                .collect(),
+            running: running.iter().map(|(t, a, _)| (t.clone(), *a)).chain(ended_refs).collect(),
             assignment_version: report.assignment_version,
             leaving: report.leaving,
         };
@@ -262,23 +202,11 @@ impl Session {
             session: self.number,
             running,
             ended,
-            checkpoints: report
-                .checkpoints
-                .into_iter()
-                .map(saved)
-                .collect::<Result<_, _>>()?,
+            checkpoints: report.checkpoints.into_iter().map(saved).collect::<Result<_, _>>()?,
         };
-        let message = |answer| Message::Report {
-            report,
-            heard,
-            answer,
-        };
+        let message = |answer| Message::Report { report, heard, answer };
         let settled = self.service.call(message).await?.map_err(reject)?;
-        let refused = settled
-            .refused
-            .iter()
-            .map(|(t, a)| AttemptRef::new(t, *a))
-            .collect();
+        let refused = settled.refused.iter().map(|(t, a)| AttemptRef::new(t, *a)).collect();
         say(&self.outgoing, ToAgent::Reply(Reply { sequence, refused })).await
     }
 
@@ -322,28 +250,17 @@ impl Session {
         let trial = TrialId::new(chunk.trial).map_err(bad("trial"))?;
         // Only trials that this coordinator knows get a file.
         let id = trial.clone();
-        if !self
-            .service
-            .ask(move |core, _| core.trial(&id).is_some())
-            .await?
-        {
+        if !self.service.ask(move |core, _| core.trial(&id).is_some()).await? {
             return Ok(());
         }
         let (logs, attempt) = (self.service.logs.clone(), Attempt(chunk.attempt));
         let write = move || logs.write(&trial, attempt, chunk.offset, &chunk.text);
-        tokio::task::spawn_blocking(write)
-            .await
-            .map_err(|_| stopped())?
-            .map_err(super::internal)
+        tokio::task::spawn_blocking(write).await.map_err(|_| stopped())?.map_err(super::internal)
     }
 }
 
 fn lease(view: &LeaseView) -> Result<Lease, Status> {
-    let checkpoint = view
-        .checkpoint
-        .as_ref()
-        .map(serde_json::to_string)
-        .transpose();
+    let checkpoint = view.checkpoint.as_ref().map(serde_json::to_string).transpose();
     Ok(Lease {
         trial: view.trial.to_string(),
         attempt: view.attempt.0,

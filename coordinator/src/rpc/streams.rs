@@ -51,10 +51,7 @@ where
 
 /// Sends one answer; an error means that the reader is gone and the work is done.
 async fn send<T>(sender: &Sender<T>, answer: T) -> Result<(), Status> {
-    sender
-        .send(Ok(answer))
-        .await
-        .map_err(|_| Status::cancelled("the reader is gone"))
+    sender.send(Ok(answer)).await.map_err(|_| Status::cancelled("the reader is gone"))
 }
 
 pub(super) async fn blob(
@@ -72,14 +69,7 @@ pub(super) async fn blob(
                 return Ok(());
             }
             content.truncate(read);
-            send(
-                &sender,
-                BlobChunk {
-                    blob: String::new(),
-                    content,
-                },
-            )
-            .await?;
+            send(&sender, BlobChunk { blob: String::new(), content }).await?;
         }
     }))
 }
@@ -97,9 +87,7 @@ impl Filter {
             return true;
         };
         match event {
-            Event::TrialsPlanned {
-                experiment, trials, ..
-            } => {
+            Event::TrialsPlanned { experiment, trials, .. } => {
                 let is_wanted = experiment == wanted;
                 if is_wanted {
                     self.trials.extend(trials.iter().map(proto::TrialSpec::id));
@@ -126,33 +114,16 @@ pub(super) fn watch(
         "" => None,
         text => Some(super::experiment_id(text)?),
     };
-    let filter = Filter {
-        experiment,
-        trials: BTreeSet::new(),
-    };
+    let filter = Filter { experiment, trials: BTreeSet::new() };
     // Subscribed before the past is read, so that nothing falls between the two.
     let live = service.live.subscribe();
     let metrics = request.metrics.then(|| service.live_metrics.subscribe());
     let from = request.from_sequence.max(1);
     Ok(spawn(&service.clone(), |sender| async move {
-        let mut watching = Watching {
-            service,
-            sender,
-            filter,
-            next: 1,
-            from,
-        };
+        let mut watching = Watching { service, sender, filter, next: 1, from };
         watching.past().await?;
-        let caught_up = CaughtUp {
-            sequence: watching.next - 1,
-        };
-        send(
-            &watching.sender,
-            WatchReply {
-                message: Some(Watched::CaughtUp(caught_up)),
-            },
-        )
-        .await?;
+        let caught_up = CaughtUp { sequence: watching.next - 1 };
+        send(&watching.sender, WatchReply { message: Some(Watched::CaughtUp(caught_up)) }).await?;
         watching.live(live, metrics).await
     }))
 }
@@ -193,13 +164,7 @@ impl Watching {
         self.next = record.sequence + 1;
         if self.filter.wants(&record.event) && record.sequence >= self.from {
             let json = serde_json::to_string(record).map_err(internal)?;
-            send(
-                &self.sender,
-                WatchReply {
-                    message: Some(Watched::RecordJson(json)),
-                },
-            )
-            .await?;
+            send(&self.sender, WatchReply { message: Some(Watched::RecordJson(json)) }).await?;
         }
         Ok(())
     }
@@ -237,12 +202,7 @@ impl Watching {
     async fn points(&self, points: &[MetricPoint]) -> Result<(), Status> {
         let all = self.filter.experiment.is_none();
         let wanted = |point: &&MetricPoint| all || self.filter.trials.contains(&point.trial);
-        let points: Vec<_> = points
-            .iter()
-            .filter(wanted)
-            .cloned()
-            .map(Into::into)
-            .collect();
+        let points: Vec<_> = points.iter().filter(wanted).cloned().map(Into::into).collect();
         if points.is_empty() {
             return Ok(());
         }
@@ -275,10 +235,7 @@ pub(super) fn metrics(
             }
             Ok::<(), crate::store::StoreError>(())
         };
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(internal)?
-            .map_err(internal)
+        tokio::task::spawn_blocking(read).await.map_err(internal)?.map_err(internal)
     }))
 }
 
@@ -288,15 +245,9 @@ pub(super) async fn logs(
 ) -> Result<Response<Answers<LogChunk>>, Status> {
     let trial = TrialId::new(request.trial).map_err(bad("trial"))?;
     let id = trial.clone();
-    let newest = service
-        .ask(move |core, _| core.trial(&id).map(|trial| trial.attempt))
-        .await?;
+    let newest = service.ask(move |core, _| core.trial(&id).map(|trial| trial.attempt)).await?;
     let newest = newest.ok_or_else(|| Status::not_found(format!("there is no trial {trial}")))?;
-    let attempt = if request.attempt == 0 {
-        newest
-    } else {
-        Attempt(request.attempt)
-    };
+    let attempt = if request.attempt == 0 { newest } else { Attempt(request.attempt) };
     Ok(spawn(&service.clone(), |sender| async move {
         let mut offset = 0;
         loop {
@@ -304,21 +255,14 @@ pub(super) async fn logs(
             let live = request.follow && is_live(&service, &trial, attempt).await?;
             let (logs, id) = (service.logs.clone(), trial.clone());
             let read = move || logs.read(&id, attempt, offset, LOG_CHUNK_BYTES);
-            let text = tokio::task::spawn_blocking(read)
-                .await
-                .map_err(internal)?
-                .map_err(internal)?;
+            let text =
+                tokio::task::spawn_blocking(read).await.map_err(internal)?.map_err(internal)?;
             match text.len() {
                 0 if live => tokio::time::sleep(LOG_POLL).await,
                 0 => return Ok(()),
                 length => {
                     let name = trial.to_string();
-                    let chunk = LogChunk {
-                        trial: name,
-                        attempt: attempt.0,
-                        offset,
-                        text,
-                    };
+                    let chunk = LogChunk { trial: name, attempt: attempt.0, offset, text };
                     send(&sender, chunk).await?;
                     offset += length as u64;
                 }
@@ -329,8 +273,6 @@ pub(super) async fn logs(
 
 async fn is_live(service: &Service, trial: &TrialId, attempt: Attempt) -> Result<bool, Status> {
     let id = trial.clone();
-    let lease = service
-        .ask(move |core, _| core.current_lease(&id).map(|l| l.attempt))
-        .await?;
+    let lease = service.ask(move |core, _| core.current_lease(&id).map(|l| l.attempt)).await?;
     Ok(lease == Some(attempt))
 }

@@ -5,15 +5,8 @@ use proto::{Event, ExperimentId, ExperimentState, Timestamp};
 
 fn record(sequence: u64) -> Record {
     let experiment = ExperimentId::new("e").unwrap();
-    let event = Event::ExperimentEnded {
-        experiment,
-        state: ExperimentState::Complete,
-    };
-    Record {
-        sequence,
-        at: Timestamp(sequence),
-        event,
-    }
+    let event = Event::ExperimentEnded { experiment, state: ExperimentState::Complete };
+    Record { sequence, at: Timestamp(sequence), event }
 }
 
 fn records(range: std::ops::RangeInclusive<u64>) -> Vec<Record> {
@@ -29,9 +22,7 @@ fn replayed(store: &Store) -> Result<Vec<u64>, StoreError> {
 fn filled(folder: &Path, last: u64) {
     let store = Store::open(folder).unwrap();
     for first in (1..=last).step_by(100) {
-        store
-            .append(&records(first..=last.min(first + 99)))
-            .unwrap();
+        store.append(&records(first..=last.min(first + 99))).unwrap();
     }
 }
 
@@ -48,10 +39,7 @@ fn a_second_coordinator_is_told_who_holds_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let _first = Store::open(folder.path()).unwrap();
     let error = Store::open(folder.path()).err().unwrap().to_string();
-    assert!(
-        error.contains("in use by another coordinator (process "),
-        "{error}"
-    );
+    assert!(error.contains("in use by another coordinator (process "), "{error}");
     assert!(error.contains("brine submit"), "{error}");
 }
 
@@ -62,10 +50,7 @@ fn a_newer_format_is_refused_untouched() {
     fs::write(folder.path().join("format"), "2\n").unwrap();
     let before = fs::read(folder.path().join("journal/db")).unwrap();
     let error = Store::open(folder.path()).err().unwrap();
-    assert!(
-        matches!(error, StoreError::Newer { found: 2, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, StoreError::Newer { found: 2, .. }), "{error}");
     assert_eq!(fs::read(folder.path().join("journal/db")).unwrap(), before);
 }
 
@@ -73,10 +58,7 @@ fn a_newer_format_is_refused_untouched() {
 fn a_folder_of_something_else_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("format"), "PNG").unwrap();
-    assert!(matches!(
-        Store::open(folder.path()),
-        Err(StoreError::NotOurs(_))
-    ));
+    assert!(matches!(Store::open(folder.path()), Err(StoreError::NotOurs(_))));
 }
 
 #[test]
@@ -92,25 +74,15 @@ fn a_missing_record_is_damage() {
 fn a_cut_journal_is_refused_wherever_it_is_cut() {
     let original = tempfile::tempdir().unwrap();
     filled(original.path(), 2_000);
-    let length = fs::metadata(original.path().join("journal/db"))
-        .unwrap()
-        .len();
+    let length = fs::metadata(original.path().join("journal/db")).unwrap().len();
     for share in [0, 10, 35, 50, 90] {
         let folder = tempfile::tempdir().unwrap();
         copy_folder(original.path(), folder.path());
-        let file = File::options()
-            .write(true)
-            .open(folder.path().join("journal/db"))
-            .unwrap();
+        let file = File::options().write(true).open(folder.path().join("journal/db")).unwrap();
         file.set_len(length * share / 100).unwrap();
-        let error = Store::open(folder.path())
-            .and_then(|store| replayed(&store))
-            .err();
+        let error = Store::open(folder.path()).and_then(|store| replayed(&store)).err();
         assert!(
-            matches!(
-                error,
-                Some(StoreError::Damaged { .. } | StoreError::Sled { .. })
-            ),
+            matches!(error, Some(StoreError::Damaged { .. } | StoreError::Sled { .. })),
             "cut to {share} %: {error:?}"
         );
     }
@@ -137,21 +109,9 @@ fn of_several_attempts_at_one_step_the_newest_counts() {
     ];
     store.put_metrics(&given).unwrap();
     let mut seen = Vec::new();
-    store
-        .metrics(&trial, |point| {
-            seen.push((point.metric, point.step, point.value))
-        })
-        .unwrap();
-    let expected = [
-        ("loss", 2, 0.5),
-        ("loss", 10, 2.0),
-        ("loss", 300, 3.0),
-        ("lossy", 10, 4.0),
-    ];
-    assert_eq!(
-        seen,
-        expected.map(|(name, step, value)| (name.to_owned(), step, value))
-    );
+    store.metrics(&trial, |point| seen.push((point.metric, point.step, point.value))).unwrap();
+    let expected = [("loss", 2, 0.5), ("loss", 10, 2.0), ("loss", 300, 3.0), ("lossy", 10, 4.0)];
+    assert_eq!(seen, expected.map(|(name, step, value)| (name.to_owned(), step, value)));
 }
 
 fn copy_folder(from: &Path, to: &Path) {

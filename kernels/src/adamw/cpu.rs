@@ -14,12 +14,7 @@ pub fn update(
     second_moment: &mut [f32],
     constants: &Constants,
 ) -> Result<(), KernelError> {
-    check_lengths(
-        parameters.len(),
-        gradient.len(),
-        first_moment.len(),
-        second_moment.len(),
-    )?;
+    check_lengths(parameters.len(), gradient.len(), first_moment.len(), second_moment.len())?;
     let moments = first_moment.iter_mut().zip(second_moment);
     for ((p, &g), (m, v)) in parameters.iter_mut().zip(gradient).zip(moments) {
         let g = constants.gradient_scale * g;
@@ -85,20 +80,9 @@ mod tests {
             gradient_scale: 1.0,
         };
         check(&config);
-        check(&Config {
-            weight_decay: 0.1,
-            ..config
-        });
-        check(&Config {
-            gradient_scale: 0.25,
-            ..config
-        });
-        check(&Config {
-            beta1: 0.0,
-            beta2: 0.5,
-            epsilon: 1e-3,
-            ..config
-        });
+        check(&Config { weight_decay: 0.1, ..config });
+        check(&Config { gradient_scale: 0.25, ..config });
+        check(&Config { beta1: 0.0, beta2: 0.5, epsilon: 1e-3, ..config });
     }
 
     #[test]
@@ -128,14 +112,7 @@ mod tests {
         };
         let (mut p, mut m, mut v) = ([1.0, 2.0], [0.0, 0.0], [0.0, 0.0]);
         let refused = update(&mut p, &[1.0], &mut m, &mut v, &Constants::new(&config, 1));
-        assert!(matches!(
-            refused,
-            Err(KernelError::Length {
-                found: 1,
-                wanted: 2,
-                ..
-            })
-        ));
+        assert!(matches!(refused, Err(KernelError::Length { found: 1, wanted: 2, .. })));
         assert_eq!(p, [1.0, 2.0]);
     }
 }

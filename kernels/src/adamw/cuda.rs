@@ -30,10 +30,7 @@ impl Kernel {
     /// NVRTC is missing or refuses, or the driver does.
     pub fn new(context: &Arc<CudaContext>) -> Result<Self, KernelError> {
         let (major, minor) = context.compute_capability()?;
-        let arch = Arch {
-            major: major.unsigned_abs(),
-            minor: minor.unsigned_abs(),
-        };
+        let arch = Arch { major: major.unsigned_abs(), minor: minor.unsigned_abs() };
         let cubin = compile(SOURCE, arch)?;
         let module = context.load_module(Ptx::from_binary(cubin.as_bytes().to_vec()))?;
         let function = module.load_function(FUNCTION)?;
@@ -121,14 +118,7 @@ mod tests {
             let constants = Constants::new(&config, t);
             cpu::update(&mut p, &gradient, &mut m, &mut v, &constants).unwrap();
             kernel
-                .update(
-                    &stream,
-                    &mut gpu_p,
-                    &gpu_gradient,
-                    &mut gpu_m,
-                    &mut gpu_v,
-                    &constants,
-                )
+                .update(&stream, &mut gpu_p, &gpu_gradient, &mut gpu_m, &mut gpu_v, &constants)
                 .unwrap();
         }
         for (name, wanted, found) in [("p", p, gpu_p), ("m", m, gpu_m), ("v", v, gpu_v)] {

@@ -80,11 +80,7 @@ pub(crate) fn check_lengths(
     ];
     match others.into_iter().find(|&(_, len)| len != parameters) {
         None => Ok(()),
-        Some((name, found)) => Err(KernelError::Length {
-            name,
-            found,
-            wanted: parameters,
-        }),
+        Some((name, found)) => Err(KernelError::Length { name, found, wanted: parameters }),
     }
 }
 
@@ -103,10 +99,7 @@ mod tests {
             let code = cubin.as_bytes();
             assert!(code.starts_with(b"\x7fELF"), "{arch:?}");
             let name = cuda::FUNCTION.as_bytes();
-            assert!(
-                code.windows(name.len()).any(|part| part == name),
-                "{arch:?}"
-            );
+            assert!(code.windows(name.len()).any(|part| part == name), "{arch:?}");
         }
     }
 
@@ -115,18 +108,8 @@ mod tests {
         assert!(check_lengths(3, 3, 3, 3).is_ok());
         for (g, m, v, message) in [
             (2, 3, 3, "the gradient has 2 values, the parameters have 3"),
-            (
-                3,
-                4,
-                3,
-                "the first moment has 4 values, the parameters have 3",
-            ),
-            (
-                3,
-                3,
-                0,
-                "the second moment has 0 values, the parameters have 3",
-            ),
+            (3, 4, 3, "the first moment has 4 values, the parameters have 3"),
+            (3, 3, 0, "the second moment has 0 values, the parameters have 3"),
         ] {
             let error = check_lengths(3, g, m, v).unwrap_err();
             assert_eq!(error.to_string(), message);

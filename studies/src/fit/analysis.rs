@@ -244,10 +244,8 @@ pub fn analyse(points: &[Point], options: &Options) -> Analysis {
         if let Some(parametric) = &mut parametric {
             parametric.resample(&counts);
         }
-        let minima: Vec<(f64, Minimum)> = budgets
-            .iter_mut()
-            .filter_map(|budget| budget.resample(&counts))
-            .collect();
+        let minima: Vec<(f64, Minimum)> =
+            budgets.iter_mut().filter_map(|budget| budget.resample(&counts)).collect();
         line_draws.extend(lines.and_then(|_| Lines::through(&minima)));
     }
     let approach2 = lines.map(|lines| approach2(lines, &line_draws, all.len(), resamples, options));
@@ -258,15 +256,9 @@ pub fn analyse(points: &[Point], options: &Options) -> Analysis {
             budgets.len()
         ));
     }
-    let absent = parametric
-        .as_ref()
-        .map(|draws| draws.best.absent_terms())
-        .unwrap_or_default();
+    let absent = parametric.as_ref().map(|draws| draws.best.absent_terms()).unwrap_or_default();
     let parametric = parametric.map(|draws| draws.finish(points.len(), resamples, options));
-    let budgets: Vec<BudgetFit> = budgets
-        .iter()
-        .map(|draws| draws.finish(resamples))
-        .collect();
+    let budgets: Vec<BudgetFit> = budgets.iter().map(|draws| draws.finish(resamples)).collect();
     notes.extend(notes::of_parametric(parametric.as_ref(), &absent));
     notes.extend(notes::of_approach2(approach2.as_ref(), &budgets));
     Analysis {
@@ -282,10 +274,8 @@ pub fn analyse(points: &[Point], options: &Options) -> Analysis {
 
 /// Only the budgets of `points`, without lines: what a closed loop decides on.
 pub(crate) fn fit_budgets(points: &[Point], resamples: u32, seed: u64) -> Vec<BudgetFit> {
-    let mut budgets: Vec<BudgetDraws> = Isoflop::group(points)
-        .into_iter()
-        .map(BudgetDraws::new)
-        .collect();
+    let mut budgets: Vec<BudgetDraws> =
+        Isoflop::group(points).into_iter().map(BudgetDraws::new).collect();
     let mut resampler = Resampler::new(points, seed);
     for _ in 0..resamples {
         let counts = resampler.draw();
@@ -293,10 +283,7 @@ pub(crate) fn fit_budgets(points: &[Point], resamples: u32, seed: u64) -> Vec<Bu
             budget.resample(&counts);
         }
     }
-    budgets
-        .iter()
-        .map(|draws| draws.finish(resamples))
-        .collect()
+    budgets.iter().map(|draws| draws.finish(resamples)).collect()
 }
 
 /// The parametric fit and its resamples so far.
@@ -309,17 +296,8 @@ struct ParametricDraws {
 
 impl ParametricDraws {
     fn new(problem: Problem, minima: Vec<Fitted>) -> Self {
-        let warm = minima
-            .iter()
-            .take(WARM_STARTS_MAX)
-            .map(|minimum| minimum.theta)
-            .collect();
-        Self {
-            problem,
-            best: minima[0],
-            warm,
-            surfaces: Vec::new(),
-        }
+        let warm = minima.iter().take(WARM_STARTS_MAX).map(|minimum| minimum.theta).collect();
+        Self { problem, best: minima[0], warm, surfaces: Vec::new() }
     }
 
     /// A resample counts when it converged and has a compute-optimal point, if the table has one.
@@ -327,10 +305,7 @@ impl ParametricDraws {
         let comparable = |surface: &Surface| {
             self.best.surface.exponents().is_none() || surface.exponents().is_some()
         };
-        let surface = self
-            .problem
-            .refit(counts, &self.warm)
-            .map(|fitted| fitted.surface);
+        let surface = self.problem.refit(counts, &self.warm).map(|fitted| fitted.surface);
         self.surfaces.extend(surface.filter(comparable));
     }
 
@@ -339,13 +314,8 @@ impl ParametricDraws {
         let estimate =
             |of: fn(&Surface) -> f64| Estimate::new(of(&surface), self.surfaces.iter().map(of));
         let exponent = |of: fn((f64, f64)) -> f64| {
-            let draws = self
-                .surfaces
-                .iter()
-                .filter_map(|surface| surface.exponents().map(of));
-            surface
-                .exponents()
-                .map(|exponents| Estimate::new(of(exponents), draws))
+            let draws = self.surfaces.iter().filter_map(|surface| surface.exponents().map(of));
+            surface.exponents().map(|exponents| Estimate::new(of(exponents), draws))
         };
         let optimum = |surface: &Surface, flops| surface.optimum(flops, options.flops_per_product);
         Parametric {
@@ -359,10 +329,7 @@ impl ParametricDraws {
             objective: self.best.objective,
             n,
             objective_kind: options.objective,
-            resamples: Resamples {
-                requested,
-                usable: self.surfaces.len() as u32,
-            },
+            resamples: Resamples { requested, usable: self.surfaces.len() as u32 },
             prediction: prediction(options, &surface, &self.surfaces, optimum),
             surface,
         }
@@ -380,19 +347,12 @@ struct BudgetDraws {
 impl BudgetDraws {
     fn new(isoflop: Isoflop) -> Self {
         let (minimum, verdict) = isoflop.examine();
-        Self {
-            isoflop,
-            minimum,
-            verdict,
-            draws: Vec::new(),
-        }
+        Self { isoflop, minimum, verdict, draws: Vec::new() }
     }
 
     fn used(&self) -> Option<(f64, Minimum)> {
         let used = self.verdict == Verdict::Used;
-        self.minimum
-            .filter(|_| used)
-            .map(|minimum| (self.isoflop.flops, minimum))
+        self.minimum.filter(|_| used).map(|minimum| (self.isoflop.flops, minimum))
     }
 
     /// The minimum in a resample, for the lines, when the budget is used and has one.
@@ -400,8 +360,7 @@ impl BudgetDraws {
         self.minimum?;
         let count = |member: usize| f64::from(counts[self.isoflop.members[member]]);
         let minimum = self.isoflop.resampled(count)?;
-        self.draws
-            .push([minimum.parameters, minimum.tokens, minimum.loss]);
+        self.draws.push([minimum.parameters, minimum.tokens, minimum.loss]);
         (self.verdict == Verdict::Used).then_some((self.isoflop.flops, minimum))
     }
 
@@ -414,10 +373,7 @@ impl BudgetDraws {
             loss: estimate(minimum.loss, 2),
             off_centre: minimum.place,
             parabola: minimum.by_parameters,
-            resamples: Resamples {
-                requested,
-                usable: self.draws.len() as u32,
-            },
+            resamples: Resamples { requested, usable: self.draws.len() as u32 },
         });
         BudgetFit {
             flops: self.isoflop.flops,
@@ -442,10 +398,7 @@ fn approach2(
         a_intercept: estimate(|lines| lines.parameters.intercept),
         b_intercept: estimate(|lines| lines.tokens.intercept),
         budgets_used,
-        resamples: Resamples {
-            requested,
-            usable: draws.len() as u32,
-        },
+        resamples: Resamples { requested, usable: draws.len() as u32 },
         prediction: prediction(options, &lines, draws, Lines::optimum),
         lines,
     }

@@ -74,21 +74,16 @@ impl fmt::Display for Verdict {
         match self {
             Self::Used => f.write_str("used"),
             Self::TooFewPlaces { found } => {
-                write!(
-                    f,
-                    "not used: {found} different model sizes, {PLACES_MIN} are needed"
-                )
+                write!(f, "not used: {found} different model sizes, {PLACES_MIN} are needed")
             }
             Self::NotConvex { towards } => write!(
                 f,
                 "not used: the parabola has no minimum (lowest loss towards the {} model)",
                 name(towards)
             ),
-            Self::AtEdge { end } => write!(
-                f,
-                "not used: the minimum is not bracketed (at the {} model)",
-                name(end)
-            ),
+            Self::AtEdge { end } => {
+                write!(f, "not used: the minimum is not bracketed (at the {} model)", name(end))
+            }
         }
     }
 }
@@ -121,10 +116,7 @@ impl Parabola {
 
     fn minimum(&self, vertex: f64) -> (f64, f64) {
         let [c0, c1, c2] = self.coefficients;
-        (
-            10f64.powf(self.middle + self.half * vertex),
-            c0 + vertex * (c1 + vertex * c2),
-        )
+        (10f64.powf(self.middle + self.half * vertex), c0 + vertex * (c1 + vertex * c2))
     }
 
     /// Weighted Huber fit by iterative reweighting; each item is (log10 x, loss, weight).
@@ -145,15 +137,9 @@ impl Parabola {
                 }
             }
             let next = solve_positive(&matrix, &rhs)?;
-            let moved = (0..3)
-                .map(|k| (next[k] - coefficients[k]).abs())
-                .fold(0.0, f64::max);
+            let moved = (0..3).map(|k| (next[k] - coefficients[k]).abs()).fold(0.0, f64::max);
             coefficients = next;
-            let parabola = Self {
-                middle,
-                half,
-                coefficients,
-            };
+            let parabola = Self { middle, half, coefficients };
             let mut outliers = false;
             for ((x, loss, _), share) in points.iter().zip(&mut shares) {
                 let residual = (parabola.at(10f64.powf(*x)) - loss).abs();
@@ -165,11 +151,7 @@ impl Parabola {
                 break;
             }
         }
-        Some(Self {
-            middle,
-            half,
-            coefficients,
-        })
+        Some(Self { middle, half, coefficients })
     }
 }
 
@@ -222,23 +204,12 @@ impl Isoflop {
         };
         let logs: Vec<[f64; 3]> = members.iter().map(log).collect();
         let frame = |axis: usize| {
-            let low = logs
-                .iter()
-                .map(|log| log[axis])
-                .fold(f64::INFINITY, f64::min);
-            let high = logs
-                .iter()
-                .map(|log| log[axis])
-                .fold(f64::NEG_INFINITY, f64::max);
+            let low = logs.iter().map(|log| log[axis]).fold(f64::INFINITY, f64::min);
+            let high = logs.iter().map(|log| log[axis]).fold(f64::NEG_INFINITY, f64::max);
             (0.5 * (low + high), 0.5 * (high - low))
         };
         let frames = [frame(0), frame(1)];
-        Self {
-            flops,
-            members,
-            logs,
-            frames,
-        }
+        Self { flops, members, logs, frames }
     }
 
     /// Different places on an axis (0 is N, 1 is D) among the points with a positive count.
@@ -260,10 +231,7 @@ impl Isoflop {
         let lowest = self.end_of_lowest_loss();
         let middle = self.frames[0].0;
         let towards = {
-            let best = self
-                .logs
-                .iter()
-                .min_by(|left, right| left[2].total_cmp(&right[2]));
+            let best = self.logs.iter().min_by(|left, right| left[2].total_cmp(&right[2]));
             match best {
                 Some(log) if log[0] > middle => End::Large,
                 Some(_) | None => End::Small,
@@ -289,10 +257,7 @@ impl Isoflop {
     /// The end of the grid at which the lowest loss lies, if it does.
     fn end_of_lowest_loss(&self) -> Option<End> {
         let (middle, half) = self.frames[0];
-        let best = self
-            .logs
-            .iter()
-            .min_by(|left, right| left[2].total_cmp(&right[2]))?;
+        let best = self.logs.iter().min_by(|left, right| left[2].total_cmp(&right[2]))?;
         let place = (best[0] - middle) / half;
         if place <= -1.0 + 1e-12 {
             Some(End::Small)
@@ -314,11 +279,7 @@ impl Isoflop {
     /// The minimum, and the place of D* on the grid of log10 D.
     fn minima(&self, count: impl Fn(usize) -> f64) -> Option<(Minimum, f64)> {
         let parabola = |axis: usize| {
-            let drawn = self
-                .logs
-                .iter()
-                .enumerate()
-                .map(|(i, log)| (log[axis], log[2], count(i)));
+            let drawn = self.logs.iter().enumerate().map(|(i, log)| (log[axis], log[2], count(i)));
             let drawn: Vec<_> = drawn.filter(|point| point.2 > 0.0).collect();
             let (middle, half) = self.frames[axis];
             Parabola::through(&drawn, middle, half)
@@ -327,13 +288,7 @@ impl Isoflop {
         let (place, place_of_tokens) = (by_parameters.vertex()?, by_tokens.vertex()?);
         let (parameters, loss) = by_parameters.minimum(place);
         let (tokens, _) = by_tokens.minimum(place_of_tokens);
-        let minimum = Minimum {
-            by_parameters,
-            parameters,
-            tokens,
-            loss,
-            place,
-        };
+        let minimum = Minimum { by_parameters, parameters, tokens, loss, place };
         Some((minimum, place_of_tokens))
     }
 }
@@ -352,9 +307,7 @@ impl Lines {
             return None;
         }
         let line = |of: fn(&Minimum) -> f64| {
-            let logs = minima
-                .iter()
-                .map(|(flops, minimum)| (flops.log10(), of(minimum).log10()));
+            let logs = minima.iter().map(|(flops, minimum)| (flops.log10(), of(minimum).log10()));
             Line::through(&logs.collect::<Vec<_>>())
         };
         let parameters = line(|minimum| minimum.parameters)?;

@@ -24,10 +24,7 @@ impl Resampler {
     pub(crate) fn new(points: &[Point], seed: u64) -> Self {
         let mut groups = BTreeMap::<Option<u64>, Vec<usize>>::new();
         for (index, point) in points.iter().enumerate() {
-            groups
-                .entry(point.budget.map(f64::to_bits))
-                .or_default()
-                .push(index);
+            groups.entry(point.budget.map(f64::to_bits)).or_default().push(index);
         }
         Self {
             groups: pooled(groups.into_values()),
@@ -83,12 +80,8 @@ mod tests {
     use super::*;
 
     fn points(budgets: &[f64]) -> Vec<Point> {
-        let point = |budget: &f64| Point {
-            parameters: 1.0,
-            tokens: 1.0,
-            loss: 1.0,
-            budget: Some(*budget),
-        };
+        let point =
+            |budget: &f64| Point { parameters: 1.0, tokens: 1.0, loss: 1.0, budget: Some(*budget) };
         budgets.iter().map(point).collect()
     }
 
@@ -109,11 +102,7 @@ mod tests {
         let mut resampler = Resampler::new(&points, 0);
         let draws: Vec<Vec<u32>> = (0..20).map(|_| resampler.draw()).collect();
         assert!(draws.iter().all(|counts| counts.iter().sum::<u32>() == 6));
-        assert!(
-            draws
-                .iter()
-                .any(|counts| counts.iter().any(|count| *count > 1))
-        );
+        assert!(draws.iter().any(|counts| counts.iter().any(|count| *count > 1)));
     }
 
     #[test]

@@ -54,15 +54,9 @@ impl Line {
         let mean_x = points.iter().map(|point| point.0).sum::<f64>() / count;
         let mean_y = points.iter().map(|point| point.1).sum::<f64>() / count;
         let spread: f64 = points.iter().map(|point| (point.0 - mean_x).powi(2)).sum();
-        let shared: f64 = points
-            .iter()
-            .map(|point| (point.0 - mean_x) * (point.1 - mean_y))
-            .sum();
+        let shared: f64 = points.iter().map(|point| (point.0 - mean_x) * (point.1 - mean_y)).sum();
         let slope = shared / spread;
-        slope.is_finite().then_some(Self {
-            intercept: mean_y - slope * mean_x,
-            slope,
-        })
+        slope.is_finite().then_some(Self { intercept: mean_y - slope * mean_x, slope })
     }
 }
 

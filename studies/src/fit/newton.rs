@@ -98,19 +98,12 @@ pub(crate) fn minimise(points: &[Observation], objective: Objective, start: Thet
 }
 
 fn ended(theta: Theta, objective: f64, converged: bool) -> Minimum {
-    Minimum {
-        theta,
-        objective,
-        converged: converged && objective.is_finite(),
-    }
+    Minimum { theta, objective, converged: converged && objective.is_finite() }
 }
 
 /// The objective at `theta`.
 pub(crate) fn evaluate(points: &[Observation], objective: Objective, theta: &Theta) -> f64 {
-    points
-        .iter()
-        .map(|point| point.weight * objective.rho(model(point, theta).0 - point.z))
-        .sum()
+    points.iter().map(|point| point.weight * objective.rho(model(point, theta).0 - point.z)).sum()
 }
 
 /// ln L of the model and the shares of its three terms.
@@ -131,11 +124,7 @@ struct Slopes {
 }
 
 fn expand(points: &[Observation], objective: Objective, theta: &Theta) -> Slopes {
-    let mut slopes = Slopes {
-        gradient: [0.0; 5],
-        hessian: [[0.0; 5]; 5],
-        majorant: [[0.0; 5]; 5],
-    };
+    let mut slopes = Slopes { gradient: [0.0; 5], hessian: [[0.0; 5]; 5], majorant: [[0.0; 5]; 5] };
     for point in points {
         let (log_loss, [share_n, share_d, share_e]) = model(point, theta);
         let residual = log_loss - point.z;
@@ -198,12 +187,7 @@ mod tests {
                 let v = f64::from(i / 6) - 2.0;
                 let noise = 0.01 * f64::from((i * 7919) % 13 - 6);
                 let z = (0.3 * (-0.8 * u).exp() + 0.2 * (-0.5 * v).exp() + 0.6).ln() + noise;
-                Observation {
-                    u,
-                    v,
-                    z,
-                    weight: f64::from(1 + i % 3),
-                }
+                Observation { u, v, z, weight: f64::from(1 + i % 3) }
             })
             .collect()
     }
@@ -230,10 +214,7 @@ mod tests {
             for row in k..5 {
                 let numeric = (up[row] - down[row]) / (2.0 * step);
                 let exact = slopes.hessian[row][k];
-                assert!(
-                    (exact - numeric).abs() < 1e-5 * (1.0 + numeric.abs()),
-                    "{row} {k}"
-                );
+                assert!((exact - numeric).abs() < 1e-5 * (1.0 + numeric.abs()), "{row} {k}");
             }
         }
     }
@@ -252,10 +233,7 @@ mod tests {
             let end = minimise(&points, objective, [-1.0, -1.0, -1.0, 0.5, 0.5]);
             assert!(end.converged);
             let slopes = expand(&points, objective, &end.theta);
-            let steepest = slopes
-                .gradient
-                .iter()
-                .fold(0.0_f64, |top, s| top.max(s.abs()));
+            let steepest = slopes.gradient.iter().fold(0.0_f64, |top, s| top.max(s.abs()));
             assert!(steepest < 1e-6, "{steepest} at {:?}", end.theta);
         }
     }

@@ -37,37 +37,22 @@ pub(super) fn of_parametric(fit: Option<&Parametric>, absent: &[&str]) -> Vec<St
 /// About Approach 2 and its budgets.
 pub(super) fn of_approach2(fit: Option<&Approach2>, budgets: &[BudgetFit]) -> Vec<String> {
     let mut notes = Vec::new();
-    let unused: Vec<&BudgetFit> = budgets
-        .iter()
-        .filter(|budget| budget.verdict != Verdict::Used)
-        .collect();
+    let unused: Vec<&BudgetFit> =
+        budgets.iter().filter(|budget| budget.verdict != Verdict::Used).collect();
     for budget in unused.iter().take(BUDGETS_NAMED_MAX) {
-        notes.push(format!(
-            "budget {:.3e} FLOPs {}",
-            budget.flops, budget.verdict
-        ));
+        notes.push(format!("budget {:.3e} FLOPs {}", budget.flops, budget.verdict));
     }
     if unused.len() > BUDGETS_NAMED_MAX {
-        notes.push(format!(
-            "... and {} more budgets not used",
-            unused.len() - BUDGETS_NAMED_MAX
-        ));
+        notes.push(format!("... and {} more budgets not used", unused.len() - BUDGETS_NAMED_MAX));
     }
     let off_centre: Vec<String> = budgets
         .iter()
         .filter(|budget| budget.verdict == Verdict::Used)
-        .filter_map(|budget| {
-            budget
-                .minimum
-                .map(|minimum| (budget.flops, minimum.off_centre))
-        })
+        .filter_map(|budget| budget.minimum.map(|minimum| (budget.flops, minimum.off_centre)))
         .filter(|(_, place)| place.abs() > OFF_CENTRE_WARNING)
         .map(|(flops, place)| {
             let side = if place > 0.0 { "large" } else { "small" };
-            format!(
-                "{flops:.3e} ({:.0} % towards {side} models)",
-                100.0 * place.abs()
-            )
+            format!("{flops:.3e} ({:.0} % towards {side} models)", 100.0 * place.abs())
         })
         .take(BUDGETS_NAMED_MAX)
         .collect();
@@ -98,7 +83,5 @@ fn of_resamples(method: &str, resamples: Resamples, why: &str) -> Option<String>
     } else {
         "they are left out of the intervals"
     };
-    Some(format!(
-        "{method}: {missing} of {requested} resamples {why}; {consequence}"
-    ))
+    Some(format!("{method}: {missing} of {requested} resamples {why}; {consequence}"))
 }

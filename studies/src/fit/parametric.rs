@@ -144,10 +144,7 @@ impl Fitted {
     pub(crate) fn absent_terms(&self) -> Vec<&'static str> {
         let names = ["A / N^alpha", "B / D^beta", "E"];
         let absent = self.shares.iter().zip(names);
-        absent
-            .filter(|(share, _)| **share < SHARE_MIN)
-            .map(|(_, name)| name)
-            .collect()
+        absent.filter(|(share, _)| **share < SHARE_MIN).map(|(_, name)| name).collect()
     }
 }
 
@@ -155,35 +152,21 @@ impl Problem {
     /// Standardises `points`.
     pub(crate) fn new(points: &[Point], objective: Objective) -> Result<Self, FitError> {
         if points.len() < POINTS_MIN {
-            return Err(FitError::TooFewPoints {
-                found: points.len(),
-                needed: POINTS_MIN,
-            });
+            return Err(FitError::TooFewPoints { found: points.len(), needed: POINTS_MIN });
         }
         let logs: Vec<[f64; 3]> = points.iter().map(Point::logs).collect();
         let count = logs.len() as f64;
         let mean: [f64; 3] =
             std::array::from_fn(|k| logs.iter().map(|log| log[k]).sum::<f64>() / count);
         let spread: [f64; 3] = std::array::from_fn(|k| {
-            (logs
-                .iter()
-                .map(|log| (log[k] - mean[k]).powi(2))
-                .sum::<f64>()
-                / count)
-                .sqrt()
+            (logs.iter().map(|log| (log[k] - mean[k]).powi(2)).sum::<f64>() / count).sqrt()
         });
-        for (k, what) in ["parameters N", "tokens D", "losses L"]
-            .into_iter()
-            .enumerate()
-        {
+        for (k, what) in ["parameters N", "tokens D", "losses L"].into_iter().enumerate() {
             if spread[k] <= 1e-12 * mean[k].abs().max(1.0) {
                 return Err(FitError::AllEqual { what });
             }
         }
-        let shared = logs
-            .iter()
-            .map(|log| (log[0] - mean[0]) * (log[1] - mean[1]))
-            .sum::<f64>();
+        let shared = logs.iter().map(|log| (log[0] - mean[0]) * (log[1] - mean[1])).sum::<f64>();
         if (shared / count / (spread[0] * spread[1])).abs() > CORRELATION_MAX {
             return Err(FitError::Collinear);
         }
@@ -197,12 +180,7 @@ impl Problem {
             })
             .collect();
         let spread = [spread[0], spread[1]];
-        Ok(Self {
-            observations,
-            objective,
-            mean,
-            spread,
-        })
+        Ok(Self { observations, objective, mean, spread })
     }
 
     /// The best minimum from a grid of starts, and every other local minimum that was met, best
@@ -236,18 +214,13 @@ impl Problem {
             .iter()
             .zip(counts)
             .filter(|(_, count)| **count > 0)
-            .map(|(point, count)| Observation {
-                weight: f64::from(*count),
-                ..*point
-            })
+            .map(|(point, count)| Observation { weight: f64::from(*count), ..*point })
             .collect();
         if drawn.len() < POINTS_MIN {
             return None;
         }
         let best = |starts: &[Theta]| {
-            let ends = starts
-                .iter()
-                .map(|start| newton::minimise(&drawn, self.objective, *start));
+            let ends = starts.iter().map(|start| newton::minimise(&drawn, self.objective, *start));
             ends.filter(|end| end.converged)
                 .min_by(|left, right| left.objective.total_cmp(&right.objective))
         };

@@ -29,17 +29,12 @@ pub(crate) fn promising(
     let ratio = (EXPONENT_RANGE[1] / EXPONENT_RANGE[0]).powf(1.0 / (EXPONENTS - 1) as f64);
     let exponent = |step: usize| EXPONENT_RANGE[0] * ratio.powi(step as i32);
     let column = |slope: f64, at: fn(&Observation) -> f64| -> Vec<f64> {
-        points
-            .iter()
-            .map(|point| (-slope * at(point)).exp())
-            .collect()
+        points.iter().map(|point| (-slope * at(point)).exp()).collect()
     };
-    let model_terms: Vec<Vec<f64>> = (0..EXPONENTS)
-        .map(|i| column(exponent(i) * spread[0], |point| point.u))
-        .collect();
-    let data_terms: Vec<Vec<f64>> = (0..EXPONENTS)
-        .map(|j| column(exponent(j) * spread[1], |point| point.v))
-        .collect();
+    let model_terms: Vec<Vec<f64>> =
+        (0..EXPONENTS).map(|i| column(exponent(i) * spread[0], |point| point.u)).collect();
+    let data_terms: Vec<Vec<f64>> =
+        (0..EXPONENTS).map(|j| column(exponent(j) * spread[1], |point| point.v)).collect();
     let mut grid = vec![vec![(f64::INFINITY, [0.0; 5]); EXPONENTS]; EXPONENTS];
     for (i, model) in model_terms.iter().enumerate() {
         for (j, data) in data_terms.iter().enumerate() {

@@ -67,10 +67,9 @@ impl std::str::FromStr for Filter {
     type Err = TableError;
     fn from_str(text: &str) -> Result<Self, TableError> {
         match text.split_once('=') {
-            Some((column, value)) if !column.trim().is_empty() => Ok(Self {
-                column: column.trim().to_owned(),
-                value: value.trim().to_owned(),
-            }),
+            Some((column, value)) if !column.trim().is_empty() => {
+                Ok(Self { column: column.trim().to_owned(), value: value.trim().to_owned() })
+            }
             Some(_) | None => Err(TableError::Filter(text.to_owned())),
         }
     }
@@ -106,7 +105,10 @@ pub enum TableError {
     #[error("the table is empty; its first line must name the columns")]
     Empty,
     /// A column that is not there.
-    #[error("the table has no column `{name}`{}; it has {known}", did_you_mean(.nearest.as_deref()))]
+    #[error(
+        "the table has no column `{name}`{}; it has {known}",
+        did_you_mean(.nearest.as_deref())
+    )]
     NoColumn {
         /// Name asked for.
         name: String,
@@ -163,9 +165,7 @@ pub enum TableError {
 }
 
 fn did_you_mean(nearest: Option<&str>) -> String {
-    nearest
-        .map(|name| format!(" (did you mean `{name}`?)"))
-        .unwrap_or_default()
+    nearest.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default()
 }
 
 /// The points of a table, and what they mean.
@@ -202,26 +202,14 @@ pub fn fit_table(
     table: &TableOptions,
     options: &Options,
 ) -> Result<TableFit, TableError> {
-    let Table {
-        points,
-        rows_read,
-        conventions,
-    } = read(text, table)?;
-    let options = Options {
-        flops_per_product: FLOPS_PER_PRODUCT,
-        ..options.clone()
-    };
+    let Table { points, rows_read, conventions } = read(text, table)?;
+    let options = Options { flops_per_product: FLOPS_PER_PRODUCT, ..options.clone() };
     let mut analysis = analyse(&points, &options);
     if table.budget.is_none() {
         let note = "no Approach 2: it needs a column of nominal budgets (--budget COLUMN)";
         analysis.notes.push(note.to_owned());
     }
-    Ok(TableFit {
-        analysis,
-        rows_read,
-        resamples: options.resamples,
-        conventions,
-    })
+    Ok(TableFit { analysis, rows_read, resamples: options.resamples, conventions })
 }
 
 /// Reads the points of a table. Commas, tabs or semicolons separate the cells, whichever the
@@ -265,23 +253,14 @@ pub fn read(text: &str, options: &TableOptions) -> Result<Table, TableError> {
         points.truncate(read.saturating_sub(options.drop_highest));
     }
     if points.is_empty() {
-        return Err(TableError::NoRows {
-            read,
-            dropped: options.drop_highest,
-        });
+        return Err(TableError::NoRows { read, dropped: options.drop_highest });
     }
-    Ok(Table {
-        points,
-        rows_read,
-        conventions: conventions(options),
-    })
+    Ok(Table { points, rows_read, conventions: conventions(options) })
 }
 
 fn delimiter(text: &str) -> u8 {
     let first = text.lines().next().unwrap_or_default();
-    let other = [b'\t', b';']
-        .into_iter()
-        .find(|byte| first.as_bytes().contains(byte));
+    let other = [b'\t', b';'].into_iter().find(|byte| first.as_bytes().contains(byte));
     match other {
         Some(byte) if !first.contains(',') => byte,
         Some(_) | None => b',',
@@ -306,11 +285,7 @@ struct Header(csv::StringRecord);
 
 impl Header {
     fn place(&self, name: &str) -> Result<usize, TableError> {
-        let mut places = self
-            .0
-            .iter()
-            .enumerate()
-            .filter(|(_, known)| *known == name);
+        let mut places = self.0.iter().enumerate().filter(|(_, known)| *known == name);
         match (places.next(), places.next()) {
             (Some((place, _)), None) => Ok(place),
             (Some(_), Some(_)) => Err(TableError::Ambiguous(name.to_owned())),
@@ -326,10 +301,8 @@ impl Header {
         /// Below this similarity (1 is equal) a guess confuses more than it helps.
         const SIMILARITY_MIN: f64 = 0.75;
         let lower = name.to_lowercase();
-        let scored = self
-            .0
-            .iter()
-            .map(|known| (strsim::jaro_winkler(&lower, &known.to_lowercase()), known));
+        let scored =
+            self.0.iter().map(|known| (strsim::jaro_winkler(&lower, &known.to_lowercase()), known));
         scored
             .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
             .max_by(|left, right| left.0.total_cmp(&right.0))
@@ -359,20 +332,13 @@ struct Columns {
 
 impl Columns {
     fn find(header: &Header, options: &TableOptions) -> Result<Self, TableError> {
-        let filters = options
-            .filters
-            .iter()
-            .map(|filter| header.place(&filter.column));
+        let filters = options.filters.iter().map(|filter| header.place(&filter.column));
         Ok(Self {
             parameters: header.place(&options.parameters)?,
             data: header.place(options.data.name())?,
             data_is_flops: matches!(options.data, DataColumn::Flops(_)),
             loss: header.place(&options.loss)?,
-            budget: options
-                .budget
-                .as_ref()
-                .map(|name| header.place(name))
-                .transpose()?,
+            budget: options.budget.as_ref().map(|name| header.place(name)).transpose()?,
             filters: filters.collect::<Result<_, _>>()?,
         })
     }
@@ -392,25 +358,13 @@ impl Columns {
         };
         let parameters = positive(self.parameters)?;
         let data = positive(self.data)?;
-        let tokens = if self.data_is_flops {
-            data / (FLOPS_PER_PRODUCT * parameters)
-        } else {
-            data
-        };
+        let tokens =
+            if self.data_is_flops { data / (FLOPS_PER_PRODUCT * parameters) } else { data };
         if !tokens.is_normal() {
-            return Err(TableError::OutOfRange {
-                line,
-                flops: data,
-                parameters,
-            });
+            return Err(TableError::OutOfRange { line, flops: data, parameters });
         }
         let budget = self.budget.map(positive).transpose()?;
-        Ok(Point {
-            parameters,
-            tokens,
-            loss: positive(self.loss)?,
-            budget,
-        })
+        Ok(Point { parameters, tokens, loss: positive(self.loss)?, budget })
     }
 }
 

@@ -55,10 +55,7 @@ impl fmt::Display for Want {
                 f.write_str("the minimum is not bracketed towards large models")
             }
             Self::Inward(Some(factor)) => {
-                write!(
-                    f,
-                    "the ends of N*'s interval are a factor {factor:.1} apart"
-                )
+                write!(f, "the ends of N*'s interval are a factor {factor:.1} apart")
             }
             Self::Inward(None) => f.write_str("too few resamples have a minimum"),
         }
@@ -78,16 +75,10 @@ impl fmt::Display for Closing {
 
 /// Decides on one budget from its own trainings alone.
 pub(super) fn decide(spec: &IsoflopSpec, budget: f64, trainings: &[&Training<'_>]) -> Decision {
-    if trainings
-        .iter()
-        .any(|training| training.state == State::Open)
-    {
+    if trainings.iter().any(|training| training.state == State::Open) {
         return Decision::Wait;
     }
-    let points: Vec<Point> = trainings
-        .iter()
-        .filter_map(|training| training.point())
-        .collect();
+    let points: Vec<Point> = trainings.iter().filter_map(|training| training.point()).collect();
     if points.is_empty() {
         return Decision::Close(Closing::NoLoss);
     }
@@ -97,11 +88,7 @@ pub(super) fn decide(spec: &IsoflopSpec, budget: f64, trainings: &[&Training<'_>
         return Decision::Close(Closing::Sharp);
     };
     let planned: BTreeSet<u32> = trainings.iter().map(|training| training.width).collect();
-    let grid: BTreeSet<u32> = spec
-        .cells_at(budget)
-        .iter()
-        .map(|cell| cell.model.width)
-        .collect();
+    let grid: BTreeSet<u32> = spec.cells_at(budget).iter().map(|cell| cell.model.width).collect();
     if planned.difference(&grid).count() >= spec.closed_loop.extra_cells_max as usize {
         return Decision::Close(Closing::Cap);
     }
@@ -132,14 +119,8 @@ fn wanted(spec: &IsoflopSpec, fit: &BudgetFit, points: &[Point]) -> Option<Want>
 
 /// The end at which one or two sizes have the lower loss; with one size, the large end.
 fn end_of_lowest(points: &[Point]) -> End {
-    let best = points
-        .iter()
-        .min_by(|left, right| left.loss.total_cmp(&right.loss));
-    let larger = |best: &Point| {
-        points
-            .iter()
-            .any(|point| point.parameters > best.parameters)
-    };
+    let best = points.iter().min_by(|left, right| left.loss.total_cmp(&right.loss));
+    let larger = |best: &Point| points.iter().any(|point| point.parameters > best.parameters);
     match best {
         Some(best) if larger(best) => End::Small,
         Some(_) | None => End::Large,
@@ -175,18 +156,9 @@ fn inward(
     /// How many planned widths on each side of the minimum still count as near.
     const NEIGHBOURS: usize = 2;
     let optimum = fits.first()?.minimum?.parameters.value;
-    let size = |width: u32| {
-        spec.cell(budget, width)
-            .ok()
-            .map(|cell| cell.parameters as f64)
-    };
-    let below = planned
-        .iter()
-        .rev()
-        .filter(|width| size(**width).is_some_and(|n| n <= optimum));
-    let above = planned
-        .iter()
-        .filter(|width| size(**width).is_some_and(|n| n > optimum));
+    let size = |width: u32| spec.cell(budget, width).ok().map(|cell| cell.parameters as f64);
+    let below = planned.iter().rev().filter(|width| size(**width).is_some_and(|n| n <= optimum));
+    let above = planned.iter().filter(|width| size(**width).is_some_and(|n| n > optimum));
     let low = f64::from(*below.take(NEIGHBOURS).last()?);
     let high = f64::from(*above.take(NEIGHBOURS).last()?);
     let spacing = |width: u32| {

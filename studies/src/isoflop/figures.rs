@@ -17,21 +17,12 @@ pub(super) fn of_findings(spec: &IsoflopSpec, findings: &Findings<'_>) -> Vec<Fi
         return Vec::new();
     }
     let mut figures = vec![isoflop_curves(spec, findings)];
-    if findings
-        .analysis
-        .budgets
-        .iter()
-        .any(|budget| budget.minimum.is_some())
-    {
+    if findings.analysis.budgets.iter().any(|budget| budget.minimum.is_some()) {
         figures.push(optimum(spec, findings, &PARAMETERS));
         figures.push(optimum(spec, findings, &TOKENS));
     }
     figures.extend(
-        findings
-            .analysis
-            .parametric
-            .as_ref()
-            .map(|fit| residuals(spec, findings, &fit.surface())),
+        findings.analysis.parametric.as_ref().map(|fit| residuals(spec, findings, &fit.surface())),
     );
     figures
 }
@@ -43,10 +34,7 @@ fn budget_label(flops: f64) -> String {
 fn isoflop_curves(spec: &IsoflopSpec, findings: &Findings<'_>) -> Figure {
     let mut series = Vec::new();
     for (group, fit) in findings.analysis.budgets.iter().enumerate() {
-        let own = findings
-            .measured
-            .iter()
-            .filter(|(training, _)| training.budget == fit.flops);
+        let own = findings.measured.iter().filter(|(training, _)| training.budget == fit.flops);
         let points = own.map(|(training, point)| Point {
             x: point.parameters,
             y: point.loss,
@@ -181,11 +169,7 @@ fn optimum(spec: &IsoflopSpec, findings: &Findings<'_>, quantity: &Quantity) -> 
         label: "minima of the budgets".to_owned(),
         group: group_of(Method::Approach2),
         style: Style::Minimum,
-        points: analysis
-            .budgets
-            .iter()
-            .filter_map(|fit| minimum_point(fit, quantity))
-            .collect(),
+        points: analysis.budgets.iter().filter_map(|fit| minimum_point(fit, quantity)).collect(),
         ..Series::default()
     });
     let Quantity { symbol, unit, .. } = quantity;
@@ -223,16 +207,8 @@ fn group_of(method: Method) -> usize {
 
 /// From the smallest budget to the largest or to the target.
 fn flops_range(spec: &IsoflopSpec) -> (f64, f64) {
-    let all = || {
-        spec.flop_budgets
-            .iter()
-            .copied()
-            .chain(spec.fit.target_budget)
-    };
-    (
-        all().fold(f64::INFINITY, f64::min),
-        all().fold(0.0, f64::max),
-    )
+    let all = || spec.flop_budgets.iter().copied().chain(spec.fit.target_budget);
+    (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max))
 }
 
 fn law_series(
@@ -287,10 +263,7 @@ fn minimum_point(fit: &BudgetFit, quantity: &Quantity) -> Option<Point> {
 
 fn residuals(spec: &IsoflopSpec, findings: &Findings<'_>, surface: &Surface) -> Figure {
     let of_budget = |(group, fit): (usize, &BudgetFit)| {
-        let own = findings
-            .measured
-            .iter()
-            .filter(|(training, _)| training.budget == fit.flops);
+        let own = findings.measured.iter().filter(|(training, _)| training.budget == fit.flops);
         let points = own.map(|(training, point)| Point {
             x: point.parameters,
             y: 100.0 * (point.loss / surface.loss(point.parameters, point.tokens) - 1.0),
@@ -317,13 +290,7 @@ fn residuals(spec: &IsoflopSpec, findings: &Findings<'_>, surface: &Surface) -> 
             title: "Residuals of the parametric fit".to_owned(),
             x: Axis::log(format!("N ({})", spec.params)).numbers(Numbers::Count),
             y: Axis::linear("measured over fitted loss - 1 (%)"),
-            series: findings
-                .analysis
-                .budgets
-                .iter()
-                .enumerate()
-                .map(of_budget)
-                .collect(),
+            series: findings.analysis.budgets.iter().enumerate().map(of_budget).collect(),
             palette: Palette::Sequential,
             legend_title: "Budget (FLOPs)".to_owned(),
             reference_y: Some(0.0),

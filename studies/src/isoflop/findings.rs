@@ -65,20 +65,12 @@ impl<'a> Findings<'a> {
         notes.extend(text_notes(study, trainings));
         notes.extend(decisions.iter().filter_map(decision_note));
         notes.extend(analysis.notes.iter().cloned());
-        Self {
-            analysis,
-            measured,
-            decisions,
-            notes,
-        }
+        Self { analysis, measured, decisions, notes }
     }
 
     /// What came of a budget, when it has a loss.
     pub(super) fn budget(&self, flops: f64) -> Option<&BudgetFit> {
-        self.analysis
-            .budgets
-            .iter()
-            .find(|budget| budget.flops == flops)
+        self.analysis.budgets.iter().find(|budget| budget.flops == flops)
     }
 
     pub(super) fn summary(&self, spec: &IsoflopSpec) -> serde_json::Value {
@@ -102,11 +94,7 @@ fn flops_per_product(measured: &[(Training<'_>, Point)]) -> f64 {
         .iter()
         .map(|(training, point)| (training.flops / (point.parameters * point.tokens)).ln());
     let count = measured.len();
-    if count == 0 {
-        6.0
-    } else {
-        (logs.sum::<f64>() / count as f64).exp()
-    }
+    if count == 0 { 6.0 } else { (logs.sum::<f64>() / count as f64).exp() }
 }
 
 fn is_scaled_down(spec: &IsoflopSpec) -> bool {
@@ -114,9 +102,7 @@ fn is_scaled_down(spec: &IsoflopSpec) -> bool {
         FlopsConvention::CountedTraining | FlopsConvention::SixNd => 1.0,
         FlopsConvention::CountedForward => 3.0,
     };
-    spec.flop_budgets
-        .iter()
-        .all(|budget| training * budget < PUBLISHED_FLOPS_MIN)
+    spec.flop_budgets.iter().all(|budget| training * budget < PUBLISHED_FLOPS_MIN)
 }
 
 fn scale_notes(spec: &IsoflopSpec) -> Vec<String> {
@@ -167,10 +153,7 @@ fn refused_widths(spec: &IsoflopSpec) -> Option<String> {
 
 fn trial_notes(trainings: &[Training<'_>]) -> Vec<String> {
     let mut notes = Vec::new();
-    let open = trainings
-        .iter()
-        .filter(|training| training.state == State::Open)
-        .count();
+    let open = trainings.iter().filter(|training| training.state == State::Open).count();
     if open > 0 {
         notes.push(format!(
             "unfinished: {open} of {} trials have not ended; the fits use those that have",
@@ -182,9 +165,7 @@ fn trial_notes(trainings: &[Training<'_>]) -> Vec<String> {
         .filter_map(|training| {
             let reason = training.left_out_reason()?;
             let (id, budget, width) = (training.view.id, training.budget, training.width);
-            Some(format!(
-                "{id} (budget {budget:.2e}, width {width}) {reason}"
-            ))
+            Some(format!("{id} (budget {budget:.2e}, width {width}) {reason}"))
         })
         .collect();
     for trial in left_out.iter().take(LEFT_OUT_NAMED_MAX) {
@@ -219,9 +200,9 @@ fn text_notes(study: &IsoflopStudy, trainings: &[Training<'_>]) -> Vec<String> {
 fn decision_note((budget, decision): &(f64, Decision)) -> Option<String> {
     match decision {
         Decision::Wait | Decision::Close(Closing::Sharp) => None,
-        Decision::Ask { width, why } => Some(format!(
-            "budget {budget:.2e}: width {width} is asked for, because {why}"
-        )),
+        Decision::Ask { width, why } => {
+            Some(format!("budget {budget:.2e}: width {width} is asked for, because {why}"))
+        }
         Decision::Close(closing) => Some(format!("budget {budget:.2e} is closed: {closing}")),
     }
 }

@@ -145,10 +145,7 @@ impl IsoflopSpec {
     /// The cells of a budget, by ascending width.
     pub fn cells_at(&self, budget: f64) -> Vec<Cell> {
         let widths = self.widths_at(budget);
-        widths
-            .into_iter()
-            .filter_map(|width| self.cell(budget, width).ok())
-            .collect()
+        widths.into_iter().filter_map(|width| self.cell(budget, width).ok()).collect()
     }
 
     /// The model of a width and its training at a budget.

@@ -66,10 +66,7 @@ impl<'a> Training<'a> {
 
     /// Every trial of this study, in planning order.
     pub(super) fn read_all(spec: &IsoflopSpec, views: &[TrialView<'a>]) -> Vec<Self> {
-        views
-            .iter()
-            .filter_map(|view| Self::read(spec, *view))
-            .collect()
+        views.iter().filter_map(|view| Self::read(spec, *view)).collect()
     }
 
     /// What the fits see, when there is a loss.

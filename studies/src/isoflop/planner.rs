@@ -22,11 +22,7 @@ pub(super) struct IsoflopStudy {
 
 impl IsoflopStudy {
     pub(super) fn new(spec: IsoflopSpec, settings: TrialSettings, text: BlobRef) -> Self {
-        Self {
-            spec,
-            settings,
-            text,
-        }
+        Self { spec, settings, text }
     }
 
     /// The whole grid. The largest budget comes first: its trials are the longest, so the short
@@ -72,10 +68,7 @@ impl IsoflopStudy {
             ("heads".to_owned(), count(cell.model.heads.into())),
             ("batch".to_owned(), count(cell.batch.into())),
             ("steps".to_owned(), count(cell.steps)),
-            (
-                "learning_rate".to_owned(),
-                Value::Number(cell.learning_rate),
-            ),
+            ("learning_rate".to_owned(), Value::Number(cell.learning_rate)),
             ("parameters".to_owned(), count(cell.parameters)),
             ("tokens".to_owned(), count(cell.tokens)),
         ]);
@@ -90,10 +83,8 @@ impl IsoflopStudy {
     pub(super) fn decisions(&self, trainings: &[Training<'_>]) -> Vec<(f64, Decision)> {
         let budgets = self.spec.flop_budgets.iter().rev();
         let decision = |budget: &f64| {
-            let own: Vec<&Training<'_>> = trainings
-                .iter()
-                .filter(|training| training.budget == *budget)
-                .collect();
+            let own: Vec<&Training<'_>> =
+                trainings.iter().filter(|training| training.budget == *budget).collect();
             (*budget, decide(&self.spec, *budget, &own))
         };
         budgets.map(decision).collect()
@@ -113,10 +104,7 @@ impl IsoflopStudy {
             trials.extend(self.trials(&cell));
             reasons.push(format!("budget {budget:.2e}: width {width}, because {why}"));
         }
-        (!trials.is_empty()).then(|| Next::Plan {
-            trials,
-            reason: reasons.join("; "),
-        })
+        (!trials.is_empty()).then(|| Next::Plan { trials, reason: reasons.join("; ") })
     }
 }
 
@@ -133,10 +121,7 @@ impl Study for IsoflopStudy {
         if let Some(plan) = self.extra_cells(&trainings) {
             return plan;
         }
-        if trainings
-            .iter()
-            .any(|training| training.state == State::Open)
-        {
+        if trainings.iter().any(|training| training.state == State::Open) {
             return Next::Wait;
         }
         Next::Complete

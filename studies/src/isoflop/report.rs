@@ -67,21 +67,12 @@ fn exponents(method: Method, a: &Estimate, b: &Estimate) -> String {
         Some([low, high]) => format!("{:.3} [{low:.3}, {high:.3}]", estimate.value),
         None => format!("{:.3}", estimate.value),
     };
-    format!(
-        "{}: N* ~ C^{} and D* ~ C^{}.",
-        method.name(),
-        shown(a),
-        shown(b)
-    )
+    format!("{}: N* ~ C^{} and D* ~ C^{}.", method.name(), shown(a), shown(b))
 }
 
 pub(super) fn estimate_cell(estimate: &Estimate) -> Cell {
     match estimate.ci95 {
-        Some([low, high]) => Cell::Interval {
-            value: estimate.value,
-            low,
-            high,
-        },
+        Some([low, high]) => Cell::Interval { value: estimate.value, low, high },
         None => Cell::Number(estimate.value),
     }
 }
@@ -149,19 +140,10 @@ fn fits(findings: &Findings<'_>) -> Table {
 
 fn budgets(spec: &IsoflopSpec, findings: &Findings<'_>, trainings: &[Training<'_>]) -> Table {
     let row = |(flops, decision): &(f64, Decision)| {
-        let planned = trainings
-            .iter()
-            .filter(|training| training.budget == *flops)
-            .count();
+        let planned = trainings.iter().filter(|training| training.budget == *flops).count();
         let fit = findings.budget(*flops);
         let minimum = fit.and_then(|fit| fit.minimum.as_ref());
-        let missing = || {
-            Cell::missing(if fit.is_some() {
-                "no minimum"
-            } else {
-                "no loss yet"
-            })
-        };
+        let missing = || Cell::missing(if fit.is_some() { "no minimum" } else { "no loss yet" });
         let estimate = |of: Option<&Estimate>| of.map_or_else(missing, estimate_cell);
         vec![
             Cell::Number(*flops),
@@ -224,10 +206,7 @@ fn trials(spec: &IsoflopSpec, trainings: &[Training<'_>]) -> Table {
             Column::number("loss", "bits per byte"),
             Column::text("state"),
         ],
-        rows: trainings
-            .iter()
-            .map(|training| trial_row(spec, training))
-            .collect(),
+        rows: trainings.iter().map(|training| trial_row(spec, training)).collect(),
     }
 }
 
@@ -254,19 +233,12 @@ fn trial_row(spec: &IsoflopSpec, training: &Training<'_>) -> Vec<Cell> {
         Cell::Number(training.tokens),
     ];
     row.extend(shape);
-    let state = training
-        .left_out_reason()
-        .unwrap_or_else(|| match training.view.outcome {
-            Some(outcome) => outcome.word().to_owned(),
-            None => "open".to_owned(),
-        });
+    let state = training.left_out_reason().unwrap_or_else(|| match training.view.outcome {
+        Some(outcome) => outcome.word().to_owned(),
+        None => "open".to_owned(),
+    });
     // As text, because a seed beyond 2^53 is no exact number.
-    row.extend([
-        Cell::text(training.view.spec.seed.to_string()),
-        loss,
-        bits,
-        Cell::text(state),
-    ]);
+    row.extend([Cell::text(training.view.spec.seed.to_string()), loss, bits, Cell::text(state)]);
     row
 }
 

@@ -181,10 +181,7 @@ pub struct FitSettings {
 impl IsoflopSpec {
     /// The files that the client has to read.
     pub fn wanted(&self) -> Wanted {
-        Wanted {
-            data: Some(self.data.source.clone()),
-            files: Vec::new(),
-        }
+        Wanted { data: Some(self.data.source.clone()), files: Vec::new() }
     }
 
     /// The planner.
@@ -200,10 +197,7 @@ impl IsoflopSpec {
         let text = inputs.data.clone().ok_or(StudyError::DataMissing)?;
         let needed = self.bytes_needed();
         if text.bytes < needed {
-            return Err(StudyError::DataTooShort {
-                bytes: text.bytes,
-                needed,
-            });
+            return Err(StudyError::DataTooShort { bytes: text.bytes, needed });
         }
         Ok(Box::new(IsoflopStudy::new(self.clone(), trial, text)))
     }

@@ -53,10 +53,7 @@ impl Recipe {
             Some(_) => error,
             None => {
                 let place: Place = document.place_of(&error.path);
-                RecipeError {
-                    place: Some(place),
-                    ..error
-                }
+                RecipeError { place: Some(place), ..error }
             }
         };
         let recipe = || {
@@ -125,10 +122,8 @@ impl Recipe {
 fn header(document: &Node, key: &'static str) -> Result<String, RecipeError> {
     Reader::new(document).section("apiVersion, kind, metadata and spec")?;
     match document.get(key) {
-        Some(node) => String::deserialize(Reader::new(node)).map_err(|error| RecipeError {
-            path: Path::default().key(key),
-            ..error
-        }),
+        Some(node) => String::deserialize(Reader::new(node))
+            .map_err(|error| RecipeError { path: Path::default().key(key), ..error }),
         None => Err(serde::de::Error::missing_field(key)),
     }
 }

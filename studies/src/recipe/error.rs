@@ -24,12 +24,7 @@ pub struct RecipeError {
 impl RecipeError {
     /// The value at `path` is wrong. [`Recipe::parse`](super::Recipe::parse) finds its place.
     pub fn new(path: &Path, message: impl Into<String>) -> Self {
-        Self {
-            path: path.clone(),
-            place: None,
-            message: message.into(),
-            hint: None,
-        }
+        Self { path: path.clone(), place: None, message: message.into(), hint: None }
     }
 
     /// Adds what to write instead.
@@ -93,10 +88,7 @@ impl serde::de::Error for RecipeError {
         } else {
             found.to_string()
         };
-        Self::new(
-            &Path::default(),
-            format!("expected {expected}, found {found}"),
-        )
+        Self::new(&Path::default(), format!("expected {expected}, found {found}"))
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -182,11 +174,8 @@ pub(crate) fn plain(text: &str) -> String {
         .chars()
         .flat_map(|c| {
             let escape = c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-            let shown: Box<dyn Iterator<Item = char>> = if escape {
-                Box::new(c.escape_debug())
-            } else {
-                Box::new(std::iter::once(c))
-            };
+            let shown: Box<dyn Iterator<Item = char>> =
+                if escape { Box::new(c.escape_debug()) } else { Box::new(std::iter::once(c)) };
             shown
         })
         .collect();
@@ -204,9 +193,7 @@ pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     if name.len() > 4 * QUOTED_CHARACTERS_MAX {
         return None;
     }
-    let scored = known
-        .iter()
-        .map(|key| (strsim::jaro_winkler(name, key), *key));
+    let scored = known.iter().map(|key| (strsim::jaro_winkler(name, key), *key));
     scored
         .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
         .max_by(|a, b| a.0.total_cmp(&b.0))
@@ -220,25 +207,16 @@ mod tests {
     #[test]
     fn an_error_says_where_what_and_what_to_do() {
         let path = Path::default().key("spec").key("budgets").index(1);
-        let place = Place {
-            line: 9,
-            column: 11,
-        };
+        let place = Place { line: 9, column: 11 };
         let error = RecipeError::new(&path, "must be positive").hint("write 1e9");
-        assert_eq!(
-            error.to_string(),
-            "spec.budgets[1]: must be positive\nhint: write 1e9"
-        );
+        assert_eq!(error.to_string(), "spec.budgets[1]: must be positive\nhint: write 1e9");
         assert_eq!(
             error.or_at(&Path::default(), place).to_string(),
             "line 9, column 11: must be positive\nhint: write 1e9"
         );
         let error = RecipeError::new(&Path::default(), "too long").or_at(&path, place);
         let expected = "spec.budgets[1] (line 9, column 11): too long";
-        assert_eq!(
-            error.clone().or_at(&Path::default(), place).to_string(),
-            expected
-        );
+        assert_eq!(error.clone().or_at(&Path::default(), place).to_string(), expected);
     }
 
     #[test]

@@ -44,10 +44,7 @@ impl Node {
         let Kind::Section(entries) = &self.kind else {
             return None;
         };
-        entries
-            .iter()
-            .find(|(name, _, _)| name == key)
-            .map(|(_, _, value)| value)
+        entries.iter().find(|(name, _, _)| name == key).map(|(_, _, value)| value)
     }
 
     /// What stands there, for messages.

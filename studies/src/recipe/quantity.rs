@@ -32,13 +32,8 @@ const BYTES_UNITS: &[(&str, u64)] = &[
 ];
 
 /// Units of time with their length in milliseconds.
-const DURATION_UNITS: &[(&str, u64)] = &[
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-];
+const DURATION_UNITS: &[(&str, u64)] =
+    &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// Largest amount of memory, 1024 TiB: more than a machine has, and sums of a million do not
 /// overflow.
@@ -102,33 +97,21 @@ struct Dimension {
     example: &'static str,
 }
 
-const MEMORY: Dimension = Dimension {
-    units: BYTES_UNITS,
-    max: BYTES_MAX,
-    unit: "GiB",
-    example: "8GiB",
-};
+const MEMORY: Dimension =
+    Dimension { units: BYTES_UNITS, max: BYTES_MAX, unit: "GiB", example: "8GiB" };
 
-const TIME: Dimension = Dimension {
-    units: DURATION_UNITS,
-    max: DURATION_MS_MAX,
-    unit: "s",
-    example: "60s",
-};
+const TIME: Dimension =
+    Dimension { units: DURATION_UNITS, max: DURATION_MS_MAX, unit: "s", example: "60s" };
 
 impl Dimension {
     /// The amount that `text` writes, in the smallest unit.
     fn parse(&self, text: &str) -> Result<u64, QuantityError> {
         let shown = || plain(text.trim());
-        let number_error = || QuantityError::Number {
-            found: shown(),
-            example: self.example,
-        };
+        let number_error = || QuantityError::Number { found: shown(), example: self.example };
         let text = text.trim();
         let magnitude = text.strip_prefix('-').unwrap_or(text);
-        let end = magnitude
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(magnitude.len());
+        let end =
+            magnitude.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(magnitude.len());
         let (number, unit) = magnitude.split_at(end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         if whole.is_empty() || fraction.contains('.') || number.ends_with('.') {
@@ -138,10 +121,7 @@ impl Dimension {
         if text.starts_with('-') {
             return Err(QuantityError::Negative(shown()));
         }
-        let too_large = || QuantityError::TooLarge {
-            found: shown(),
-            max: self.format(self.max),
-        };
+        let too_large = || QuantityError::TooLarge { found: shown(), max: self.format(self.max) };
         if fraction.len() > FRACTION_DIGITS_MAX {
             return Err(number_error());
         }
@@ -153,10 +133,7 @@ impl Dimension {
         let scaled = (u128::from(whole) * scale + fraction) * u128::from(size);
         if !scaled.is_multiple_of(scale) {
             let unit = self.units[0].0;
-            return Err(QuantityError::Fraction {
-                found: shown(),
-                unit,
-            });
+            return Err(QuantityError::Fraction { found: shown(), unit });
         }
         match u64::try_from(scaled / scale) {
             Ok(amount) if amount <= self.max => Ok(amount),
@@ -172,10 +149,7 @@ impl Dimension {
         let known = self.units.iter().find(|(name, _)| *name == unit);
         known.map(|(_, size)| *size).ok_or_else(|| {
             let names: Vec<_> = self.units.iter().map(|(name, _)| *name).collect();
-            QuantityError::Unit {
-                found: plain(unit),
-                known: names.join(", "),
-            }
+            QuantityError::Unit { found: plain(unit), known: names.join(", ") }
         })
     }
 
@@ -183,12 +157,7 @@ impl Dimension {
     fn format(&self, amount: u64) -> String {
         // The list ascends, so the last unit that divides the amount leaves the smallest number.
         let exact = |unit: &&(&str, u64)| amount != 0 && amount.is_multiple_of(unit.1);
-        let (name, size) = self
-            .units
-            .iter()
-            .rev()
-            .find(exact)
-            .unwrap_or(&self.units[0]);
+        let (name, size) = self.units.iter().rev().find(exact).unwrap_or(&self.units[0]);
         format!("{}{name}", amount / size)
     }
 }
@@ -265,14 +234,8 @@ mod tests {
         check(" 8 MB ", Ok(Bytes(8_000_000)));
         check("1.5KiB", Ok(Bytes(1536)));
         check("0B", Ok(Bytes(0)));
-        check(
-            "8",
-            Err::<Bytes, _>("needs a unit\nhint: write for example 8GiB"),
-        );
-        check(
-            "-8GiB",
-            Err::<Bytes, _>("must not be negative, found -8GiB"),
-        );
+        check("8", Err::<Bytes, _>("needs a unit\nhint: write for example 8GiB"));
+        check("-8GiB", Err::<Bytes, _>("must not be negative, found -8GiB"));
         check("0.3B", Err::<Bytes, _>("0.3B is not a whole number of B"));
         check(
             "8Gb",
@@ -284,15 +247,7 @@ mod tests {
             "99999999999999999999999TiB",
             Err::<Bytes, _>("99999999999999999999999TiB is too large; the largest is 1024TiB"),
         );
-        for text in [
-            "",
-            "GiB",
-            "1.2.3GiB",
-            "1.GiB",
-            ".5GiB",
-            "1.0000000001GiB",
-            "+1GiB",
-        ] {
+        for text in ["", "GiB", "1.2.3GiB", "1.GiB", ".5GiB", "1.0000000001GiB", "+1GiB"] {
             let message = format!(
                 "expected a number with a unit, found \"{text}\"\nhint: write for example 8GiB"
             );
@@ -307,28 +262,14 @@ mod tests {
         check("1.5h", Ok(Duration(5_400_000)));
         check("2m", Ok(Duration(120_000)));
         check("1d", Ok(Duration(86_400_000)));
-        check(
-            "60",
-            Err::<Duration, _>("needs a unit\nhint: write for example 60s"),
-        );
-        check(
-            "0.5ms",
-            Err::<Duration, _>("0.5ms is not a whole number of ms"),
-        );
-        check(
-            "3651d",
-            Err::<Duration, _>("3651d is too large; the largest is 3650d"),
-        );
+        check("60", Err::<Duration, _>("needs a unit\nhint: write for example 60s"));
+        check("0.5ms", Err::<Duration, _>("0.5ms is not a whole number of ms"));
+        check("3651d", Err::<Duration, _>("3651d is too large; the largest is 3650d"));
     }
 
     #[test]
     fn the_shortest_exact_text_is_shown() {
-        for (amount, text) in [
-            (0, "0B"),
-            (8 << 30, "8GiB"),
-            (8_000_000, "8MB"),
-            (1001, "1001B"),
-        ] {
+        for (amount, text) in [(0, "0B"), (8 << 30, "8GiB"), (8_000_000, "8MB"), (1001, "1001B")] {
             assert_eq!(Bytes(amount).to_string(), text);
         }
         for (amount, text) in [(0, "0ms"), (90_000, "90s"), (7_200_000, "2h"), (1, "1ms")] {

@@ -95,11 +95,8 @@ impl RawRecipe {
         let root = Path::default();
         check_name(&self.metadata.name, &root.key("metadata").key("name"))?;
         let at = root.key("spec");
-        let checkpoint_every_ms = self
-            .spec
-            .checkpoint
-            .every
-            .map_or(CHECKPOINT_EVERY_MS, |every| every.0);
+        let checkpoint_every_ms =
+            self.spec.checkpoint.every.map_or(CHECKPOINT_EVERY_MS, |every| every.0);
         if checkpoint_every_ms < CHECKPOINT_EVERY_MS_MIN {
             let least = Duration(CHECKPOINT_EVERY_MS_MIN);
             let path = at.key("checkpoint").key("every");
@@ -169,12 +166,7 @@ impl RawRetries {
             infrastructure: self.infrastructure.unwrap_or(default.infrastructure),
             trial: self.trial.unwrap_or(default.trial),
         };
-        within(
-            retries.infrastructure,
-            0,
-            RETRIES_MAX,
-            &at.key("infrastructure"),
-        )?;
+        within(retries.infrastructure, 0, RETRIES_MAX, &at.key("infrastructure"))?;
         within(retries.trial, 0, RETRIES_MAX, &at.key("trial"))?;
         Ok(retries)
     }

@@ -18,10 +18,7 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(node: &'a Node) -> Self {
-        Self {
-            node,
-            path: Path::default(),
-        }
+        Self { node, path: Path::default() }
     }
 
     fn error(&self, message: impl Into<String>) -> RecipeError {
@@ -186,10 +183,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         let Kind::List(items) = &self.node.kind else {
             return Err(self.expected("a list").hint("a list is written [a, b]"));
         };
-        let result = visitor.visit_seq(Items {
-            path: &self.path,
-            items: items.iter().enumerate(),
-        });
+        let result = visitor.visit_seq(Items { path: &self.path, items: items.iter().enumerate() });
         self.or_here(result)
     }
 
@@ -225,9 +219,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
             _ => format!("a section with {}", fields.join(", ")),
         };
         let entries = self.section(&what)?;
-        let unknown = entries
-            .iter()
-            .find(|(key, _, _)| !fields.contains(&key.as_str()));
+        let unknown = entries.iter().find(|(key, _, _)| !fields.contains(&key.as_str()));
         if let Some((key, place, _)) = unknown {
             return Err(self.unknown("key", key, *place, fields));
         }
@@ -265,10 +257,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         }
         let result = visitor.visit_enum(Variant {
             name,
-            content: value.map(|node| Reader {
-                node,
-                path: self.path.key(name),
-            }),
+            content: value.map(|node| Reader { node, path: self.path.key(name) }),
         });
         self.or_here(result)
     }
@@ -306,11 +295,7 @@ struct Entries<'p, 'de> {
 
 impl<'p, 'de> Entries<'p, 'de> {
     fn new(path: &'p Path, entries: &'de [(String, Place, Node)]) -> Self {
-        Self {
-            path,
-            entries: entries.iter(),
-            value: None,
-        }
+        Self { path, entries: entries.iter(), value: None }
     }
 }
 

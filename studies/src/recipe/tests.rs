@@ -11,9 +11,7 @@ fn recipes() -> PathBuf {
 
 /// Name and text of every recipe in `folder`, in order.
 fn texts_in(folder: PathBuf) -> Vec<(String, String)> {
-    let files = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let yaml = files.filter(|path| path.extension().is_some_and(|kind| kind == "yaml"));
     let text = |path: PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -44,11 +42,7 @@ fn inputs_of(wanted: &Wanted) -> Inputs {
     let name = |file: &String| file.rsplit('/').next().unwrap().to_owned();
     Inputs {
         data: wanted.data.as_ref().map(|_| blob("data")),
-        files: wanted
-            .files
-            .iter()
-            .map(|file| (name(file), blob(file)))
-            .collect(),
+        files: wanted.files.iter().map(|file| (name(file), blob(file))).collect(),
     }
 }
 
@@ -86,18 +80,12 @@ fn every_invalid_recipe_gives_the_message_in_its_first_lines() {
     for (name, text) in all {
         let mut lines = text.lines();
         let first = lines.next().and_then(|line| line.strip_prefix("# error: "));
-        let mut expected = first
-            .unwrap_or_else(|| panic!("{name}: no message"))
-            .to_owned();
+        let mut expected = first.unwrap_or_else(|| panic!("{name}: no message")).to_owned();
         if let Some(hint) = lines.next().and_then(|line| line.strip_prefix("# hint: ")) {
             expected = format!("{expected}\nhint: {hint}");
         }
         let found = Recipe::parse(&text).map(|_| "no error".to_owned());
-        assert_eq!(
-            found.unwrap_or_else(|error| error.to_string()),
-            expected,
-            "{name}"
-        );
+        assert_eq!(found.unwrap_or_else(|error| error.to_string()), expected, "{name}");
     }
 }
 
@@ -108,19 +96,10 @@ fn the_reference_writes_every_key_with_its_default() {
     assert_eq!(absent::take(), [""; 0], "keys that the reference lacks");
     let minimal = with_spec("  study: {isoflop: {flop_budgets: [1e10], widths: [16, 32, 64]}}\n");
     let minimal = Recipe::parse(&minimal).unwrap();
-    assert_eq!(
-        Recipe {
-            name: "reference".into(),
-            ..minimal.clone()
-        },
-        reference
-    );
+    assert_eq!(Recipe { name: "reference".into(), ..minimal.clone() }, reference);
     assert_eq!(minimal.resources, Resources::default());
     assert_eq!(minimal.retries, Retries::default());
-    assert_eq!(
-        (minimal.checkpoint_every_ms, minimal.trial_time_ms),
-        (60_000, None)
-    );
+    assert_eq!((minimal.checkpoint_every_ms, minimal.trial_time_ms), (60_000, None));
 
     absent::take();
     let reference = recipe("reference-sweep.yaml");
@@ -134,13 +113,7 @@ fn the_reference_writes_every_key_with_its_default() {
          metric: {name: loss, goal: minimize}\n",
     );
     let minimal = Recipe::parse(&minimal).unwrap();
-    assert_eq!(
-        Recipe {
-            name: "reference-sweep".into(),
-            ..minimal
-        },
-        reference
-    );
+    assert_eq!(Recipe { name: "reference-sweep".into(), ..minimal }, reference);
 }
 
 #[test]
@@ -151,20 +124,10 @@ fn common_settings_are_read_with_their_units() {
          limits: {{trial_time: 2h}}\n"
     ));
     let recipe = Recipe::parse(&text).unwrap();
-    let resources = Resources {
-        gpus: 1,
-        gpu_memory_bytes: 20 << 30,
-        cpus: 2,
-        memory_bytes: 8 << 30,
-    };
+    let resources =
+        Resources { gpus: 1, gpu_memory_bytes: 20 << 30, cpus: 2, memory_bytes: 8 << 30 };
     assert_eq!(recipe.resources, resources);
-    assert_eq!(
-        recipe.retries,
-        Retries {
-            infrastructure: 1,
-            trial: 2
-        }
-    );
+    assert_eq!(recipe.retries, Retries { infrastructure: 1, trial: 2 });
     assert_eq!(recipe.checkpoint_every_ms, 1_500);
     assert_eq!(recipe.trial_time_ms, Some(7_200_000));
     let study = recipe.study(&Inputs::default()).unwrap();
@@ -218,39 +181,19 @@ fn the_id_changes_with_what_decides_the_results() {
     // Ids are stored in journals: they must not change by accident.
     assert_eq!(first.as_str(), "a-f7813309");
 
-    let spelled = base
-        .replace("\n", "   # words\n")
-        .replace("search: grid", "search:  'grid'");
+    let spelled = base.replace("\n", "   # words\n").replace("search: grid", "search:  'grid'");
     assert_eq!(id(&spelled, &none), first);
-    assert_eq!(
-        id(&format!("{base}  checkpoint: {{every: 5s}}\n"), &none),
-        first
-    );
-    assert_eq!(
-        id(
-            &format!("{base}  resources: {{cpus: 1, memory: 0B}}\n"),
-            &none
-        ),
-        first
-    );
+    assert_eq!(id(&format!("{base}  checkpoint: {{every: 5s}}\n"), &none), first);
+    assert_eq!(id(&format!("{base}  resources: {{cpus: 1, memory: 0B}}\n"), &none), first);
 
-    let data = Some(BlobRef {
-        blob: BlobId::from_hash(blake3::hash(b"x")),
-        bytes: 1,
-    });
+    let data = Some(BlobRef { blob: BlobId::from_hash(blake3::hash(b"x")), bytes: 1 });
     let others = [
         id(&base.replace("name: a", "name: b"), &none),
         id(&base.replace("minimize", "maximize"), &none),
         id(&format!("{base}  resources: {{cpus: 2}}\n"), &none),
         id(&format!("{base}  limits: {{trial_time: 1h}}\n"), &none),
         id(&format!("{base}  retries: {{trial: 1}}\n"), &none),
-        id(
-            &base,
-            &Inputs {
-                data,
-                ..Inputs::default()
-            },
-        ),
+        id(&base, &Inputs { data, ..Inputs::default() }),
     ];
     for other in others {
         assert_ne!(other, first);
@@ -270,10 +213,7 @@ fn a_study_without_its_files_says_which_one_is_missing() {
 
 #[test]
 fn a_key_in_the_middle_of_a_long_word_is_quoted_briefly() {
-    let text = format!(
-        "apiVersion: brine.dev/v1\nkind: Experiment\n{}: 1\n",
-        "k".repeat(500)
-    );
+    let text = format!("apiVersion: brine.dev/v1\nkind: Experiment\n{}: 1\n", "k".repeat(500));
     let expected = format!(
         "line 3, column 1: unknown key `{}...`\nhint: known: `apiVersion`, `kind`, `metadata`, `spec`",
         "k".repeat(60)
@@ -286,19 +226,13 @@ fn a_place_is_found_for_a_value_that_is_left_out() {
     let text = with_spec("  study: {isoflop: {flop_budgets: [1e10]}}\n");
     let error = Recipe::parse(&text).unwrap_err();
     let at = ["spec", "study", "isoflop", "widths"];
-    assert_eq!(
-        error.path,
-        at.iter().fold(Path::default(), |path, key| path.key(key))
-    );
+    assert_eq!(error.path, at.iter().fold(Path::default(), |path, key| path.key(key)));
     assert_eq!(error.place.map(|place| place.line), Some(5));
 }
 
 /// A shipped recipe with a few characters replaced, removed or repeated.
 fn mutated() -> impl Strategy<Value = String> {
-    let texts: Vec<String> = texts_in(recipes())
-        .into_iter()
-        .map(|(_, text)| text)
-        .collect();
+    let texts: Vec<String> = texts_in(recipes()).into_iter().map(|(_, text)| text).collect();
     let pieces = proptest::sample::select(vec![
         "",
         " ",
@@ -343,10 +277,7 @@ fn mutated() -> impl Strategy<Value = String> {
                 break;
             }
             let start = at.index(boundaries.len());
-            let end = boundaries
-                .get(start + length)
-                .copied()
-                .unwrap_or(text.len());
+            let end = boundaries.get(start + length).copied().unwrap_or(text.len());
             text.replace_range(boundaries[start]..end, piece);
         }
         text

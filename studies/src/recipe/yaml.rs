@@ -65,10 +65,7 @@ fn plain_message(message: &str) -> String {
 }
 
 fn place(location: Location) -> Place {
-    Place {
-        line: location.line(),
-        column: location.column(),
-    }
+    Place { line: location.line(), column: location.column() }
 }
 
 fn node(spanned: Spanned<Content>) -> Node {

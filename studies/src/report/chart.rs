@@ -37,20 +37,12 @@ pub struct Axis {
 impl Axis {
     /// A linear axis with plain numbers.
     pub fn linear(label: impl Into<String>) -> Self {
-        Self {
-            label: label.into(),
-            scale: Scale::Linear,
-            numbers: Numbers::Plain,
-        }
+        Self { label: label.into(), scale: Scale::Linear, numbers: Numbers::Plain }
     }
 
     /// A logarithmic axis; decades are written as powers of ten.
     pub fn log(label: impl Into<String>) -> Self {
-        Self {
-            label: label.into(),
-            scale: Scale::Log,
-            numbers: Numbers::Scientific,
-        }
+        Self { label: label.into(), scale: Scale::Log, numbers: Numbers::Scientific }
     }
 
     /// The same axis with its tick labels in another form.

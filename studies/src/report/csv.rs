@@ -33,9 +33,7 @@ pub fn csv(table: &Table) -> String {
             .flat_map(|index| fields(row.get(index), intervals.contains(&index)));
         write(fields.collect());
     }
-    let bytes = writer
-        .into_inner()
-        .expect("a vector accepts every flush of the writer");
+    let bytes = writer.into_inner().expect("a vector accepts every flush of the writer");
     String::from_utf8(bytes).expect("every field was a string")
 }
 
@@ -78,26 +76,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn table(columns: Vec<Column>, rows: Vec<Vec<Cell>>) -> Table {
-        Table {
-            name: "t".into(),
-            caption: String::new(),
-            columns,
-            rows,
-        }
+        Table { name: "t".into(), caption: String::new(), columns, rows }
     }
 
     #[test]
     fn fields_are_quoted_and_intervals_become_three_columns() {
-        let interval = Cell::Interval {
-            value: 0.5,
-            low: 0.25,
-            high: 1e-9,
-        };
+        let interval = Cell::Interval { value: 0.5, low: 0.25, high: 1e-9 };
         let table = table(
-            vec![
-                Column::text("name, \"of\" it"),
-                Column::number("N*", "parameters"),
-            ],
+            vec![Column::text("name, \"of\" it"), Column::number("N*", "parameters")],
             vec![
                 vec![Cell::text("two\nlines"), interval],
                 vec![Cell::text("a,b"), Cell::missing("not bracketed")],

@@ -68,11 +68,7 @@ mod tests {
             code_version: "brine".into(),
             message: None,
         };
-        let interval = Cell::Interval {
-            value: 1.0,
-            low: f64::NEG_INFINITY,
-            high: 2.0,
-        };
+        let interval = Cell::Interval { value: 1.0, low: f64::NEG_INFINITY, high: 2.0 };
         let table = Table {
             name: "fits".into(),
             caption: String::new(),
@@ -81,10 +77,7 @@ mod tests {
         };
         let report = Report {
             summary: serde_json::json!({"parametric": {"a": 0.5}}),
-            sections: vec![Section {
-                tables: vec![table],
-                ..Section::default()
-            }],
+            sections: vec![Section { tables: vec![table], ..Section::default() }],
             ..Report::default()
         };
         let provenance = Provenance {

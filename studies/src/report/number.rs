@@ -63,16 +63,10 @@ pub(super) fn write(value: f64, digits: usize, zeros: Zeros) -> Written {
         } else {
             "-∞"
         };
-        return Written {
-            mantissa: mantissa.to_owned(),
-            exponent: None,
-        };
+        return Written { mantissa: mantissa.to_owned(), exponent: None };
     }
     if value == 0.0 {
-        return Written {
-            mantissa: "0".to_owned(),
-            exponent: None,
-        };
+        return Written { mantissa: "0".to_owned(), exponent: None };
     }
     let scientific = format!("{value:.*e}", digits - 1);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -80,15 +74,9 @@ pub(super) fn write(value: f64, digits: usize, zeros: Zeros) -> Written {
     if (EXPONENT_LOW..EXPONENT_HIGH).contains(&exponent) {
         let decimals = i32::try_from(digits).unwrap_or(0) - 1 - exponent;
         let fixed = format!("{value:.*}", usize::try_from(decimals).unwrap_or(0));
-        return Written {
-            mantissa: without_zeros(&fixed, zeros),
-            exponent: None,
-        };
+        return Written { mantissa: without_zeros(&fixed, zeros), exponent: None };
     }
-    Written {
-        mantissa: without_zeros(mantissa, zeros),
-        exponent: Some(exponent),
-    }
+    Written { mantissa: without_zeros(mantissa, zeros), exponent: Some(exponent) }
 }
 
 /// Several numbers of one size with one exponent and equal decimals: `8.989`, `7.730`, `10.52` and
@@ -140,10 +128,7 @@ pub(super) fn count(value: f64, digits: usize) -> Written {
     for (unit, letter) in units {
         if magnitude >= unit {
             let scaled = write(value / unit, digits, Zeros::Trim);
-            return Written {
-                mantissa: scaled.mantissa + letter,
-                exponent: scaled.exponent,
-            };
+            return Written { mantissa: scaled.mantissa + letter, exponent: scaled.exponent };
         }
     }
     write(value, digits, Zeros::Trim)
@@ -192,11 +177,7 @@ mod tests {
 
     #[track_caller]
     fn check(value: f64, digits: usize, expected: &str) {
-        assert_eq!(
-            plain(value, digits, Zeros::Trim),
-            expected,
-            "{value} {digits}"
-        );
+        assert_eq!(plain(value, digits, Zeros::Trim), expected, "{value} {digits}");
     }
 
     #[test]
@@ -234,15 +215,9 @@ mod tests {
         };
         assert_eq!(text([8.989e5, 7.73e5, 1.052e6]), "8.989 7.730 10.520 e5");
         assert_eq!(text([0.3473, 0.331, 0.365]), "0.3473 0.3310 0.3650");
-        assert_eq!(
-            text([2e-7, -1e-7, 5e-7]),
-            "2.000 \u{2212}1.000 5.000 e\u{2212}7"
-        );
+        assert_eq!(text([2e-7, -1e-7, 5e-7]), "2.000 \u{2212}1.000 5.000 e\u{2212}7");
         assert_eq!(text([2.0, 1.0, 1e9]), "2.000 1.000 1.000 × 10⁹");
-        assert_eq!(
-            text([1e9, f64::NAN, 2e9]),
-            "1.000 × 10⁹ not a number 2.000 × 10⁹"
-        );
+        assert_eq!(text([1e9, f64::NAN, 2e9]), "1.000 × 10⁹ not a number 2.000 × 10⁹");
         assert_eq!(text([0.0, -1e9, 2e9]), "0 \u{2212}1.000 × 10⁹ 2.000 × 10⁹");
     }
 

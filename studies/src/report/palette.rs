@@ -84,10 +84,7 @@ mod tests {
 
     #[test]
     fn ordered_groups_span_the_whole_palette() {
-        let series = |group| Series {
-            group,
-            ..Series::default()
-        };
+        let series = |group| Series { group, ..Series::default() };
         let chart = Chart {
             palette: Palette::Sequential,
             series: (0..4).map(series).collect(),
@@ -96,20 +93,13 @@ mod tests {
         let classes: Vec<String> = (0..4).map(|group| class(&chart, group)).collect();
         assert_eq!(classes, ["s0", "s5", "s10", "s15"]);
         let css = css();
-        assert!(
-            classes
-                .iter()
-                .all(|class| css.contains(&format!(".{class}{{")))
-        );
+        assert!(classes.iter().all(|class| css.contains(&format!(".{class}{{"))));
     }
 
     #[test]
     fn one_group_alone_has_a_colour() {
         for palette in [Palette::Categorical, Palette::Sequential] {
-            let chart = Chart {
-                palette,
-                ..Chart::default()
-            };
+            let chart = Chart { palette, ..Chart::default() };
             let class = class(&chart, 0);
             assert!(css().contains(&format!(".{class}{{")), "{class}");
         }

@@ -31,20 +31,12 @@ pub struct Column {
 impl Column {
     /// A column of text.
     pub fn text(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            unit: String::new(),
-            alignment: Alignment::Left,
-        }
+        Self { name: name.into(), unit: String::new(), alignment: Alignment::Left }
     }
 
     /// A column of numbers in `unit`, which may be empty.
     pub fn number(name: impl Into<String>, unit: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            unit: unit.into(),
-            alignment: Alignment::Right,
-        }
+        Self { name: name.into(), unit: unit.into(), alignment: Alignment::Right }
     }
 }
 
@@ -147,11 +139,7 @@ mod tests {
     #[test]
     fn cells_have_a_plain_text() {
         let id = TrialId::from_hash(blake3::hash(b"trial"));
-        let interval = Cell::Interval {
-            value: 0.347_31,
-            low: 0.33,
-            high: 0.365,
-        };
+        let interval = Cell::Interval { value: 0.347_31, low: 0.33, high: 0.365 };
         for (cell, expected) in [
             (Cell::text("words"), "words"),
             (Cell::Number(12_345_678_901.0), "1.2346e10"),

@@ -72,16 +72,8 @@ impl Domain {
         let (reach_low, reach_high) = extent(&mut { reach }).unwrap_or((low, high));
         let low = low.min(reach_low.max(low - room));
         let high = high.max(reach_high.min(high + room));
-        let padding = if equal {
-            smallest
-        } else {
-            PADDING * (high - low)
-        };
-        Some(Self {
-            scale,
-            low: low - padding,
-            high: high + padding,
-        })
+        let padding = if equal { smallest } else { PADDING * (high - low) };
+        Some(Self { scale, low: low - padding, high: high + padding })
     }
 
     /// Where `value` is, as a share of the axis; outside [0, 1] when it is not shown. `None` when
@@ -158,14 +150,10 @@ impl Domain {
             Numbers::Scientific => POWERS_MIN,
             Numbers::Plain | Numbers::Count => LABELS_MIN,
         };
-        let choices: [(&[f64], usize); 3] = [
-            (&[1.0], few),
-            (&[1.0, 2.0, 5.0], few),
-            (&all, EVERY_MANTISSA_MIN),
-        ];
-        let labelled = choices
-            .into_iter()
-            .find(|(mantissas, enough)| inside(mantissas).len() >= *enough);
+        let choices: [(&[f64], usize); 3] =
+            [(&[1.0], few), (&[1.0, 2.0, 5.0], few), (&all, EVERY_MANTISSA_MIN)];
+        let labelled =
+            choices.into_iter().find(|(mantissas, enough)| inside(mantissas).len() >= *enough);
         let Some((labelled, _)) = labelled else {
             let [low, high] = [self.low, self.high].map(|place| 10f64.powf(place));
             return self.linear_ticks(low, high, plain_if_scientific(numbers));
@@ -184,10 +172,9 @@ impl Domain {
         let label = || match numbers {
             Numbers::Plain => number::write(value(), 1, Zeros::Trim),
             Numbers::Count => number::count(value(), 1),
-            Numbers::Scientific => Written {
-                mantissa: format!("{mantissa:.0}"),
-                exponent: Some(decade as i32),
-            },
+            Numbers::Scientific => {
+                Written { mantissa: format!("{mantissa:.0}"), exponent: Some(decade as i32) }
+            }
         };
         Tick {
             share: (place - self.low) / (self.high - self.low),
@@ -233,11 +220,7 @@ fn plain_if_scientific(numbers: Numbers) -> Numbers {
 fn linear_label(value: f64, step: f64, largest: f64, numbers: Numbers) -> Written {
     let value = if value.abs() < step / 2.0 { 0.0 } else { value };
     let step_power = (step * (1.0 + SPREAD_MIN)).log10().floor();
-    let value_power = if value == 0.0 {
-        step_power
-    } else {
-        value.abs().log10().floor()
-    };
+    let value_power = if value == 0.0 { step_power } else { value.abs().log10().floor() };
     let digits = (value_power - step_power).max(0.0) as usize + 1;
     let fixed = (-6.0..6.0).contains(&step_power) && largest < 1e6;
     match numbers {
@@ -271,28 +254,12 @@ mod tests {
     #[test]
     fn linear_ticks_are_round_numbers_with_equal_decimals() {
         let axis = || Axis::linear("");
-        check(
-            axis(),
-            &[0.0, 1.0],
-            &["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"],
-        );
-        check(
-            axis(),
-            &[2.93, 3.21],
-            &["2.95", "3.00", "3.05", "3.10", "3.15", "3.20"],
-        );
-        check(
-            axis(),
-            &[-0.01, 0.01],
-            &["−0.010", "−0.005", "0.000", "0.005", "0.010"],
-        );
+        check(axis(), &[0.0, 1.0], &["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
+        check(axis(), &[2.93, 3.21], &["2.95", "3.00", "3.05", "3.10", "3.15", "3.20"]);
+        check(axis(), &[-0.01, 0.01], &["−0.010", "−0.005", "0.000", "0.005", "0.010"]);
         check(axis(), &[5.0], &["4.8", "4.9", "5.0", "5.1", "5.2"]);
         check(axis(), &[0.0], &["−1.0", "−0.5", "0.0", "0.5", "1.0"]);
-        check(
-            axis(),
-            &[0.0, 5e7],
-            &["0", "10⁷", "2 × 10⁷", "3 × 10⁷", "4 × 10⁷", "5 × 10⁷"],
-        );
+        check(axis(), &[0.0, 5e7], &["0", "10⁷", "2 × 10⁷", "3 × 10⁷", "4 × 10⁷", "5 × 10⁷"]);
         check(
             axis().numbers(Numbers::Count),
             &[0.0, 5e7],
@@ -304,26 +271,14 @@ mod tests {
     fn log_ticks_are_decades_or_what_lies_between_them() {
         let axis = || Axis::log("");
         check(axis(), &[1e10, 1e12], &["10¹⁰", "10¹¹", "10¹²"]);
-        check(
-            axis().numbers(Numbers::Count),
-            &[3e4, 6e5],
-            &["50K", "100K", "200K", "500K"],
-        );
-        check(
-            axis(),
-            &[1.5e10, 5.5e10],
-            &["2 × 10¹⁰", "3 × 10¹⁰", "4 × 10¹⁰", "5 × 10¹⁰"],
-        );
+        check(axis().numbers(Numbers::Count), &[3e4, 6e5], &["50K", "100K", "200K", "500K"]);
+        check(axis(), &[1.5e10, 5.5e10], &["2 × 10¹⁰", "3 × 10¹⁰", "4 × 10¹⁰", "5 × 10¹⁰"]);
         check(
             axis().numbers(Numbers::Plain),
             &[2.9, 3.2],
             &["2.90", "2.95", "3.00", "3.05", "3.10", "3.15", "3.20"],
         );
-        check(
-            axis(),
-            &[1e-12, 1e12],
-            &["10⁻¹⁰", "10⁻⁵", "10⁰", "10⁵", "10¹⁰"],
-        );
+        check(axis(), &[1e-12, 1e12], &["10⁻¹⁰", "10⁻⁵", "10⁰", "10⁵", "10¹⁰"]);
     }
 
     #[test]

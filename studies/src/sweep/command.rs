@@ -79,10 +79,9 @@ fn check_arguments(
     match arguments.first() {
         None => Err(RecipeError::new(at, "names no program")
             .hint("write for example [\"python3\", \"train.py\", \"--lr\", \"{lr}\"]")),
-        Some(program) if program.is_empty() => Err(RecipeError::new(
-            &at.index(0),
-            "the program's name is empty",
-        )),
+        Some(program) if program.is_empty() => {
+            Err(RecipeError::new(&at.index(0), "the program's name is empty"))
+        }
         Some(_) => arguments
             .iter()
             .enumerate()
@@ -104,10 +103,7 @@ fn check_environment(
                 .hint("a name holds letters, digits and '_', and starts with no digit"));
         }
         if name.starts_with("BRINE_") {
-            return Err(RecipeError::new(
-                &path,
-                "names that start with BRINE_ are set by brine",
-            ));
+            return Err(RecipeError::new(&path, "names that start with BRINE_ are set by brine"));
         }
         Ok((name.clone(), template(text, parameters, &path)?))
     };
@@ -123,20 +119,12 @@ fn template(
     let template = Template::parse(text).map_err(|error| {
         RecipeError::new(at, error.to_string()).hint("a brace itself is written {{ or }}")
     })?;
-    let unknown = template
-        .names()
-        .find(|name| *name != SEED && !parameters.contains_key(*name));
+    let unknown = template.names().find(|name| *name != SEED && !parameters.contains_key(*name));
     if let Some(name) = unknown {
-        let known: Vec<_> = parameters
-            .keys()
-            .map(String::as_str)
-            .chain([SEED])
-            .collect();
+        let known: Vec<_> = parameters.keys().map(String::as_str).chain([SEED]).collect();
         let message = format!("`{{{name}}}` is no parameter");
-        return Err(RecipeError::new(at, message).hint(format!(
-            "known: {}; a brace itself is written {{{{ or }}}}",
-            known.join(", ")
-        )));
+        return Err(RecipeError::new(at, message)
+            .hint(format!("known: {}; a brace itself is written {{{{ or }}}}", known.join(", "))));
     }
     Ok(template)
 }
@@ -144,11 +132,9 @@ fn template(
 /// Most bytes that the filled template can have.
 fn longest(template: &Template, parameters: &BTreeMap<String, Domain>) -> usize {
     let value = |name: &str| match parameters.get(name) {
-        Some(Domain::Choice(values)) => values
-            .iter()
-            .map(|value| value.to_string().len())
-            .max()
-            .unwrap_or(0),
+        Some(Domain::Choice(values)) => {
+            values.iter().map(|value| value.to_string().len()).max().unwrap_or(0)
+        }
         Some(Domain::IntUniform(low, high)) => low.to_string().len().max(high.to_string().len()),
         Some(
             Domain::Linear(..) | Domain::Log(..) | Domain::Uniform(..) | Domain::LogUniform(..),
@@ -169,10 +155,7 @@ fn check_files(files: Vec<String>, at: &Path) -> Result<BTreeMap<String, String>
         check_no_nul(&file, &path)?;
         let name = file.rsplit('/').next().unwrap_or_default().to_owned();
         if name.is_empty() || name == "." || name == ".." || name.len() > FILE_NAME_BYTES_MAX {
-            return Err(RecipeError::new(
-                &path,
-                format!("{file:?} is not a file name"),
-            ));
+            return Err(RecipeError::new(&path, format!("{file:?} is not a file name")));
         }
         if by_name.insert(name.clone(), file).is_some() {
             let message = format!("two files have the name {name:?}");

@@ -74,18 +74,11 @@ impl Sweep {
 
 impl Study for Sweep {
     fn next(&self, trials: &[TrialView<'_>]) -> Next {
-        let unfinished = trials
-            .iter()
-            .filter(|trial| trial.outcome.is_none())
-            .count();
+        let unfinished = trials.iter().filter(|trial| trial.outcome.is_none()).count();
         // Points and seeds are distinct, so the trials planned so far are the first ones.
         let (first, all) = (trials.len(), self.len());
         if first >= all {
-            return if unfinished == 0 {
-                Next::Complete
-            } else {
-                Next::Wait
-            };
+            return if unfinished == 0 { Next::Complete } else { Next::Wait };
         }
         if unfinished > PLAN_TRIALS_MAX {
             return Next::Wait;

@@ -27,10 +27,7 @@ pub(super) struct Points {
 #[derive(Debug)]
 enum Axes {
     Grid(Vec<(String, Vec<Value>)>),
-    Random {
-        domains: BTreeMap<String, Domain>,
-        seed: u64,
-    },
+    Random { domains: BTreeMap<String, Domain>, seed: u64 },
 }
 
 impl Points {
@@ -48,19 +45,11 @@ impl Points {
                 }
             }
             Search::Random { trials, seed } => {
-                let axes = Axes::Random {
-                    domains: spec.parameters.clone(),
-                    seed: *seed,
-                };
+                let axes = Axes::Random { domains: spec.parameters.clone(), seed: *seed };
                 let mut seen = BTreeSet::new();
-                let distinct: Vec<u32> = (0..*trials)
-                    .filter(|&index| seen.insert(key(&axes.point(index))))
-                    .collect();
-                Self {
-                    repeated: *trials as usize - distinct.len(),
-                    axes,
-                    distinct,
-                }
+                let distinct: Vec<u32> =
+                    (0..*trials).filter(|&index| seen.insert(key(&axes.point(index)))).collect();
+                Self { repeated: *trials as usize - distinct.len(), axes, distinct }
             }
         }
     }
@@ -122,9 +111,9 @@ fn listed(domain: &Domain) -> Vec<Value> {
     match domain {
         Domain::Choice(values) => values.clone(),
         Domain::Linear(low, high, n) => spaced(*n, &|share| low * (1.0 - share) + high * share),
-        Domain::Log(low, high, n) => spaced(*n, &|share| {
-            (low.ln() * (1.0 - share) + high.ln() * share).exp()
-        }),
+        Domain::Log(low, high, n) => {
+            spaced(*n, &|share| (low.ln() * (1.0 - share) + high.ln() * share).exp())
+        }
         Domain::Uniform(..) | Domain::LogUniform(..) | Domain::IntUniform(..) => Vec::new(),
     }
 }
@@ -156,7 +145,5 @@ fn draw(domain: &Domain, bits: u64) -> Value {
 }
 
 fn rounded(value: f64, digits: usize) -> f64 {
-    format!("{value:.*e}", digits - 1)
-        .parse()
-        .expect("a formatted float is a float")
+    format!("{value:.*e}", digits - 1).parse().expect("a formatted float is a float")
 }

@@ -74,10 +74,7 @@ impl RawSweep {
             parameters,
             search,
             seeds,
-            metric: Metric {
-                name: self.metric.name,
-                goal: self.metric.goal,
-            },
+            metric: Metric { name: self.metric.name, goal: self.metric.goal },
         })
     }
 }
@@ -252,13 +249,8 @@ fn check_search(
 fn misfit(domain: &Domain, at: &Path) -> RecipeError {
     let word = domain.word();
     let grid = |points: String| {
-        RecipeError::new(
-            at,
-            format!("a grid needs listed values, but `{word}` is continuous"),
-        )
-        .hint(format!(
-            "write {points}, or search: {{random: {{trials: 20}}}}"
-        ))
+        RecipeError::new(at, format!("a grid needs listed values, but `{word}` is continuous"))
+            .hint(format!("write {points}, or search: {{random: {{trials: 20}}}}"))
     };
     let random = |range: String| {
         RecipeError::new(
@@ -283,21 +275,16 @@ fn check_parameter_name(name: &str, at: &Path) -> Result<(), RecipeError> {
     if valid && name.len() <= NAME_BYTES_MAX {
         return Ok(());
     }
-    Err(
-        RecipeError::new(at, "is not the name of a parameter").hint(format!(
-            "a name holds letters, digits, '_' and '-', starts with a letter, and has at most \
+    Err(RecipeError::new(at, "is not the name of a parameter").hint(format!(
+        "a name holds letters, digits, '_' and '-', starts with a letter, and has at most \
          {NAME_BYTES_MAX} characters"
-        )),
-    )
+    )))
 }
 
 /// Programs name their metrics as they like: `loss`, `eval/loss`, `top-5 accuracy`.
 fn check_metric(name: &str, at: &Path) -> Result<(), RecipeError> {
     if name.trim().is_empty() || name.contains(char::is_control) {
-        return Err(RecipeError::new(
-            at,
-            format!("{name:?} is not the name of a metric"),
-        ));
+        return Err(RecipeError::new(at, format!("{name:?} is not the name of a metric")));
     }
     if name.len() > NAME_BYTES_MAX {
         let message = format!("a metric's name has at most {NAME_BYTES_MAX} bytes");

@@ -20,15 +20,12 @@ const LOG_AXIS_RATIO: f64 = 50.0;
 
 pub(super) fn report(sweep: &Sweep, trials: &[TrialView<'_>]) -> Report {
     let metric = &sweep.spec.metric;
-    let results: Vec<_> = trials
-        .iter()
-        .map(|view| TrialResult::new(view, &metric.name))
-        .collect();
+    let results: Vec<_> = trials.iter().map(|view| TrialResult::new(view, &metric.name)).collect();
     let points = ranked(sweep, &results);
     let best = points.first().filter(|point| point.is_complete(sweep));
     let mut sections = vec![best_section(sweep, best)];
     sections.push(Section {
-        heading: "Trials".into(),
+        heading: "Results".into(),
         tables: vec![point_table(sweep, &points), trial_table(sweep, &results)],
         ..Section::default()
     });
@@ -57,17 +54,11 @@ fn best_section(sweep: &Sweep, best: Option<&Group<'_>>) -> Section {
     let Some(best) = best else {
         return Section {
             heading: "Best".into(),
-            text: vec![format!(
-                "No point has a value of {metric} for every seed yet."
-            )],
+            text: vec![format!("No point has a value of {metric} for every seed yet.")],
             ..Section::default()
         };
     };
-    let trials: Vec<_> = best
-        .results
-        .iter()
-        .map(|result| result.view.id.as_str())
-        .collect();
+    let trials: Vec<_> = best.results.iter().map(|result| result.view.id.as_str()).collect();
     let text = format!(
         "{} gives {metric} {} ({}: {}).",
         label(best.parameters),
@@ -75,11 +66,7 @@ fn best_section(sweep: &Sweep, best: Option<&Group<'_>>) -> Section {
         if trials.len() == 1 { "trial" } else { "trials" },
         trials.join(", "),
     );
-    Section {
-        heading: "Best".into(),
-        text: vec![text, selection(sweep)],
-        ..Section::default()
-    }
+    Section { heading: "Best".into(), text: vec![text], ..Section::default() }
 }
 
 /// What choosing the best of many does to its value.
@@ -103,10 +90,8 @@ fn label(parameters: &Point) -> String {
     if parameters.is_empty() {
         return "The command without parameters".into();
     }
-    let pairs: Vec<_> = parameters
-        .iter()
-        .map(|(name, value)| format!("{name} = {value}"))
-        .collect();
+    let pairs: Vec<_> =
+        parameters.iter().map(|(name, value)| format!("{name} = {value}")).collect();
     pairs.join(", ")
 }
 
@@ -211,34 +196,20 @@ fn figures(sweep: &Sweep, results: &[TrialResult<'_>], best: Option<&Group<'_>>)
                 })
             })
             .collect();
-        let low = marks
-            .iter()
-            .map(|mark| mark.x)
-            .fold(f64::INFINITY, f64::min);
-        let high = marks
-            .iter()
-            .map(|mark| mark.x)
-            .fold(f64::NEG_INFINITY, f64::max);
+        let low = marks.iter().map(|mark| mark.x).fold(f64::INFINITY, f64::min);
+        let high = marks.iter().map(|mark| mark.x).fold(f64::NEG_INFINITY, f64::max);
         if low >= high {
             return None;
         }
         let logarithmic = low > 0.0 && high / low > LOG_AXIS_RATIO;
-        let mut series = vec![Series {
-            label: "trials".into(),
-            points: marks,
-            ..Series::default()
-        }];
+        let mut series =
+            vec![Series { label: "trials".into(), points: marks, ..Series::default() }];
         let optimum = best.and_then(|best| Some((x_of(best.parameters)?, best.mean?)));
         series.extend(optimum.map(|(x, (y, y_interval))| Series {
             label: "best point".into(),
             group: 1,
             style: Style::Minimum,
-            points: vec![Mark {
-                x,
-                y,
-                y_interval,
-                ..Mark::default()
-            }],
+            points: vec![Mark { x, y, y_interval, ..Mark::default() }],
             ..Series::default()
         }));
         Some(Figure {
@@ -249,11 +220,7 @@ fn figures(sweep: &Sweep, results: &[TrialResult<'_>], best: Option<&Group<'_>>)
             ),
             chart: Chart {
                 title: format!("{} by {name}", metric.name),
-                x: if logarithmic {
-                    Axis::log(name.as_str())
-                } else {
-                    Axis::linear(name.as_str())
-                },
+                x: if logarithmic { Axis::log(name.as_str()) } else { Axis::linear(name.as_str()) },
                 y: Axis::linear(metric.name.as_str()),
                 series,
                 ..Chart::default()
@@ -270,10 +237,7 @@ fn summary(
 ) -> serde_json::Value {
     let metric = &sweep.spec.metric;
     let count = |wanted: &dyn Fn(&State<'_>) -> bool| {
-        results
-            .iter()
-            .filter(|result| wanted(&result.state))
-            .count()
+        results.iter().filter(|result| wanted(&result.state)).count()
     };
     let best = best.map(|best| {
         let (mean, interval) = best.mean.unzip();
@@ -310,12 +274,7 @@ fn notes(sweep: &Sweep, results: &[TrialResult<'_>], points: &[Group<'_>]) -> Ve
     let mut left_out = |wanted: &dyn Fn(&TrialResult<'_>) -> Option<String>, what: &str| {
         let found: Vec<String> = results.iter().filter_map(wanted).collect();
         if !found.is_empty() {
-            let named = found
-                .iter()
-                .take(NAMED_MAX)
-                .cloned()
-                .collect::<Vec<_>>()
-                .join("; ");
+            let named = found.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join("; ");
             let more = if found.len() > NAMED_MAX { "; ..." } else { "" };
             notes.push(format!("{} {what}: {named}{more}.", counted(found.len())));
         }
@@ -339,22 +298,15 @@ fn notes(sweep: &Sweep, results: &[TrialResult<'_>], points: &[Group<'_>]) -> Ve
     let missing = |result: &TrialResult<'_>| {
         matches!(result.state, State::MetricMissing).then(|| result.view.id.to_string())
     };
-    left_out(
-        &missing,
-        &format!("completed without reporting `{}` and left out", metric.name),
-    );
+    left_out(&missing, &format!("completed without reporting `{}` and left out", metric.name));
     let unfinished = sweep.len() - results.iter().filter(|r| r.view.outcome.is_some()).count();
     if unfinished > 0 {
         notes.push(format!("{} not finished yet.", counted(unfinished)));
     }
-    let partial = points
-        .iter()
-        .filter(|point| point.mean.is_some() && !point.is_complete(sweep))
-        .count();
+    let partial =
+        points.iter().filter(|point| point.mean.is_some() && !point.is_complete(sweep)).count();
     if partial > 0 {
-        notes.push(format!(
-            "{partial} points lack a value for some seeds and cannot be the best."
-        ));
+        notes.push(format!("{partial} points lack a value for some seeds and cannot be the best."));
     }
     if sweep.points.repeated() > 0 {
         notes.push(format!(
@@ -363,10 +315,7 @@ fn notes(sweep: &Sweep, results: &[TrialResult<'_>], points: &[Group<'_>]) -> Ve
         ));
     }
     if results.len() > ROWS_MAX {
-        notes.push(format!(
-            "The tables show {ROWS_MAX} of {} trials.",
-            results.len()
-        ));
+        notes.push(format!("The tables show {ROWS_MAX} of {} trials.", results.len()));
     }
     notes
 }

@@ -38,14 +38,8 @@ impl<'a> TrialResult<'a> {
                 Some(value) if value.is_finite() => State::Measured(*value),
                 Some(_) | None => State::MetricMissing,
             },
-            Some(Outcome::Diverged { metric, step }) => State::Diverged {
-                metric,
-                step: *step,
-            },
-            Some(Outcome::Failed { class, message }) => State::Failed {
-                class: *class,
-                message,
-            },
+            Some(Outcome::Diverged { metric, step }) => State::Diverged { metric, step: *step },
+            Some(Outcome::Failed { class, message }) => State::Failed { class: *class, message },
         };
         Self { view, state }
     }
@@ -106,11 +100,7 @@ pub(super) fn ranked<'a>(sweep: &Sweep, results: &'a [TrialResult<'a>]) -> Vec<G
     for result in results {
         let parameters = &result.view.spec.parameters;
         let place = *places.entry(key(parameters)).or_insert_with(|| {
-            groups.push(Group {
-                parameters,
-                results: Vec::new(),
-                mean: None,
-            });
+            groups.push(Group { parameters, results: Vec::new(), mean: None });
             groups.len() - 1
         });
         groups[place].results.push(result);

@@ -119,10 +119,7 @@ impl Goal {
 impl SweepSpec {
     /// The files that the client has to read.
     pub fn wanted(&self) -> Wanted {
-        Wanted {
-            data: None,
-            files: self.files.values().cloned().collect(),
-        }
+        Wanted { data: None, files: self.files.values().cloned().collect() }
     }
 
     /// The planner.

@@ -20,17 +20,9 @@ fn recipe(parameters: &str, search: &str, seeds: &str) -> String {
 fn sweep(parameters: &str, search: &str, seeds: &str) -> Box<dyn Study> {
     let recipe = Recipe::parse(&recipe(parameters, search, seeds)).unwrap();
     assert_eq!(recipe.wanted().files, ["scripts/train.py"]);
-    let blob = BlobRef {
-        blob: BlobId::from_hash(blake3::hash(b"")),
-        bytes: 0,
-    };
+    let blob = BlobRef { blob: BlobId::from_hash(blake3::hash(b"")), bytes: 0 };
     let files = BTreeMap::from([("train.py".to_owned(), blob)]);
-    recipe
-        .study(&Inputs {
-            files,
-            ..Inputs::default()
-        })
-        .unwrap()
+    recipe.study(&Inputs { files, ..Inputs::default() }).unwrap()
 }
 
 /// A study with its history.
@@ -41,10 +33,7 @@ struct Lab {
 
 impl Lab {
     fn new(study: Box<dyn Study>) -> Self {
-        Self {
-            study,
-            trials: Vec::new(),
-        }
+        Self { study, trials: Vec::new() }
     }
 
     fn views(&self) -> Vec<TrialView<'_>> {
@@ -85,10 +74,7 @@ impl Lab {
 
 fn loss(value: f64) -> Option<Outcome> {
     let metrics = BTreeMap::from([("loss".to_owned(), value)]);
-    Some(Outcome::Completed {
-        metrics,
-        checkpoint: None,
-    })
+    Some(Outcome::Completed { metrics, checkpoint: None })
 }
 
 fn lr(spec: &TrialSpec) -> f64 {
@@ -102,13 +88,7 @@ fn a_grid_is_every_combination_with_every_seed() {
     let found: Vec<_> = lab
         .trials
         .iter()
-        .map(|(_, spec, _)| {
-            (
-                lr(spec),
-                spec.parameters["optimizer"].to_string(),
-                spec.seed,
-            )
-        })
+        .map(|(_, spec, _)| (lr(spec), spec.parameters["optimizer"].to_string(), spec.seed))
         .collect();
     let mut expected = Vec::new();
     for lr in [0.01, 0.1, 1.0] {
@@ -117,9 +97,7 @@ fn a_grid_is_every_combination_with_every_seed() {
         }
     }
     assert_eq!(found, expected);
-    let Runner::Command(command) = &lab.trials[5].1.runner else {
-        panic!("a sweep runs commands")
-    };
+    let Runner::Command(command) = &lab.trials[5].1.runner else { panic!("a sweep runs commands") };
     assert_eq!(command.arguments, ["python3", "train.py", "0.1", "{}"]);
     assert_eq!(command.environment["LR"], "x0.1-4");
     assert!(command.files.contains_key("train.py"));
@@ -135,11 +113,7 @@ fn a_large_sweep_is_planned_in_parts_and_each_trial_once() {
         plans += 1;
         let unfinished = lab.trials.iter().filter(|trial| trial.2.is_none()).count();
         assert!(unfinished <= 1024, "{unfinished}");
-        lab.end(|index, _| {
-            (index % 7 != 0 || index < 1_900)
-                .then(|| loss(1.0))
-                .flatten()
-        });
+        lab.end(|index, _| (index % 7 != 0 || index < 1_900).then(|| loss(1.0)).flatten());
         if lab.trials.len() == 2001 {
             lab.end(|_, _| loss(1.0));
         }
@@ -158,10 +132,7 @@ fn more_random_trials_keep_the_earlier_ones() {
         let search = format!("{{random: {{trials: {trials}, seed: {seed}}}}}");
         let mut lab = Lab::new(sweep(RANDOM, &search, "[0]"));
         lab.plan();
-        lab.trials
-            .into_iter()
-            .map(|trial| trial.1)
-            .collect::<Vec<_>>()
+        lab.trials.into_iter().map(|trial| trial.1).collect::<Vec<_>>()
     };
     let (few, many) = (draw(10, 7), draw(300, 7));
     assert_eq!(few[..], many[..10]);
@@ -173,36 +144,20 @@ fn more_random_trials_keep_the_earlier_ones() {
     );
 
     let numbers = |name: &str| -> Vec<f64> {
-        many.iter()
-            .map(|spec| spec.parameters[name].as_f64().unwrap())
-            .collect()
+        many.iter().map(|spec| spec.parameters[name].as_f64().unwrap()).collect()
     };
     let share = |name: &str, below: f64| {
         numbers(name).iter().filter(|value| **value < below).count() as f64 / 300.0
     };
     assert!(numbers("lr").iter().all(|lr| (0.001..=1.0).contains(lr)));
-    assert!(
-        numbers("drop")
-            .iter()
-            .all(|drop| (-1.0..=1.0).contains(drop))
-    );
+    assert!(numbers("drop").iter().all(|drop| (-1.0..=1.0).contains(drop)));
     // A third of the decades, half of the range: within 4 standard deviations of 300 draws.
-    assert!(
-        (share("lr", 0.01) - 1.0 / 3.0).abs() < 0.11,
-        "{}",
-        share("lr", 0.01)
-    );
-    assert!(
-        (share("drop", 0.0) - 0.5).abs() < 0.12,
-        "{}",
-        share("drop", 0.0)
-    );
+    assert!((share("lr", 0.01) - 1.0 / 3.0).abs() < 0.11, "{}", share("lr", 0.01));
+    assert!((share("drop", 0.0) - 0.5).abs() < 0.12, "{}", share("drop", 0.0));
     let whole: BTreeSet<i64> = numbers("n").iter().map(|n| *n as i64).collect();
     assert_eq!(whole, (-2..=9).collect());
-    let choices: BTreeSet<String> = many
-        .iter()
-        .map(|spec| spec.parameters["m"].to_string())
-        .collect();
+    let choices: BTreeSet<String> =
+        many.iter().map(|spec| spec.parameters["m"].to_string()).collect();
     assert_eq!(choices, ["3", "a", "b"].map(str::to_owned).into());
 }
 
@@ -236,23 +191,10 @@ fn the_best_point_has_the_best_mean_over_all_its_seeds() {
     assert!((low - (3.5 - 6.353_102_5)).abs() < 1e-6, "{low}");
     assert_eq!(best["trials"].as_array().unwrap().len(), 2);
     assert_eq!(report.summary["trials"]["failed"], 1);
-    let failed = format!(
-        "1 trial failed and left out: {} (failed: exit code 1).",
-        lab.trials[3].0
-    );
+    let failed = format!("1 trial failed and left out: {} (failed: exit code 1).", lab.trials[3].0);
     assert!(report.notes.contains(&failed), "{:?}", report.notes);
-    assert!(
-        report
-            .notes
-            .iter()
-            .any(|note| note.contains("cannot be the best"))
-    );
-    let points = &report
-        .sections
-        .iter()
-        .find(|s| s.heading == "Trials")
-        .unwrap()
-        .tables[0];
+    assert!(report.notes.iter().any(|note| note.contains("cannot be the best")));
+    let points = &report.sections.iter().find(|s| s.heading == "Results").unwrap().tables[0];
     let ranks: Vec<_> = points.rows.iter().map(|row| (&row[0], &row[1])).collect();
     let number = Cell::Number;
     assert_eq!(
@@ -283,14 +225,8 @@ fn trials_without_a_number_are_listed_and_left_out() {
     let other = BTreeMap::from([("accuracy".to_owned(), 1.0)]);
     let outcomes = [
         loss(2.0),
-        Some(Outcome::Completed {
-            metrics: other,
-            checkpoint: None,
-        }),
-        Some(Outcome::Diverged {
-            metric: "loss".into(),
-            step: 9,
-        }),
+        Some(Outcome::Completed { metrics: other, checkpoint: None }),
+        Some(Outcome::Diverged { metric: "loss".into(), step: 9 }),
         None,
     ];
     lab.end(|index, _| outcomes[index].clone());
@@ -298,30 +234,16 @@ fn trials_without_a_number_are_listed_and_left_out() {
     let report = lab.report();
     let id = |index: usize| lab.trials[index].0.to_string();
     let expected = [
-        format!(
-            "1 trial diverged and left out: {} (loss was not a number at step 9).",
-            id(2)
-        ),
-        format!(
-            "1 trial completed without reporting `loss` and left out: {}.",
-            id(1)
-        ),
+        format!("1 trial diverged and left out: {} (loss was not a number at step 9).", id(2)),
+        format!("1 trial completed without reporting `loss` and left out: {}.", id(1)),
         "1 trial not finished yet.".to_owned(),
     ];
     for note in &expected {
         assert!(report.notes.contains(note), "{note}: {:?}", report.notes);
     }
-    let trials = &report
-        .sections
-        .iter()
-        .find(|s| s.heading == "Trials")
-        .unwrap()
-        .tables[1];
+    let trials = &report.sections.iter().find(|s| s.heading == "Results").unwrap().tables[1];
     let states: Vec<_> = trials.rows.iter().map(|row| row[3].to_text()).collect();
-    assert_eq!(
-        states,
-        ["completed", "metric missing", "diverged", "unfinished"]
-    );
+    assert_eq!(states, ["completed", "metric missing", "diverged", "unfinished"]);
     assert_eq!(report.summary["best"]["parameters"]["lr"], 1);
 }
 
@@ -350,28 +272,16 @@ fn a_report_before_the_first_trial_says_that_nothing_is_known() {
     let report = lab.report();
     assert_eq!(report.summary["best"], serde_json::Value::Null);
     assert_eq!(report.summary["trials"]["total"], 6);
-    assert_eq!(
-        report.sections[0].text[0],
-        "No point has a value of loss for every seed yet."
-    );
-    assert!(
-        report
-            .notes
-            .contains(&"6 trials not finished yet.".to_owned())
-    );
+    assert_eq!(report.sections[0].text[0], "No point has a value of loss for every seed yet.");
+    assert!(report.notes.contains(&"6 trials not finished yet.".to_owned()));
 }
 
 #[test]
 fn the_largest_sweep_is_planned_without_delay_or_repetition() {
     let search = format!("{{random: {{trials: {TRIALS_MAX}}}}}");
     let study = sweep("{lr: {uniform: [0, 1]}}", &search, "[0]");
-    let Next::Plan { trials, reason } = study.next(&[]) else {
-        panic!("a new sweep plans")
-    };
+    let Next::Plan { trials, reason } = study.next(&[]) else { panic!("a new sweep plans") };
     assert_eq!(trials.len(), 512);
     // Of 100,000 draws with six digits some repeat; those are left out.
-    assert!(
-        reason.starts_with("random search: trials 1 to 512 of 9"),
-        "{reason}"
-    );
+    assert!(reason.starts_with("random search: trials 1 to 512 of 9"), "{reason}");
 }

@@ -20,9 +20,7 @@ fn text(error: &TrainError) -> String {
 fn check_invalid(edit: impl Fn(&mut TrainSpec), expected: &str) {
     let mut spec = spec(5);
     edit(&mut spec);
-    let error = Lab::new()
-        .train(&spec, 1, &[], &mut Notebook::default())
-        .unwrap_err();
+    let error = Lab::new().train(&spec, 1, &[], &mut Notebook::default()).unwrap_err();
     let text = text(&error);
     assert!(text.contains(expected), "{text}");
     assert_eq!(error.class(), FailureClass::Invalid, "{text}");
@@ -30,14 +28,8 @@ fn check_invalid(edit: impl Fn(&mut TrainSpec), expected: &str) {
 
 #[test]
 fn a_wrong_specification_is_invalid_and_named() {
-    check_invalid(
-        |s| s.numerics += 1,
-        "version 2 of the trainer's numerics, this one has 1",
-    );
-    check_invalid(
-        |s| s.model.heads = 3,
-        "model.width is 16, it must be a multiple of heads, 3",
-    );
+    check_invalid(|s| s.numerics += 1, "version 2 of the trainer's numerics, this one has 1");
+    check_invalid(|s| s.model.heads = 3, "model.width is 16, it must be a multiple of heads, 3");
     check_invalid(
         |s| {
             s.model.positions = Positions::Rotary;
@@ -45,28 +37,16 @@ fn a_wrong_specification_is_invalid_and_named() {
         },
         "a multiple of twice the heads, 32",
     );
-    check_invalid(
-        |s| s.model.heads = 0,
-        "model.heads is 0, it must be at least 1",
-    );
+    check_invalid(|s| s.model.heads = 0, "model.heads is 0, it must be at least 1");
     check_invalid(|s| s.model.width = u32::MAX, "model.width is 4294967295");
-    check_invalid(
-        |s| s.model.vocabulary = u32::MAX,
-        "model.vocabulary is 4294967295",
-    );
+    check_invalid(|s| s.model.vocabulary = u32::MAX, "model.vocabulary is 4294967295");
     check_invalid(|s| s.model.layers = 0, "model.layers is 0");
     check_invalid(|s| s.model.sequence = 0, "model.sequence is 0");
     check_invalid(|s| s.batch = 0, "batch is 0");
     check_invalid(|s| s.steps = 0, "steps is 0");
     check_invalid(|s| s.steps = u64::MAX, "steps is 18446744073709551615");
-    check_invalid(
-        |s| s.optimizer.learning_rate = f64::NAN,
-        "optimizer.learning_rate is NaN",
-    );
-    check_invalid(
-        |s| s.optimizer.learning_rate = -1.0,
-        "it must be above 0 and below inf",
-    );
+    check_invalid(|s| s.optimizer.learning_rate = f64::NAN, "optimizer.learning_rate is NaN");
+    check_invalid(|s| s.optimizer.learning_rate = -1.0, "it must be above 0 and below inf");
     check_invalid(|s| s.optimizer.beta2 = 1.0, "optimizer.beta2 is 1");
     check_invalid(|s| s.optimizer.clip = Some(0.0), "optimizer.clip is 0");
     check_invalid(|s| s.schedule.warmup = 0.9, "schedule.decay is 0.2");
@@ -81,24 +61,16 @@ fn data_that_does_not_fit_is_invalid_and_named() {
         "the trial wants 0000",
     );
     check_invalid(|s| s.data.held_out = 1e-4, "the held-out text has 2 tokens");
-    check_invalid(
-        |s| s.data.held_out = 0.9999,
-        "the training text has 2 tokens",
-    );
+    check_invalid(|s| s.data.held_out = 0.9999, "the training text has 2 tokens");
     check_invalid(|s| s.model.vocabulary = 100, "; the vocabulary has 100");
-    check_invalid(
-        |s| s.data.format = TokenFormat::U16,
-        "the vocabulary has 256",
-    );
+    check_invalid(|s| s.data.format = TokenFormat::U16, "the vocabulary has 256");
 }
 
 #[test]
 fn data_that_can_not_be_read_is_an_infrastructure_failure() {
     let lab = Lab::new();
     fs::remove_file(lab.data()).unwrap();
-    let error = lab
-        .train(&spec(5), 1, &[], &mut Notebook::default())
-        .unwrap_err();
+    let error = lab.train(&spec(5), 1, &[], &mut Notebook::default()).unwrap_err();
     assert_eq!(error.class(), FailureClass::Infrastructure);
     assert!(text(&error).contains("No such file"), "{}", text(&error));
 }
@@ -107,15 +79,9 @@ fn data_that_can_not_be_read_is_an_infrastructure_failure() {
 fn a_disk_that_refuses_is_an_infrastructure_failure() {
     let lab = Lab::new();
     fs::remove_dir(lab.checkpoints()).unwrap();
-    let error = lab
-        .train(&spec(2), 1, &[], &mut Notebook::default())
-        .unwrap_err();
+    let error = lab.train(&spec(2), 1, &[], &mut Notebook::default()).unwrap_err();
     assert_eq!(error.class(), FailureClass::Infrastructure);
-    assert!(
-        text(&error).contains("cannot write the checkpoint"),
-        "{}",
-        text(&error)
-    );
+    assert!(text(&error).contains("cannot write the checkpoint"), "{}", text(&error));
 }
 
 #[test]
@@ -125,9 +91,7 @@ fn a_loss_that_is_not_a_number_ends_the_training_as_diverged() {
     spec.schedule.warmup = 0.0;
     let mut notebook = Notebook::default();
     let end = Lab::new().train(&spec, 1, &[], &mut notebook).unwrap();
-    let End::Diverged { metric, step } = end else {
-        panic!("not diverged: {end:?}")
-    };
+    let End::Diverged { metric, step } = end else { panic!("not diverged: {end:?}") };
     assert_eq!(metric, "loss");
     assert!(step < 5, "{step}");
     let (last_step, name, value) = notebook.metrics.last().unwrap();
@@ -144,18 +108,13 @@ fn a_checkpoint_of_another_trial_is_refused() {
     lab.train(&ours, 1, &[], &mut notebook).unwrap();
     let check = |other: &TrainSpec, expected: &str| {
         let resume = &notebook.checkpoints;
-        let error = lab
-            .train(other, 2, resume, &mut Notebook::default())
-            .unwrap_err();
+        let error = lab.train(other, 2, resume, &mut Notebook::default()).unwrap_err();
         assert_eq!(error.class(), FailureClass::Invalid);
         assert!(text(&error).contains(expected), "{}", text(&error));
     };
     let mut wider = ours.clone();
     wider.model.mlp_width = 48;
-    check(
-        &wider,
-        "tensor layers.0.mlp.up.weight is F32 [32, 16], the model wants F32 [48, 16]",
-    );
+    check(&wider, "tensor layers.0.mlp.up.weight is F32 [32, 16], the model wants F32 [48, 16]");
     let mut deeper = ours.clone();
     deeper.model.layers = 3;
     check(&deeper, "has no tensor layers.2.");
@@ -171,9 +130,7 @@ fn a_model_that_is_too_big_is_a_failure_with_its_numbers() {
     spec.model.width = 1 << 16;
     spec.model.mlp_width = 1 << 20;
     spec.model.layers = 1 << 10;
-    let error = Lab::new()
-        .train(&spec, 1, &[], &mut Notebook::default())
-        .unwrap_err();
+    let error = Lab::new().train(&spec, 1, &[], &mut Notebook::default()).unwrap_err();
     assert_eq!(error.class(), FailureClass::Trial);
     let parameters = format!("{} parameters", spec.model.parameters());
     assert!(text(&error).contains(&parameters), "{}", text(&error));

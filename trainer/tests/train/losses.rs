@@ -13,11 +13,7 @@ fn last_loss(steps: u64, edit: impl Fn(&mut proto::TrainSpec)) -> f64 {
     edit(&mut spec);
     let mut notebook = Notebook::default();
     Lab::new().train(&spec, 1, &[], &mut notebook).unwrap();
-    let losses = notebook
-        .metrics
-        .iter()
-        .rev()
-        .find(|(_, name, _)| name == "loss");
+    let losses = notebook.metrics.iter().rev().find(|(_, name, _)| name == "loss");
     let (step, _, loss) = losses.unwrap();
     assert_eq!(*step, steps - 1);
     *loss
@@ -27,10 +23,7 @@ fn last_loss(steps: u64, edit: impl Fn(&mut proto::TrainSpec)) -> f64 {
 fn check_golden(edit: impl Fn(&mut proto::TrainSpec), golden: [f64; 10]) {
     let losses: Vec<f64> = (1..=10).map(|steps| last_loss(steps, &edit)).collect();
     for (found, wanted) in losses.iter().zip(golden) {
-        assert!(
-            (found - wanted).abs() < 1e-4,
-            "found {losses:?}, wanted {golden:?}"
-        );
+        assert!((found - wanted).abs() < 1e-4, "found {losses:?}, wanted {golden:?}");
     }
 }
 
@@ -80,10 +73,7 @@ fn counted_numbers_are_exact() {
     let tokens = 4.0 * 16.0 * 10.0;
     assert_eq!(metrics["tokens"], tokens);
     // Embeddings 256 d + 16 d; per layer 4 d^2 + 2 d i + 4 d; the last norm 2 d.
-    assert_eq!(
-        metrics["parameters"],
-        4096.0 + 256.0 + 2.0 * (1024.0 + 1024.0 + 64.0) + 32.0
-    );
+    assert_eq!(metrics["parameters"], 4096.0 + 256.0 + 2.0 * (1024.0 + 1024.0 + 64.0) + 32.0);
     // Per layer 2 * 2 d i + 8 d^2 + 4 S d + 3 S h; output 2 d V. Backward counts twice.
     let forward = 2.0 * (2048.0 + 2048.0 + 1024.0 + 96.0) + 8192.0;
     assert_eq!(metrics["training_flops"], 3.0 * forward * tokens);
@@ -99,19 +89,12 @@ fn the_first_and_the_last_update_are_reported_and_measurements_when_due() {
     let mut notebook = Notebook::default();
     metrics(Lab::new().train(&spec, 1, &[], &mut notebook).unwrap());
     let steps = |wanted: &str| -> Vec<u64> {
-        let points = notebook
-            .metrics
-            .iter()
-            .filter(|(_, name, _)| name == wanted);
+        let points = notebook.metrics.iter().filter(|(_, name, _)| name == wanted);
         points.map(|(step, ..)| *step).collect()
     };
     for name in ["loss", "learning_rate", "gradient_norm"] {
         let steps = steps(name);
-        assert_eq!(
-            (steps.first(), steps.last()),
-            (Some(&0), Some(&49)),
-            "{name}"
-        );
+        assert_eq!((steps.first(), steps.last()), (Some(&0), Some(&49)), "{name}");
         assert!(steps.is_sorted(), "{name}");
     }
     assert_eq!(steps("tokens_per_second").last(), Some(&49));
@@ -125,10 +108,7 @@ fn the_seed_decides_the_training() {
     let mut lab = Lab::new();
     let spec = spec(3);
     let first = lab.complete(&spec)["validation_loss"];
-    assert_eq!(
-        first.to_bits(),
-        lab.complete(&spec)["validation_loss"].to_bits()
-    );
+    assert_eq!(first.to_bits(), lab.complete(&spec)["validation_loss"].to_bits());
     lab.seed += 1;
     assert_ne!(first, lab.complete(&spec)["validation_loss"]);
 }

@@ -1,8 +1,5 @@
 //! Trainings from outside: what they find, how they resume, how they fail.
-#![expect(
-    clippy::unwrap_used,
-    reason = "in a test, a step that fails is the finding"
-)]
+#![expect(clippy::unwrap_used, reason = "in a test, a step that fails is the finding")]
 
 mod failures;
 mod losses;
@@ -89,10 +86,7 @@ struct Notebook {
 
 impl Notebook {
     fn stop_after(steps: u64) -> Self {
-        Self {
-            stop_after: Some(steps),
-            ..Self::default()
-        }
+        Self { stop_after: Some(steps), ..Self::default() }
     }
 }
 
@@ -125,16 +119,7 @@ fn metrics(end: End) -> BTreeMap<String, f64> {
 
 /// Some 20 kB of words in an order that a model can learn a little of.
 fn text() -> Vec<u8> {
-    let words = [
-        "to ",
-        "be ",
-        "or ",
-        "not ",
-        "that ",
-        "is ",
-        "the ",
-        "question\n",
-    ];
+    let words = ["to ", "be ", "or ", "not ", "that ", "is ", "the ", "question\n"];
     let mut state = 1u32;
     let mut text = Vec::new();
     while text.len() < 20_000 {
@@ -179,13 +164,7 @@ fn spec(steps: u64) -> TrainSpec {
             weight_decay: 0.1,
             clip: Some(1.0),
         },
-        schedule: Schedule {
-            warmup: 0.1,
-            decay: 0.2,
-        },
-        validation: Validation {
-            every_steps: 0,
-            tokens: 1_000,
-        },
+        schedule: Schedule { warmup: 0.1, decay: 0.2 },
+        validation: Validation { every_steps: 0, tokens: 1_000 },
     }
 }

@@ -28,12 +28,7 @@ fn stop(
     let mut notebook = Notebook::stop_after(steps);
     let end = lab.train(spec, attempt, resume, &mut notebook).unwrap();
     let checkpoint = notebook.checkpoints.pop().unwrap();
-    assert_eq!(
-        end,
-        End::Stopped {
-            step: checkpoint.step
-        }
-    );
+    assert_eq!(end, End::Stopped { step: checkpoint.step });
     checkpoint
 }
 
@@ -57,11 +52,7 @@ fn a_resumed_training_ends_with_the_same_bits() {
                         let checkpoint = stop(&lab, &spec, 1, &[], stop_at);
                         assert_eq!(checkpoint.step, stop_at);
                         let resumed = bits(&lab, &spec, &[checkpoint]);
-                        assert!(
-                            resumed == undisturbed,
-                            "stopped at {stop_at}: {:?}",
-                            spec.model
-                        );
+                        assert!(resumed == undisturbed, "stopped at {stop_at}: {:?}", spec.model);
                     }
                 }
             }
@@ -98,19 +89,12 @@ fn every_checkpoint_on_the_way_leads_to_the_same_end() {
     lab.checkpoint_every = Duration::ZERO;
     let mut notebook = Notebook::default();
     lab.train(&spec, 1, &[], &mut notebook).unwrap();
-    let steps: Vec<u64> = notebook
-        .checkpoints
-        .iter()
-        .map(|saved| saved.step)
-        .collect();
+    let steps: Vec<u64> = notebook.checkpoints.iter().map(|saved| saved.step).collect();
     assert_eq!(steps, (0..=12).collect::<Vec<_>>());
     lab.checkpoint_every = Duration::from_secs(3_600);
     for checkpoint in notebook.checkpoints {
         let step = checkpoint.step;
-        assert!(
-            bits(&lab, &spec, &[checkpoint]) == undisturbed,
-            "from step {step}"
-        );
+        assert!(bits(&lab, &spec, &[checkpoint]) == undisturbed, "from step {step}");
     }
 }
 
@@ -126,10 +110,7 @@ fn check_damage(damage: impl Fn(&mut Checkpoint), expected_note: &str) {
     let mut notebook = Notebook::default();
     let candidates = [newer, older];
     lab.train(&spec, 3, &candidates, &mut notebook).unwrap();
-    assert_eq!(
-        notebook.notes,
-        [expected_note, "resumed from the checkpoint at step 5"]
-    );
+    assert_eq!(notebook.notes, [expected_note, "resumed from the checkpoint at step 5"]);
     assert_eq!(bits(&lab, &spec, &candidates), undisturbed);
 }
 
@@ -178,15 +159,8 @@ fn without_a_whole_checkpoint_a_training_starts_again() {
     let candidates = [only];
     let mut notebook = Notebook::default();
     lab.train(&spec, 2, &candidates, &mut notebook).unwrap();
-    assert!(
-        notebook.notes[0].ends_with("there is none before it"),
-        "{:?}",
-        notebook.notes
-    );
-    assert_eq!(
-        notebook.notes[1],
-        "no checkpoint is whole; starting from step 0"
-    );
+    assert!(notebook.notes[0].ends_with("there is none before it"), "{:?}", notebook.notes);
+    assert_eq!(notebook.notes[1], "no checkpoint is whole; starting from step 0");
     assert_eq!(bits(&lab, &spec, &candidates), undisturbed);
 }
 
@@ -196,10 +170,8 @@ fn a_finished_training_that_is_asked_again_answers_the_same() {
     let spec = spec(10);
     let mut notebook = Notebook::default();
     let first = metrics(lab.train(&spec, 1, &[], &mut notebook).unwrap());
-    let again = metrics(
-        lab.train(&spec, 2, &notebook.checkpoints, &mut Notebook::default())
-            .unwrap(),
-    );
+    let again =
+        metrics(lab.train(&spec, 2, &notebook.checkpoints, &mut Notebook::default()).unwrap());
     assert_eq!(EXACT.map(|name| first[name]), EXACT.map(|name| again[name]));
 }
 
@@ -211,16 +183,8 @@ fn a_checkpoint_is_never_written_over() {
     // A process that was killed while it wrote leaves this.
     fs::create_dir(format!("{}-again-1.partial", first.folder)).unwrap();
     let second = stop(&lab, &spec, 1, &[], 4);
-    assert!(
-        first.folder.ends_with("step-00000004-attempt-1"),
-        "{}",
-        first.folder
-    );
-    assert!(
-        second.folder.ends_with("step-00000004-attempt-1-again-1"),
-        "{}",
-        second.folder
-    );
+    assert!(first.folder.ends_with("step-00000004-attempt-1"), "{}", first.folder);
+    assert!(second.folder.ends_with("step-00000004-attempt-1-again-1"), "{}", second.folder);
     assert!(Path::new(&first.folder).is_absolute());
     assert_eq!(first.files[..2], second.files[..2]);
 }

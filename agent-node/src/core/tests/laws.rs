@@ -36,10 +36,7 @@ impl Random {
         match self.below(9) {
             0 => {
                 lab.started_once.clear();
-                Input::Connected {
-                    hello_sent: lab.now,
-                    lease_ttl_ms: TTL_MS,
-                }
+                Input::Connected { hello_sent: lab.now, lease_ttl_ms: TTL_MS }
             }
             1 => Input::Disconnected,
             2 | 3 => {
@@ -54,32 +51,17 @@ impl Random {
                 } else {
                     Vec::new()
                 };
-                Input::Assignment {
-                    version: self.below(60),
-                    leases,
-                    unreadable,
-                }
+                Input::Assignment { version: self.below(60), leases, unreadable }
             }
             4 | 5 => {
                 let sequence = lab.report().sequence;
-                let refused = if self.below(3) == 0 {
-                    vec![self.key()]
-                } else {
-                    Vec::new()
-                };
-                Input::Reply {
-                    sequence: sequence.saturating_sub(self.below(3)),
-                    refused,
-                }
+                let refused = if self.below(3) == 0 { vec![self.key()] } else { Vec::new() };
+                Input::Reply { sequence: sequence.saturating_sub(self.below(3)), refused }
             }
             6 => Input::Started(self.key()),
             7 => Input::Saved(self.key(), checkpoint(self.below(50))),
             _ => match lab.processes.keys().next().cloned() {
-                Some(key) => Input::Exited {
-                    key,
-                    end: None,
-                    how: "ended".into(),
-                },
+                Some(key) => Input::Exited { key, end: None, how: "ended".into() },
                 None => Input::Tick,
             },
         }

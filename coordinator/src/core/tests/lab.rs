@@ -1,6 +1,7 @@
 //! A control plane on a table: time moves when told, agents say what they are told to say, and the
 //! invariants are checked after every step.
 
+use super::super::state::Capacity;
 use super::super::*;
 use proto::{Checkpoint, CommandSpec, Inputs, Resources, Retries, Runner};
 
@@ -37,10 +38,7 @@ pub(super) fn spec(seed: u64) -> TrialSpec {
 }
 
 pub(super) fn completed() -> Outcome {
-    Outcome::Completed {
-        metrics: BTreeMap::new(),
-        checkpoint: None,
-    }
+    Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None }
 }
 
 pub(super) fn failed(class: FailureClass) -> Outcome {
@@ -93,17 +91,9 @@ impl Lab {
         // No study can be read from this text, so nothing but the test plans or ends anything.
         let recipe = "none".to_owned();
         let inputs = Inputs::default();
-        self.take(Event::ExperimentSubmitted {
-            experiment,
-            recipe,
-            inputs,
-        });
+        self.take(Event::ExperimentSubmitted { experiment, recipe, inputs });
         let (experiment, reason) = (experiment_id(name), "the test asks".to_owned());
-        self.take(Event::TrialsPlanned {
-            experiment,
-            reason,
-            trials: trials.to_vec(),
-        });
+        self.take(Event::TrialsPlanned { experiment, reason, trials: trials.to_vec() });
         self.read = self.journal.len();
         self
     }
@@ -118,12 +108,7 @@ impl Lab {
     pub(super) fn submit_again(&mut self, retry_failed: bool) {
         let recipe = include_str!("sweep.yaml").to_owned();
         let inputs = Inputs::default();
-        self.decide(&Input::Submit {
-            recipe,
-            inputs,
-            retry_failed,
-        })
-        .unwrap();
+        self.decide(&Input::Submit { recipe, inputs, retry_failed }).unwrap();
     }
 
     pub(super) fn only_trial(&self) -> TrialId {
@@ -166,9 +151,7 @@ impl Lab {
     #[track_caller]
     pub(super) fn expect<const N: usize>(&mut self, expected: [&str; N]) {
         self.settle();
-        let names = self.journal[self.read..]
-            .iter()
-            .map(|(_, event)| self.name(event));
+        let names = self.journal[self.read..].iter().map(|(_, event)| self.name(event));
         let names: Vec<String> = names.collect();
         self.read = self.journal.len();
         assert_eq!(names, expected);
@@ -187,15 +170,8 @@ impl Lab {
             None => "?".to_owned(),
         };
         match event {
-            Event::LeaseGranted {
-                trial,
-                attempt,
-                agent,
-                devices,
-            } => {
-                let [cpu] = devices.cpus[..] else {
-                    panic!("one CPU slot each")
-                };
+            Event::LeaseGranted { trial, attempt, agent, devices } => {
+                let [cpu] = devices.cpus[..] else { panic!("one CPU slot each") };
                 format!("lease {}/{attempt} {agent}[{cpu}]", number(trial))
             }
             Event::AttemptStarted { trial, attempt } => {
@@ -205,19 +181,10 @@ impl Lab {
                 let Checkpoint { attempt, step, .. } = checkpoint;
                 format!("checkpoint {}/{attempt} step {step}", number(trial))
             }
-            Event::AttemptFailed {
-                trial,
-                attempt,
-                outcome,
-                ..
-            } => {
+            Event::AttemptFailed { trial, attempt, outcome, .. } => {
                 format!("failed {}/{attempt} {}", number(trial), outcome.word())
             }
-            Event::TrialEnded {
-                trial,
-                attempt,
-                outcome,
-            } => {
+            Event::TrialEnded { trial, attempt, outcome } => {
                 format!("ended {}/{attempt} {}", number(trial), outcome.word())
             }
             Event::ExperimentEnded { experiment, state } => {
@@ -233,46 +200,27 @@ impl Lab {
     }
 
     pub(super) fn last_pause_ms(&self) -> u64 {
-        let pause = |(at, event): &(Timestamp, Event)| match event {
-            Event::AttemptFailed { retry_at, .. } => Some(retry_at.since_ms(*at)),
-            _ => None,
+        let pause = |(at, event): &(Timestamp, Event)| {
+            let Event::AttemptFailed { retry_at, .. } = event else { return None };
+            Some(retry_at.since_ms(*at))
         };
         self.journal.iter().rev().find_map(pause).unwrap()
     }
 
     pub(super) fn waiting_for(&self) -> String {
-        self.core
-            .waiting_for(&self.core.trials[&self.only_trial()], self.now)
+        self.core.waiting_for(&self.core.trials[&self.only_trial()], self.now)
     }
 
     pub(super) fn join_holding(&mut self, name: &str, cpus: u32, held: &[(u64, u32)]) {
         let agent = agent_id(name);
-        let held = held
-            .iter()
-            .map(|(seed, attempt)| (spec(*seed).id(), Attempt(*attempt)));
+        let held = held.iter().map(|(seed, attempt)| (spec(*seed).id(), Attempt(*attempt)));
         let running: Vec<_> = held.collect();
-        self.decide(&Input::Joined {
-            agent: agent.clone(),
-            running: running.clone(),
-        })
-        .unwrap();
+        self.decide(&Input::Joined { agent: agent.clone(), running: running.clone() }).unwrap();
         self.sessions += 1;
         let gpus = Vec::new();
-        let capacity = Capacity {
-            host: "h".into(),
-            cpus,
-            gpus,
-            memory_bytes: 1 << 34,
-        };
-        self.core.hear(
-            self.now,
-            &Heard::Joined {
-                agent,
-                session: self.sessions,
-                capacity,
-                running,
-            },
-        );
+        let capacity = Capacity { host: "h".into(), cpus, gpus, memory_bytes: 1 << 34 };
+        self.core
+            .hear(self.now, &Heard::Joined { agent, session: self.sessions, capacity, running });
         self.core.check_invariants().unwrap();
     }
 
@@ -298,10 +246,7 @@ impl Lab {
     }
 
     pub(super) fn cancel(&mut self, name: &str) {
-        self.decide(&Input::Cancel {
-            experiment: experiment_id(name),
-        })
-        .unwrap();
+        self.decide(&Input::Cancel { experiment: experiment_id(name) }).unwrap();
     }
 
     pub(super) fn heartbeat(&mut self, name: &str) {
@@ -315,9 +260,7 @@ impl Lab {
 
     pub(super) fn running(&mut self, name: &str, seed: u64, attempt: u32) {
         let mut report = self.empty_report(name);
-        report
-            .running
-            .push((spec(seed).id(), Attempt(attempt), true));
+        report.running.push((spec(seed).id(), Attempt(attempt), true));
         self.report(report, 0).unwrap();
     }
 
@@ -345,33 +288,19 @@ impl Lab {
     pub(super) fn checkpoint(&mut self, name: &str, seed: u64, attempt: u32, what: Checkpoint) {
         let mut report = self.empty_report(name);
         let (attempt, agent) = (Attempt(attempt), agent_id(name));
-        report.checkpoints.push((
-            spec(seed).id(),
-            Checkpoint {
-                attempt,
-                agent,
-                ..what
-            },
-        ));
+        report.checkpoints.push((spec(seed).id(), Checkpoint { attempt, agent, ..what }));
         self.report(report, 0).unwrap();
     }
 
     pub(super) fn report_of_session(&mut self, name: &str, session: u64) -> Result<(), Rejection> {
-        let report = Report {
-            session,
-            ..self.empty_report(name)
-        };
+        let report = Report { session, ..self.empty_report(name) };
         self.report(report, 0)
     }
 
     fn empty_report(&self, name: &str) -> Report {
         let agent = agent_id(name);
         Report {
-            session: self
-                .core
-                .agents
-                .get(&agent)
-                .map_or(0, |agent| agent.session),
+            session: self.core.agents.get(&agent).map_or(0, |agent| agent.session),
             agent,
             running: Vec::new(),
             ended: Vec::new(),
@@ -383,24 +312,13 @@ impl Lab {
         let (events, settled) = self.core.decide_report(self.now, &report)?;
         self.refused = settled.refused;
         events.into_iter().for_each(|event| self.take(event));
-        let ended = report
-            .ended
-            .iter()
-            .map(|(id, attempt, _)| (id.clone(), *attempt));
-        let running = report
-            .running
-            .iter()
-            .map(|(id, attempt, _)| (id.clone(), *attempt));
+        let ended = report.ended.iter().map(|(id, attempt, _)| (id.clone(), *attempt));
+        let running = report.running.iter().map(|(id, attempt, _)| (id.clone(), *attempt));
         let running = running.chain(ended).collect();
         let (agent, leaving) = (report.agent.clone(), self.leaving);
-        let heard = Heard::Report {
-            agent,
-            running,
-            assignment_version,
-            leaving,
-        };
+        let heard = Heard::Report { agent, running, assignment_version, leaving };
         self.core.hear(self.now, &heard);
-        self.core.check_invariants().unwrap();
+        assert_eq!(self.core.check_invariants(), Ok(()));
         Ok(())
     }
 

@@ -8,13 +8,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Close to what Hoffmann's points give.
-pub(super) const CHINCHILLA: Surface = Surface {
-    e: 1.82,
-    a: 478.0,
-    b: 2144.0,
-    alpha: 0.347,
-    beta: 0.367,
-};
+pub(super) const CHINCHILLA: Surface =
+    Surface { e: 1.82, a: 478.0, b: 2144.0, alpha: 0.347, beta: 0.367 };
 
 /// Sizes N of `cells` models in each budget, `C = 6 N D`, spread evenly over `decades` around the
 /// true optimum moved by `offset` decades.
@@ -33,12 +28,7 @@ pub(super) fn isoflop_points(
             let parameters = optimum * 10f64.powf(decades * place + offset);
             let tokens = budget / (6.0 * parameters);
             let loss = surface.loss(parameters, tokens);
-            points.push(Point {
-                parameters,
-                tokens,
-                loss,
-                budget: Some(*budget),
-            });
+            points.push(Point { parameters, tokens, loss, budget: Some(*budget) });
         }
     }
     points
@@ -58,8 +48,5 @@ pub(super) fn with_noise(mut points: Vec<Point>, deviation: f64, seed: u64) -> V
 #[track_caller]
 pub(super) fn assert_near(found: f64, wanted: f64, tolerance: f64) {
     let error = (found / wanted - 1.0).abs();
-    assert!(
-        error <= tolerance,
-        "found {found}, wanted {wanted}, off by {error:.2e}"
-    );
+    assert!(error <= tolerance, "found {found}, wanted {wanted}, off by {error:.2e}");
 }

@@ -18,14 +18,8 @@ fn columns() -> TableOptions {
 }
 
 fn filtered(filters: &[&str]) -> TableOptions {
-    let filters = filters
-        .iter()
-        .map(|filter| filter.parse().unwrap())
-        .collect();
-    TableOptions {
-        filters,
-        ..columns()
-    }
+    let filters = filters.iter().map(|filter| filter.parse().unwrap()).collect();
+    TableOptions { filters, ..columns() }
 }
 
 #[track_caller]
@@ -43,12 +37,7 @@ fn check_sizes(text: &str, options: &TableOptions, expected: &[f64]) {
 #[test]
 fn tokens_follow_from_flops_by_six_n_d() {
     let table = read(TABLE, &columns()).unwrap();
-    let first = Point {
-        parameters: 10.0,
-        tokens: 100.0,
-        loss: 3.5,
-        budget: None,
-    };
+    let first = Point { parameters: 10.0, tokens: 100.0, loss: 3.5, budget: None };
     assert_eq!(table.points[0], first);
     assert_eq!(table.rows_read, 3);
     let tokens = TableOptions {
@@ -76,16 +65,9 @@ fn conditions_compare_numbers_by_value_and_words_by_text() {
 
 #[test]
 fn the_highest_losses_are_dropped() {
-    let dropping = |drop_highest| TableOptions {
-        drop_highest,
-        ..columns()
-    };
+    let dropping = |drop_highest| TableOptions { drop_highest, ..columns() };
     check_sizes(TABLE, &dropping(1), &[30.0, 20.0]);
-    check_error(
-        TABLE,
-        &dropping(3),
-        "no rows are left: 3 were read and 3 of highest loss dropped",
-    );
+    check_error(TABLE, &dropping(3), "no rows are left: 3 were read and 3 of highest loss dropped");
 }
 
 #[test]
@@ -98,10 +80,7 @@ fn other_separators_and_spaces_are_understood() {
 
 #[test]
 fn an_error_names_the_column_or_the_line() {
-    let named = |parameters: &str| TableOptions {
-        parameters: parameters.into(),
-        ..columns()
-    };
+    let named = |parameters: &str| TableOptions { parameters: parameters.into(), ..columns() };
     check_error(
         TABLE,
         &named("param"),
@@ -113,11 +92,7 @@ fn an_error_names_the_column_or_the_line() {
         &named("xyz"),
         "the table has no column `xyz`; it has `name`, `params`, `flops`, `loss`, `group`",
     );
-    check_error(
-        "",
-        &columns(),
-        "the table is empty; its first line must name the columns",
-    );
+    check_error("", &columns(), "the table is empty; its first line must name the columns");
     check_error(
         "params,flops,loss\n",
         &columns(),
@@ -133,15 +108,10 @@ fn an_error_names_the_column_or_the_line() {
     check_error(
         "params,flops,loss\n1e300,1e-300,2\n",
         &columns(),
-        &format!(
-            "line 2: C / (6 N) = {} / (6 * {}) is out of range",
-            1e-300, 1e300
-        ),
+        &format!("line 2: C / (6 N) = {} / (6 * {}) is out of range", 1e-300, 1e300),
     );
     let ragged = read("params,flops,loss\n1,2\n", &columns()).unwrap_err();
-    let source = std::error::Error::source(&ragged)
-        .expect("the cause is kept")
-        .to_string();
+    let source = std::error::Error::source(&ragged).expect("the cause is kept").to_string();
     assert!(source.contains("line: 2"), "{source}");
 }
 
@@ -153,14 +123,8 @@ fn the_json_has_the_documented_keys() {
         let row = [point.parameters, budget, point.loss, budget].map(|cell| cell.to_string());
         text += &(row.join(",") + "\n");
     }
-    let with_budget = TableOptions {
-        budget: Some("budget".into()),
-        ..columns()
-    };
-    let options = Options {
-        resamples: 60,
-        ..Options::default()
-    };
+    let with_budget = TableOptions { budget: Some("budget".into()), ..columns() };
+    let options = Options { resamples: 60, ..Options::default() };
     let json = |columns: &TableOptions| {
         serde_json::to_value(fit_table(&text, columns, &options).unwrap()).unwrap()
     };

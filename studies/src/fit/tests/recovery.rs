@@ -6,22 +6,12 @@ use proptest::prelude::*;
 const BUDGETS: [f64; 5] = [1e18, 1e19, 1e20, 1e21, 1e22];
 
 fn options() -> Options {
-    Options {
-        resamples: 0,
-        target_budget: Some(1e24),
-        ..Options::default()
-    }
+    Options { resamples: 0, target_budget: Some(1e24), ..Options::default() }
 }
 
 #[track_caller]
 fn check_recovery(surface: Surface, points: &[Point], objective: Objective) {
-    let analysis = analyse(
-        points,
-        &Options {
-            objective,
-            ..options()
-        },
-    );
+    let analysis = analyse(points, &Options { objective, ..options() });
     let fit = analysis.parametric.expect("the surface has a fit");
     assert_near(fit.e.value, surface.e, 1e-5);
     assert_near(fit.scale_a.value, surface.a, 1e-3);
@@ -37,29 +27,11 @@ fn check_recovery(surface: Surface, points: &[Point], objective: Objective) {
 
 #[test]
 fn a_surface_without_noise_is_recovered() {
-    let soda = Surface {
-        e: 3.169,
-        a: 215_886.0,
-        b: 4_750.0,
-        alpha: 0.684,
-        beta: 0.439,
-    };
+    let soda = Surface { e: 3.169, a: 215_886.0, b: 4_750.0, alpha: 0.684, beta: 0.439 };
     // A small study: losses near 2, sizes in thousands, budgets from 3e10.
-    let mini = Surface {
-        e: 0.9,
-        a: 30.0,
-        b: 60.0,
-        alpha: 0.4,
-        beta: 0.35,
-    };
+    let mini = Surface { e: 0.9, a: 30.0, b: 60.0, alpha: 0.4, beta: 0.35 };
     // Losses in another unit: perplexities of some hundreds.
-    let large = Surface {
-        e: 20.0,
-        a: 5e4,
-        b: 9e4,
-        alpha: 0.5,
-        beta: 0.3,
-    };
+    let large = Surface { e: 20.0, a: 5e4, b: 9e4, alpha: 0.5, beta: 0.3 };
     for objective in [Objective::HUBER, Objective::Mse] {
         for surface in [CHINCHILLA, soda, large] {
             let points = isoflop_points(&surface, &BUDGETS, 7, 1.5, 0.1);
@@ -91,9 +63,7 @@ fn the_units_of_size_and_loss_do_not_matter() {
 
 fn approach2_exponents(surface: &Surface, decades: f64, offset: f64) -> (f64, f64) {
     let points = isoflop_points(surface, &BUDGETS, 7, decades, offset);
-    let fit = analyse(&points, &options())
-        .approach2
-        .expect("every minimum is bracketed");
+    let fit = analyse(&points, &options()).approach2.expect("every minimum is bracketed");
     assert_eq!(fit.budgets_used, BUDGETS.len());
     (fit.a.value, fit.b.value)
 }
@@ -138,11 +108,7 @@ proptest! {
 
 #[test]
 fn approach_2_is_biased_on_an_asymmetric_surface_with_a_wide_grid() {
-    let surface = Surface {
-        alpha: 0.6,
-        beta: 0.3,
-        ..CHINCHILLA
-    };
+    let surface = Surface { alpha: 0.6, beta: 0.3, ..CHINCHILLA };
     let grows_with_offset = |offset: &[f64]| -> Vec<Point> {
         let grids = BUDGETS.iter().zip(offset);
         let points =
@@ -167,10 +133,7 @@ fn check_verdict(offset: f64, expected: Verdict) {
     assert_eq!(analysis.budgets[0].verdict, expected);
     let used = if expected == Verdict::Used { 5 } else { 4 };
     assert_eq!(analysis.approach2.unwrap().budgets_used, used);
-    let named = analysis
-        .notes
-        .iter()
-        .any(|note| note.contains("1.000e18 FLOPs not used"));
+    let named = analysis.notes.iter().any(|note| note.contains("1.000e18 FLOPs not used"));
     assert_eq!(named, expected != Verdict::Used, "{:?}", analysis.notes);
 }
 
@@ -188,9 +151,7 @@ fn a_minimum_at_an_edge_is_not_used_and_named() {
 fn a_minimum_far_from_the_middle_is_warned_about() {
     let warned = |offset| {
         let notes = analysis_of_one_budget(offset).notes;
-        notes
-            .iter()
-            .any(|note| note.contains("towards small models"))
+        notes.iter().any(|note| note.contains("towards small models"))
     };
     assert!(!warned(0.0));
     assert!(warned(0.3));
@@ -205,35 +166,15 @@ fn a_budget_without_a_parabola_says_why() {
             .map(|(place, loss)| {
                 let parameters = 10f64.powi(3 + place as i32);
                 let tokens = 1e12 / parameters;
-                Point {
-                    parameters,
-                    tokens,
-                    loss: *loss,
-                    budget: Some(6e12),
-                }
+                Point { parameters, tokens, loss: *loss, budget: Some(6e12) }
             })
             .collect();
         analyse(&points, &options()).budgets[0].verdict
     };
     assert_eq!(curved(&[3.0, 2.0]), Verdict::TooFewPlaces { found: 2 });
-    assert_eq!(
-        curved(&[3.0, 2.9, 2.5, 1.0]),
-        Verdict::NotConvex {
-            towards: End::Large
-        }
-    );
-    assert_eq!(
-        curved(&[1.0, 2.5, 2.9, 3.0]),
-        Verdict::NotConvex {
-            towards: End::Small
-        }
-    );
-    assert_eq!(
-        curved(&[2.0, 2.0, 2.0, 2.0]),
-        Verdict::NotConvex {
-            towards: End::Small
-        }
-    );
+    assert_eq!(curved(&[3.0, 2.9, 2.5, 1.0]), Verdict::NotConvex { towards: End::Large });
+    assert_eq!(curved(&[1.0, 2.5, 2.9, 3.0]), Verdict::NotConvex { towards: End::Small });
+    assert_eq!(curved(&[2.0, 2.0, 2.0, 2.0]), Verdict::NotConvex { towards: End::Small });
     assert_eq!(curved(&[3.0, 2.0, 3.0]), Verdict::Used);
 }
 
@@ -241,11 +182,7 @@ fn a_budget_without_a_parabola_says_why() {
 fn check_no_parametric(points: &[Point], expected: &str) {
     let analysis = analyse(points, &Options::default());
     assert_eq!(analysis.parametric, None);
-    assert!(
-        analysis.notes.iter().any(|note| note.contains(expected)),
-        "{:?}",
-        analysis.notes
-    );
+    assert!(analysis.notes.iter().any(|note| note.contains(expected)), "{:?}", analysis.notes);
 }
 
 #[test]
@@ -258,14 +195,8 @@ fn a_table_that_no_surface_fits_is_refused_with_the_reason() {
     };
     check_no_parametric(&[], "at least 6 points, found 0");
     check_no_parametric(&points[..5], "at least 6 points, found 5");
-    check_no_parametric(
-        &changed(|point| point.parameters = 1e9),
-        "all parameters N are equal",
-    );
-    check_no_parametric(
-        &changed(|point| point.tokens = 1e9),
-        "all tokens D are equal",
-    );
+    check_no_parametric(&changed(|point| point.parameters = 1e9), "all parameters N are equal");
+    check_no_parametric(&changed(|point| point.tokens = 1e9), "all tokens D are equal");
     check_no_parametric(&changed(|point| point.loss = 3.0), "all losses L are equal");
     let coupled = changed(|point| point.tokens = 20.0 * point.parameters);
     check_no_parametric(&coupled, "cannot be told apart");
@@ -273,38 +204,18 @@ fn a_table_that_no_surface_fits_is_refused_with_the_reason() {
 
 #[test]
 fn a_loss_that_rises_with_the_data_has_no_exponents() {
-    let surface = Surface {
-        beta: -0.05,
-        b: 0.1,
-        ..CHINCHILLA
-    };
+    let surface = Surface { beta: -0.05, b: 0.1, ..CHINCHILLA };
     let points: Vec<Point> = (0..36)
         .map(|place| {
             let parameters = 10f64.powf(7.0 + 0.4 * f64::from(place % 6));
             let tokens = 10f64.powf(8.0 + 0.5 * f64::from(place / 6));
-            Point {
-                parameters,
-                tokens,
-                loss: surface.loss(parameters, tokens),
-                budget: None,
-            }
+            Point { parameters, tokens, loss: surface.loss(parameters, tokens), budget: None }
         })
         .collect();
-    let analysis = analyse(
-        &points,
-        &Options {
-            resamples: 50,
-            ..Options::default()
-        },
-    );
+    let analysis = analyse(&points, &Options { resamples: 50, ..Options::default() });
     let fit = analysis.parametric.unwrap();
     assert_eq!((fit.a, fit.b), (None, None));
-    assert!(
-        analysis
-            .notes
-            .iter()
-            .any(|note| note.contains("not both positive"))
-    );
+    assert!(analysis.notes.iter().any(|note| note.contains("not both positive")));
 }
 
 // Goal: intervals of 95 % hold the truth about that often. 40 studies; a right interval misses
@@ -314,19 +225,8 @@ fn intervals_hold_the_truth_about_as_often_as_they_say() {
     let truth = CHINCHILLA.exponents().unwrap().0;
     let (mut parametric, mut approach2) = (0, 0);
     for seed in 0..40 {
-        let points = with_noise(
-            isoflop_points(&CHINCHILLA, &BUDGETS, 9, 1.2, 0.0),
-            0.003,
-            seed,
-        );
-        let analysis = analyse(
-            &points,
-            &Options {
-                resamples: 200,
-                seed,
-                ..Options::default()
-            },
-        );
+        let points = with_noise(isoflop_points(&CHINCHILLA, &BUDGETS, 9, 1.2, 0.0), 0.003, seed);
+        let analysis = analyse(&points, &Options { resamples: 200, seed, ..Options::default() });
         let holds = |interval: Option<[f64; 2]>| {
             let [low, high] = interval.expect("enough resamples are usable");
             assert!(high - low < 0.2, "{low} to {high}");
@@ -342,16 +242,8 @@ fn intervals_hold_the_truth_about_as_often_as_they_say() {
 #[test]
 fn the_seed_decides_every_interval() {
     let points = with_noise(isoflop_points(&CHINCHILLA, &BUDGETS, 5, 1.2, 0.0), 0.01, 1);
-    let with_seed = |seed| {
-        analyse(
-            &points,
-            &Options {
-                resamples: 100,
-                seed,
-                ..Options::default()
-            },
-        )
-    };
+    let with_seed =
+        |seed| analyse(&points, &Options { resamples: 100, seed, ..Options::default() });
     assert_eq!(with_seed(1), with_seed(1));
     assert_ne!(with_seed(1).parametric, with_seed(2).parametric);
 }
@@ -362,25 +254,12 @@ fn resamples_without_a_fit_are_counted_and_left_out() {
     let points = with_noise(isoflop_points(&CHINCHILLA, &[1e18], 4, 1.2, 0.0), 0.001, 1)
         .into_iter()
         .chain(isoflop_points(&CHINCHILLA, &[1e20], 3, 1.2, 0.0))
-        .map(|point| Point {
-            budget: None,
-            ..point
-        })
+        .map(|point| Point { budget: None, ..point })
         .collect::<Vec<_>>();
-    let analysis = analyse(
-        &points,
-        &Options {
-            resamples: 200,
-            ..Options::default()
-        },
-    );
+    let analysis = analyse(&points, &Options { resamples: 200, ..Options::default() });
     let fit = analysis.parametric.unwrap();
     assert_eq!(fit.resamples.requested, 200);
     assert!(fit.resamples.usable < 100, "{:?}", fit.resamples);
     let expected = format!("{} of 200 resamples", 200 - fit.resamples.usable);
-    assert!(
-        analysis.notes.iter().any(|note| note.contains(&expected)),
-        "{:?}",
-        analysis.notes
-    );
+    assert!(analysis.notes.iter().any(|note| note.contains(&expected)), "{:?}", analysis.notes);
 }

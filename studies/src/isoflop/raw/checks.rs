@@ -55,10 +55,7 @@ fn flops(value: f64, at: &Path) -> Result<f64, RecipeError> {
 
 pub(super) fn widths(widths: Vec<u32>, at: &Path) -> Result<Vec<u32>, RecipeError> {
     if widths.len() > WIDTHS_MAX {
-        let message = format!(
-            "has {} widths, at most {WIDTHS_MAX} are tried",
-            widths.len()
-        );
+        let message = format!("has {} widths, at most {WIDTHS_MAX} are tried", widths.len());
         return Err(RecipeError::new(at, message));
     }
     for (index, width) in widths.iter().enumerate() {
@@ -93,10 +90,8 @@ impl RawData {
             Some(Patterns(patterns)) => {
                 let at = at.key("files");
                 if patterns.is_empty() || patterns.len() > PATTERNS_MAX {
-                    let message = format!(
-                        "needs 1 to {PATTERNS_MAX} patterns, found {}",
-                        patterns.len()
-                    );
+                    let message =
+                        format!("needs 1 to {PATTERNS_MAX} patterns, found {}", patterns.len());
                     return Err(RecipeError::new(&at, message));
                 }
                 if patterns.iter().any(|pattern| pattern.trim().is_empty()) {
@@ -107,23 +102,13 @@ impl RawData {
         };
         let held_out = self.held_out.unwrap_or(0.1);
         between(held_out, 0.0, 1.0, &at.key("held_out"))?;
-        Ok(Data {
-            source,
-            held_out,
-            format: self.format.unwrap_or(TokenFormat::Bytes),
-        })
+        Ok(Data { source, held_out, format: self.format.unwrap_or(TokenFormat::Bytes) })
     }
 }
 
 impl RawWidthRange {
     pub(super) fn check(self, at: &Path) -> Result<WidthRange, RecipeError> {
-        let Self {
-            from,
-            to,
-            step,
-            budget_min,
-            budget_max,
-        } = self;
+        let Self { from, to, step, budget_min, budget_max } = self;
         within(from, 1, WIDTH_MAX, &at.key("from"))?;
         within(to, from, WIDTH_MAX, &at.key("to"))?;
         within(step, 1, WIDTH_MAX, &at.key("step"))?;
@@ -132,20 +117,14 @@ impl RawWidthRange {
                 flops(budget, &at.key(key))?;
             }
         }
-        Ok(WidthRange {
-            from,
-            to,
-            step,
-            budget_min,
-            budget_max,
-        })
+        Ok(WidthRange { from, to, step, budget_min, budget_max })
     }
 }
 
 impl RawGrid {
     pub(super) fn check(self, at: &Path) -> Result<Grid, RecipeError> {
         let rule = LayerRule {
-            base: self.layers.base.unwrap_or(8.0),
+            base: self.layers.base.unwrap_or(24.0),
             per_log2_width: self.layers.per_log2_width.unwrap_or(4.0),
         };
         let layers = at.key("layers");
@@ -163,10 +142,7 @@ impl RawGrid {
         };
         let beta2 = Beta2Rule {
             base: self.beta2.base.unwrap_or(0.98),
-            batch: positive(
-                self.beta2.batch.unwrap_or(16.0),
-                &at.key("beta2").key("batch"),
-            )?,
+            batch: positive(self.beta2.batch.unwrap_or(16.0), &at.key("beta2").key("batch"))?,
         };
         between(beta2.base, 0.0, 1.0, &at.key("beta2").key("base"))?;
         let tolerance = self.tolerance.unwrap_or(0.01);
@@ -181,7 +157,7 @@ impl RawGrid {
             mlp_ratio: positive(self.mlp_ratio.unwrap_or(4.0), &at.key("mlp_ratio"))?,
             layers: rule,
             steps_target: within(
-                self.steps_target.unwrap_or(1_000),
+                self.steps_target.unwrap_or(1_500),
                 1,
                 STEPS_MAX,
                 &at.key("steps_target"),
@@ -213,10 +189,8 @@ impl RawModel {
 
 impl RawOptimizer {
     pub(super) fn check(self, at: &Path) -> Result<Optimizer, RecipeError> {
-        let schedule = Schedule {
-            warmup: self.warmup.unwrap_or(0.1),
-            decay: self.decay.unwrap_or(0.2),
-        };
+        let schedule =
+            Schedule { warmup: self.warmup.unwrap_or(0.1), decay: self.decay.unwrap_or(0.2) };
         not_negative(schedule.warmup, &at.key("warmup"))?;
         not_negative(schedule.decay, &at.key("decay"))?;
         if schedule.warmup + schedule.decay > 1.0 {
@@ -248,15 +222,9 @@ impl RawValidation {
     pub(super) fn check(self, at: &Path) -> Result<Validation, RecipeError> {
         let tokens = self.tokens.unwrap_or(32_768);
         if tokens == 0 {
-            return Err(RecipeError::new(
-                &at.key("tokens"),
-                "must be at least 1, found 0",
-            ));
+            return Err(RecipeError::new(&at.key("tokens"), "must be at least 1, found 0"));
         }
-        Ok(Validation {
-            every_steps: self.every_steps.unwrap_or(0),
-            tokens,
-        })
+        Ok(Validation { every_steps: self.every_steps.unwrap_or(0), tokens })
     }
 }
 
@@ -280,9 +248,7 @@ impl RawClosedLoop {
 
 impl RawFit {
     pub(super) fn check(self, at: &Path) -> Result<FitSettings, RecipeError> {
-        let target = self
-            .target_budget
-            .map(|budget| flops(budget, &at.key("target_budget")));
+        let target = self.target_budget.map(|budget| flops(budget, &at.key("target_budget")));
         let resamples = self.resamples.unwrap_or(1_000);
         Ok(FitSettings {
             objective: match self.objective.unwrap_or(RawObjective::Huber) {
@@ -313,20 +279,14 @@ fn positive(value: f64, at: &Path) -> Result<f64, RecipeError> {
     if value > 0.0 && value.is_finite() {
         return Ok(value);
     }
-    Err(RecipeError::new(
-        at,
-        format!("must be above 0, found {value}"),
-    ))
+    Err(RecipeError::new(at, format!("must be above 0, found {value}")))
 }
 
 fn not_negative(value: f64, at: &Path) -> Result<f64, RecipeError> {
     if value >= 0.0 && value.is_finite() {
         return Ok(value);
     }
-    Err(RecipeError::new(
-        at,
-        format!("must be at least 0, found {value}"),
-    ))
+    Err(RecipeError::new(at, format!("must be at least 0, found {value}")))
 }
 
 fn between(value: f64, low: f64, high: f64, at: &Path) -> Result<f64, RecipeError> {

@@ -215,10 +215,7 @@ impl RawIsoflop {
 fn check_vocabulary(spec: &IsoflopSpec, at: &Path) -> Result<(), RecipeError> {
     let few = spec.data.format == TokenFormat::Bytes && spec.grid.vocabulary < 256;
     if few {
-        let message = format!(
-            "must be at least 256 for bytes, found {}",
-            spec.grid.vocabulary
-        );
+        let message = format!("must be at least 256 for bytes, found {}", spec.grid.vocabulary);
         return Err(RecipeError::new(at, message));
     }
     Ok(())
@@ -266,10 +263,8 @@ fn no_cell(spec: &IsoflopSpec, budget: f64, tried: &[u32], at: &Path) -> RecipeE
     if more > 0 {
         reasons.push(format!("and {more} more widths"));
     }
-    let message = format!(
-        "no cell of the grid is valid for the budget {budget:e} ({})",
-        reasons.join("; ")
-    );
+    let message =
+        format!("no cell of the grid is valid for the budget {budget:e} ({})", reasons.join("; "));
     RecipeError::new(&at.key("flop_budgets"), message).hint(
         "change the budget, the widths, or grid.steps_target, grid.batch_min and \
          grid.learning_rate",

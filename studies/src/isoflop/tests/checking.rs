@@ -28,10 +28,7 @@ fn a_wrong_budget_is_named() {
         "flop_budgets[1]: must be a positive number of FLOPs up to 1e30, found -1e10",
     );
     check(&found("[]"), "flop_budgets: needs 1 to 64 budgets, found 0");
-    check(
-        &found("[1.0e11, 1.0e11]"),
-        "flop_budgets[1]: the budget 1e11 is there twice",
-    );
+    check(&found("[1.0e11, 1.0e11]"), "flop_budgets[1]: the budget 1e11 is there twice");
     check(
         &found("[1.0e11, 1.0e4]"),
         "flop_budgets: no cell of the grid is valid for the budget 1e4 (width 32: its batch is \
@@ -48,44 +45,17 @@ fn a_wrong_budget_is_named() {
 #[test]
 fn a_wrong_value_is_named() {
     for (line, expected) in [
-        (
-            "grid: {tolerance: 1.5}",
-            "grid.tolerance: must be above 0 and below 1, found 1.5",
-        ),
-        (
-            "grid: {vocabulary: 100}",
-            "grid.vocabulary: must be at least 256 for bytes, found 100",
-        ),
-        (
-            "grid: {batch_min: 0}",
-            "grid.batch_min: must be from 1 to 65536, found 0",
-        ),
-        (
-            "grid: {mlp_ratio: -4}",
-            "grid.mlp_ratio: must be above 0, found -4",
-        ),
-        (
-            "grid: {layers: {base: 0}}",
-            "grid.layers.base: must be above 0, found 0",
-        ),
-        (
-            "data: {held_out: 1}",
-            "data.held_out: must be above 0 and below 1, found 1",
-        ),
-        (
-            "data: {files: []}",
-            "data.files: needs 1 to 100 patterns, found 0",
-        ),
-        (
-            "data: {files: ' '}",
-            "data.files: a file pattern must not be empty",
-        ),
+        ("grid: {tolerance: 1.5}", "grid.tolerance: must be above 0 and below 1, found 1.5"),
+        ("grid: {vocabulary: 100}", "grid.vocabulary: must be at least 256 for bytes, found 100"),
+        ("grid: {batch_min: 0}", "grid.batch_min: must be from 1 to 65536, found 0"),
+        ("grid: {mlp_ratio: -4}", "grid.mlp_ratio: must be above 0, found -4"),
+        ("grid: {layers: {base: 0}}", "grid.layers.base: must be above 0, found 0"),
+        ("data: {held_out: 1}", "data.held_out: must be above 0 and below 1, found 1"),
+        ("data: {files: []}", "data.files: needs 1 to 100 patterns, found 0"),
+        ("data: {files: ' '}", "data.files: a file pattern must not be empty"),
         ("seeds: []", "seeds: needs 1 to 100 seeds, found 0"),
         ("seeds: [1, 1]", "seeds[1]: the seed 1 is there twice"),
-        (
-            "fit: {resamples: 1000000}",
-            "fit.resamples: must be from 0 to 20000, found 1000000",
-        ),
+        ("fit: {resamples: 1000000}", "fit.resamples: must be from 0 to 20000, found 1000000"),
         (
             "width_ranges: [{from: 64, to: 32, step: 8}]",
             "width_ranges[0].to: must be from 64 to 65536, found 32",
@@ -111,12 +81,7 @@ fn a_wrong_value_is_named() {
 
 #[test]
 fn an_unknown_key_is_refused_wherever_it_stands() {
-    for line in [
-        "colour: 1",
-        "grid: {batchmin: 4}",
-        "fit: {resample: 1}",
-        "data: {file: x}",
-    ] {
+    for line in ["colour: 1", "grid: {batchmin: 4}", "fit: {resample: 1}", "data: {file: x}"] {
         let error = recipe(&with(line)).unwrap_err();
         assert!(error.message.contains("unknown key"), "{error}");
     }
@@ -137,10 +102,7 @@ fn a_text_that_is_missing_or_too_short_is_refused() {
     let spec = recipe(MINI).unwrap();
     let with_bytes = |bytes: u64, spec: &crate::isoflop::IsoflopSpec| {
         let blob = BlobId::from_hash(blake3::hash(b""));
-        let inputs = Inputs {
-            data: Some(BlobRef { blob, bytes }),
-            ..Inputs::default()
-        };
+        let inputs = Inputs { data: Some(BlobRef { blob, bytes }), ..Inputs::default() };
         spec.study(settings(), &inputs).map(|_| ())
     };
     assert_eq!(
@@ -148,18 +110,12 @@ fn a_text_that_is_missing_or_too_short_is_refused() {
         Err(StudyError::DataMissing)
     );
     // A tenth is held out and must hold a sequence of 128, its last target and the rounding.
-    let short = StudyError::DataTooShort {
-        bytes: 1_299,
-        needed: 1_300,
-    };
+    let short = StudyError::DataTooShort { bytes: 1_299, needed: 1_300 };
     assert_eq!(with_bytes(1_299, &spec), Err(short));
     assert_eq!(with_bytes(1_300, &spec), Ok(()));
     let mut wide = spec;
     wide.data.format = TokenFormat::U16;
-    let short = StudyError::DataTooShort {
-        bytes: 2_599,
-        needed: 2_600,
-    };
+    let short = StudyError::DataTooShort { bytes: 2_599, needed: 2_600 };
     assert_eq!(with_bytes(2_599, &wide), Err(short));
 }
 

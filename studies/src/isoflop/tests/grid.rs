@@ -6,10 +6,7 @@ use proptest::prelude::*;
 #[track_caller]
 fn soda_cell(budget: f64, width: u32) -> Cell {
     let cells = parse(SODA).unwrap().cells_at(budget);
-    cells
-        .into_iter()
-        .find(|cell| cell.model.width == width)
-        .expect("the cell is in the grid")
+    cells.into_iter().find(|cell| cell.model.width == width).expect("the cell is in the grid")
 }
 
 // Goal: the rules give what they gave SODA's authors. Worked out by hand from the formulas:
@@ -42,17 +39,11 @@ fn the_batch_is_halved_until_the_rate_is_in_its_limit() {
 fn widths_follow_the_ranges_of_their_budget() {
     let spec = parse(SODA).unwrap();
     assert_eq!(spec.widths_at(3e18).len(), 16);
-    assert_eq!(
-        spec.widths_at(1e19),
-        [128, 384, 640, 896, 1152, 1408, 1664, 1920]
-    );
+    assert_eq!(spec.widths_at(1e19), [128, 384, 640, 896, 1152, 1408, 1664, 1920]);
     let added = [2048, 2304, 2816, 3072];
     assert_eq!(spec.widths_at(1e20)[8..], added);
-    let counts: Vec<usize> = spec
-        .flop_budgets
-        .iter()
-        .map(|budget| spec.cells_at(*budget).len())
-        .collect();
+    let counts: Vec<usize> =
+        spec.flop_budgets.iter().map(|budget| spec.cells_at(*budget).len()).collect();
     // SODA's 66 cells, 7 of them added by hand.
     assert_eq!(counts, [7, 12, 14, 7, 8, 8, 10]);
 }
@@ -66,10 +57,7 @@ fn a_refused_width_says_why() {
         recipe("flop_budgets: [1.0e9]\nwidths: [16]\ngrid: {steps_target: 3, tolerance: 0.5}");
     let coarse = coarse.unwrap();
     let strict = IsoflopSpec {
-        grid: crate::isoflop::spec::Grid {
-            tolerance: 1e-6,
-            ..coarse.grid.clone()
-        },
+        grid: crate::isoflop::spec::Grid { tolerance: 1e-6, ..coarse.grid.clone() },
         ..coarse
     };
     assert!(matches!(strict.cell(1e9, 16), Err(Refusal::Budget(_))));
@@ -102,10 +90,7 @@ fn a_convention_changes_what_is_counted_not_the_model() {
     let with = |flops: &str| recipe(&format!("{MINI}flops: {flops}\n")).unwrap();
     let training = with("counted_training").cell(3e11, 64).unwrap();
     let forward = with("counted_forward").cell(1e11, 64).unwrap();
-    assert_eq!(
-        (training.tokens, training.model.clone()),
-        (forward.tokens, forward.model)
-    );
+    assert_eq!((training.tokens, training.model.clone()), (forward.tokens, forward.model));
     let six = with("6nd");
     assert_eq!(six.flops, FlopsConvention::SixNd);
     let cell = six.cell(3e11, 64).unwrap();
@@ -125,45 +110,22 @@ fn a_convention_changes_what_is_counted_not_the_model() {
 // grid: the true exponent of D* is .609, Approach 2 finds .559, and the parametric fit the truth.
 #[test]
 fn approach_2_misses_the_truth_on_sodas_own_surface_and_grid() {
-    let surface = Surface {
-        e: 3.169,
-        a: 215_886.0,
-        b: 4_750.0,
-        alpha: 0.684,
-        beta: 0.439,
-    };
+    let surface = Surface { e: 3.169, a: 215_886.0, b: 4_750.0, alpha: 0.684, beta: 0.439 };
     let spec = parse(SODA).unwrap();
-    let cells = spec
-        .flop_budgets
-        .iter()
-        .flat_map(|budget| spec.cells_at(*budget));
+    let cells = spec.flop_budgets.iter().flat_map(|budget| spec.cells_at(*budget));
     let points: Vec<Point> = cells
         .map(|cell| {
             let (parameters, tokens) = (cell.parameters as f64, cell.tokens as f64);
             let loss = surface.loss(parameters, tokens);
-            Point {
-                parameters,
-                tokens,
-                loss,
-                budget: Some(cell.budget),
-            }
+            Point { parameters, tokens, loss, budget: Some(cell.budget) }
         })
         .collect();
-    let analysis = analyse(
-        &points,
-        &Options {
-            resamples: 0,
-            ..Options::default()
-        },
-    );
+    let analysis = analyse(&points, &Options { resamples: 0, ..Options::default() });
     let line = analysis.approach2.unwrap();
     assert_eq!(line.budgets_used, 7);
     assert!((line.b.value - 0.559).abs() < 5e-4, "b is {}", line.b.value);
     let truth = surface.exponents().unwrap().1;
     assert!((truth - 0.609).abs() < 5e-4);
     let fitted = analysis.parametric.unwrap().b.unwrap().value;
-    assert!(
-        (fitted - truth).abs() < 1e-4,
-        "the parametric b is {fitted}"
-    );
+    assert!((fitted - truth).abs() < 1e-4, "the parametric b is {fitted}");
 }

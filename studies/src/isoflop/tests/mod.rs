@@ -40,19 +40,10 @@ fit: {resamples: 200, target_budget: 1.0e13}
 ";
 
 /// Losses near those of a byte-level model; its optimum is inside the grid of [`MINI`].
-pub(super) const BYTES: Surface = Surface {
-    e: 0.9,
-    a: 60.0,
-    b: 70.0,
-    alpha: 0.45,
-    beta: 0.35,
-};
+pub(super) const BYTES: Surface = Surface { e: 0.9, a: 60.0, b: 70.0, alpha: 0.45, beta: 0.35 };
 
 pub(super) fn study(spec: IsoflopSpec) -> IsoflopStudy {
-    let text = BlobRef {
-        blob: BlobId::from_hash(blake3::hash(b"text")),
-        bytes: 20_000_000,
-    };
+    let text = BlobRef { blob: BlobId::from_hash(blake3::hash(b"text")), bytes: 20_000_000 };
     IsoflopStudy::new(spec, settings(), text)
 }
 
@@ -75,10 +66,7 @@ pub(super) struct Lab {
 impl Lab {
     pub(super) fn new(lines: &str) -> Self {
         let study = std::sync::Arc::new(study(recipe(lines).unwrap()));
-        Self {
-            study,
-            trials: Vec::new(),
-        }
+        Self { study, trials: Vec::new() }
     }
 
     pub(super) fn views(&self) -> Vec<TrialView<'_>> {
@@ -107,18 +95,12 @@ impl Lab {
         let first = self.trials.len();
         for spec in trials {
             let id = spec.id();
-            assert!(
-                self.trials.iter().all(|(known, _, _)| *known != id),
-                "planned twice"
-            );
+            assert!(self.trials.iter().all(|(known, _, _)| *known != id), "planned twice");
             self.trials.push((id, spec, None));
         }
         let views = self.views();
         let planned = Training::read_all(&self.study.spec, &views[first..]);
-        planned
-            .iter()
-            .map(|training| (training.budget, training.width))
-            .collect()
+        planned.iter().map(|training| (training.budget, training.width)).collect()
     }
 
     /// Ends every open trial that `chosen` accepts with the loss that `loss` gives, or diverged.
@@ -129,12 +111,7 @@ impl Lab {
     ) {
         let spec = self.study.spec.clone();
         for (id, trial, outcome) in &mut self.trials {
-            let view = TrialView {
-                id,
-                spec: trial,
-                attempts: 1,
-                outcome: outcome.as_ref(),
-            };
+            let view = TrialView { id, spec: trial, attempts: 1, outcome: outcome.as_ref() };
             let trainings = Training::read_all(&spec, &[view]);
             let training = trainings[0];
             if outcome.is_some() || !chosen(training.budget, training.width) {
@@ -148,20 +125,14 @@ impl Lab {
             };
             *outcome = Some(match loss(training.budget, &point) {
                 Some(loss) => completed(loss),
-                None => Outcome::Diverged {
-                    metric: "loss".into(),
-                    step: 7,
-                },
+                None => Outcome::Diverged { metric: "loss".into(), step: 7 },
             });
         }
     }
 
     /// Ends every open trial on the surface.
     pub(super) fn finish_on(&mut self, surface: &Surface) {
-        self.finish(
-            |_, _| true,
-            |_, point| Some(surface.loss(point.parameters, point.tokens)),
-        );
+        self.finish(|_, _| true, |_, point| Some(surface.loss(point.parameters, point.tokens)));
     }
 }
 

@@ -7,7 +7,7 @@ use proto::{Outcome, Runner};
 const ONE: &str = "\
 flop_budgets: [1.0e11]
 widths: [32, 48, 64, 80]
-grid: {batch_min: 1, steps_target: 100}
+grid: {batch_min: 1, steps_target: 100, layers: {base: 8}}
 closed_loop: {extra_cells_max: 2, interval_factor_max: 1000}
 fit: {resamples: 100}
 ";
@@ -34,11 +34,7 @@ fn the_first_plan_is_the_grid_with_the_longest_trials_first() {
     let mut lab = Lab::new(MINI);
     let planned = lab.plan();
     let spec = &lab.study.spec;
-    let cells: usize = spec
-        .flop_budgets
-        .iter()
-        .map(|budget| spec.cells_at(*budget).len())
-        .sum();
+    let cells: usize = spec.flop_budgets.iter().map(|budget| spec.cells_at(*budget).len()).sum();
     assert_eq!(planned.len(), cells);
     assert!(planned.is_sorted_by(|left, right| left.0 > right.0
         || (left.0 == right.0 && left.1 < right.1)));
@@ -51,17 +47,12 @@ fn a_trial_carries_the_cell_and_the_seed() {
     assert_eq!(lab.plan().len(), 2);
     let cell = lab.study.spec.cell(1e11, 64).unwrap();
     for ((_, trial, _), seed) in lab.trials.iter().zip([3, 4]) {
-        let Runner::Train(train) = &trial.runner else {
-            panic!("not a training")
-        };
+        let Runner::Train(train) = &trial.runner else { panic!("not a training") };
         assert_eq!((trial.seed, train.tokens()), (seed, cell.tokens));
         assert_eq!((&train.model, train.steps), (&cell.model, cell.steps));
         assert_eq!(train.optimizer.learning_rate, cell.learning_rate);
         assert_eq!(trial.parameters["flop_budget"].as_f64(), Some(1e11));
-        assert_eq!(
-            trial.parameters["parameters"].as_f64(),
-            Some(cell.parameters as f64)
-        );
+        assert_eq!(trial.parameters["parameters"].as_f64(), Some(cell.parameters as f64));
     }
 }
 
@@ -82,21 +73,9 @@ fn check_asks(lab: &mut Lab, width: u32, reason: &str) {
 #[test]
 fn a_minimum_at_an_edge_asks_for_the_next_width_outward() {
     // The spacing goes on: 80 * 80 / 64 = 100 and 32 * 32 / 48 = 21, as multiples of 8.
-    check_asks(
-        &mut finished(ONE, 80),
-        104,
-        "not bracketed towards large models",
-    );
-    check_asks(
-        &mut finished(ONE, 32),
-        24,
-        "not bracketed towards small models",
-    );
-    check_asks(
-        &mut finished(ONE, 112),
-        104,
-        "not bracketed towards large models",
-    );
+    check_asks(&mut finished(ONE, 80), 104, "not bracketed towards large models");
+    check_asks(&mut finished(ONE, 32), 24, "not bracketed towards small models");
+    check_asks(&mut finished(ONE, 112), 104, "not bracketed towards large models");
 }
 
 #[test]
@@ -119,10 +98,7 @@ fn the_loop_ends_when_the_minimum_is_bracketed_or_at_the_cap() {
 
 #[test]
 fn a_wide_interval_asks_for_a_cell_near_the_minimum() {
-    let sharp = ONE.replace(
-        "interval_factor_max: 1000",
-        "interval_factor_max: 1.0000001",
-    );
+    let sharp = ONE.replace("interval_factor_max: 1000", "interval_factor_max: 1.0000001");
     let noisy = |_: f64, point: &Point| {
         let wobble = 0.02 * (1e3 * point.parameters.ln()).sin();
         Some(2.0 + 0.1 * (point.parameters / 1.5e5).ln().powi(2) + wobble)
@@ -138,16 +114,11 @@ fn a_wide_interval_asks_for_a_cell_near_the_minimum() {
 #[test]
 fn a_budget_without_a_further_valid_width_is_closed() {
     // A batch of 4 at about 400 steps leaves no width above 64.
-    let limited = ONE.replace("[32, 48, 64, 80]", "[32, 40, 56, 64]").replace(
-        "{batch_min: 1, steps_target: 100}",
-        "{batch_min: 4, steps_target: 400}",
-    );
+    let limited = ONE
+        .replace("[32, 48, 64, 80]", "[32, 40, 56, 64]")
+        .replace("batch_min: 1, steps_target: 100", "batch_min: 4, steps_target: 400");
     let lab = finished(&limited, 64);
-    assert!(
-        (72..200)
-            .step_by(8)
-            .all(|width| lab.study.spec.cell(1e11, width).is_err())
-    );
+    assert!((72..200).step_by(8).all(|width| lab.study.spec.cell(1e11, width).is_err()));
     assert_eq!(lab.next(), Next::Complete);
     let notes = lab.study.report(&lab.views()).notes;
     let closed = "not bracketed towards large models, but no further width is valid";
@@ -184,10 +155,7 @@ fn a_loss_that_is_no_positive_number_is_left_out() {
         *outcome = Some(completed(-1.0));
     }
     assert_eq!(lab.next(), Next::Complete);
-    let missing = Outcome::Completed {
-        metrics: Default::default(),
-        checkpoint: None,
-    };
+    let missing = Outcome::Completed { metrics: Default::default(), checkpoint: None };
     lab.trials[0].2 = Some(missing);
     assert_eq!(lab.next(), Next::Complete);
 }
@@ -216,10 +184,7 @@ fn the_plan_follows_from_the_history_alone() {
             let loss = |_: f64, point: &Point| Some(surface.loss(point.parameters, point.tokens));
             budget_by_budget.finish(ends, loss);
             let again = Lab::new(&narrow);
-            let replayed = Lab {
-                trials: budget_by_budget.trials.clone(),
-                ..again
-            };
+            let replayed = Lab { trials: budget_by_budget.trials.clone(), ..again };
             assert_eq!(replayed.next(), budget_by_budget.next());
             if !matches!(budget_by_budget.next(), Next::Plan { .. }) {
                 break;
@@ -233,9 +198,6 @@ fn the_plan_follows_from_the_history_alone() {
         ids
     };
     let grid = Lab::new(&narrow).study.grid().len();
-    assert!(
-        all_at_once.trials.len() > grid,
-        "the loop asks for some cells"
-    );
+    assert!(all_at_once.trials.len() > grid, "the loop asks for some cells");
     assert_eq!(ids(&all_at_once), ids(&budget_by_budget));
 }

@@ -17,20 +17,12 @@ fn complete() -> Lab {
 
 #[track_caller]
 fn noted(report: &Report, words: &str) {
-    assert!(
-        report.notes.iter().any(|note| note.contains(words)),
-        "{:#?}",
-        report.notes
-    );
+    assert!(report.notes.iter().any(|note| note.contains(words)), "{:#?}", report.notes);
 }
 
 #[track_caller]
 fn not_noted(report: &Report, words: &str) {
-    assert!(
-        report.notes.iter().all(|note| !note.contains(words)),
-        "{:#?}",
-        report.notes
-    );
+    assert!(report.notes.iter().all(|note| !note.contains(words)), "{:#?}", report.notes);
 }
 
 #[test]
@@ -39,12 +31,7 @@ fn a_complete_study_reports_both_fits() {
     let report = report(&lab);
     let truth = BYTES.exponents().unwrap();
     let summary = &report.summary;
-    let value = |path: &str| {
-        summary
-            .pointer(path)
-            .and_then(serde_json::Value::as_f64)
-            .unwrap()
-    };
+    let value = |path: &str| summary.pointer(path).and_then(serde_json::Value::as_f64).unwrap();
     assert!((value("/parametric/a/value") - truth.0).abs() < 1e-3);
     assert!((value("/parametric/b/value") - truth.1).abs() < 1e-3);
     assert!(value("/parametric/prediction/parameters/value") > 0.0);
@@ -56,20 +43,9 @@ fn a_complete_study_reports_both_fits() {
         .flat_map(|section| &section.figures)
         .map(|figure| figure.name.as_str())
         .collect();
-    assert_eq!(
-        names,
-        [
-            "isoflop_curves",
-            "optimal_parameters",
-            "optimal_tokens",
-            "residuals"
-        ]
-    );
+    assert_eq!(names, ["isoflop_curves", "optimal_parameters", "optimal_tokens", "residuals"]);
     noted(&report, "scaled-down run");
-    noted(
-        &report,
-        "conventions: C is counted training FLOPs; N is all parameters",
-    );
+    noted(&report, "conventions: C is counted training FLOPs; N is all parameters");
     assert_eq!(report.curve_parameter.as_deref(), Some("flop_budget"));
 }
 
@@ -93,22 +69,11 @@ fn every_measured_point_leads_to_its_trial() {
 #[test]
 fn every_table_row_fills_its_columns() {
     let report = report(&complete());
-    let tables: Vec<_> = report
-        .sections
-        .iter()
-        .flat_map(|section| &section.tables)
-        .collect();
+    let tables: Vec<_> = report.sections.iter().flat_map(|section| &section.tables).collect();
     assert_eq!(tables.len(), 3);
     for table in tables {
         assert!(!table.rows.is_empty(), "{}", table.name);
-        assert!(
-            table
-                .rows
-                .iter()
-                .all(|row| row.len() == table.columns.len()),
-            "{}",
-            table.name
-        );
+        assert!(table.rows.iter().all(|row| row.len() == table.columns.len()), "{}", table.name);
     }
 }
 
@@ -116,16 +81,10 @@ fn every_table_row_fills_its_columns() {
 fn a_study_without_a_result_says_what_is_missing() {
     let mut lab = Lab::new(MINI);
     let before_planning = report(&lab);
-    noted(
-        &before_planning,
-        "no parametric fit: a parametric fit needs at least 6 points, found 0",
-    );
+    noted(&before_planning, "no parametric fit: a parametric fit needs at least 6 points, found 0");
     lab.plan();
     let unfinished = report(&lab);
-    noted(
-        &unfinished,
-        &format!("unfinished: {0} of {0} trials", lab.trials.len()),
-    );
+    noted(&unfinished, &format!("unfinished: {0} of {0} trials", lab.trials.len()));
     assert!(unfinished.sections[0].figures.is_empty());
     assert!(unfinished.summary["approach2"].is_null());
     for (_, _, outcome) in &mut lab.trials {
@@ -139,10 +98,7 @@ fn a_study_without_a_result_says_what_is_missing() {
 #[test]
 fn a_diverged_trial_is_listed_and_left_out() {
     let mut lab = complete();
-    lab.trials[0].2 = Some(Outcome::Diverged {
-        metric: "loss".into(),
-        step: 12,
-    });
+    lab.trials[0].2 = Some(Outcome::Diverged { metric: "loss".into(), step: 12 });
     let id = lab.trials[0].0.clone();
     let report = report(&lab);
     noted(&report, &format!("left out of the fits: trial {id}"));
@@ -159,37 +115,19 @@ fn a_minimum_that_is_not_bracketed_is_hollow_and_noted() {
     lab.plan();
     lab.finish_on(&BYTES);
     let report = report(&lab);
-    noted(
-        &report,
-        "not used: the minimum is not bracketed (at the largest model)",
-    );
-    noted(
-        &report,
-        "is asked for, because the minimum is not bracketed towards large models",
-    );
+    noted(&report, "not used: the minimum is not bracketed (at the largest model)");
+    noted(&report, "is asked for, because the minimum is not bracketed towards large models");
     let curves = &report.sections[0].figures[0].chart;
-    assert!(
-        curves
-            .series
-            .iter()
-            .flat_map(|series| &series.points)
-            .any(|point| point.excluded)
-    );
+    assert!(curves.series.iter().flat_map(|series| &series.points).any(|point| point.excluded));
 }
 
 #[test]
 fn a_text_that_is_seen_more_than_once_is_noted() {
     not_noted(&report(&complete()), "more than once");
     let lab = complete();
-    let text = BlobRef {
-        blob: BlobId::from_hash(blake3::hash(b"text")),
-        bytes: 100_000,
-    };
+    let text = BlobRef { blob: BlobId::from_hash(blake3::hash(b"text")), bytes: 100_000 };
     let short = IsoflopStudy::new(lab.study.spec.clone(), settings(), text);
-    noted(
-        &short.report(&lab.views()),
-        "see it more than once, at most",
-    );
+    noted(&short.report(&lab.views()), "see it more than once, at most");
 }
 
 #[test]

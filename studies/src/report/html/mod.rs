@@ -254,13 +254,8 @@ fn shown_trials<'a>(report: &Report, provenance: &'a Provenance) -> Vec<&'a Tria
     let is_named = |row: &&&TrialRow| named.contains(&row.id);
     let first = all.iter().collect::<Vec<_>>();
     let rest = first.iter().filter(|row| !is_named(row));
-    let kept: BTreeSet<&TrialId> = first
-        .iter()
-        .filter(is_named)
-        .chain(rest)
-        .take(TRIALS_MAX)
-        .map(|row| &row.id)
-        .collect();
+    let kept: BTreeSet<&TrialId> =
+        first.iter().filter(is_named).chain(rest).take(TRIALS_MAX).map(|row| &row.id).collect();
     all.iter().filter(|row| kept.contains(&row.id)).collect()
 }
 
@@ -269,10 +264,7 @@ fn named_trials(report: &Report) -> BTreeSet<&TrialId> {
     let figures = report.sections.iter().flat_map(|section| &section.figures);
     let series = figures.flat_map(|figure| &figure.chart.series);
     let points = series.flat_map(|series| {
-        let points = series
-            .points
-            .iter()
-            .filter_map(|point| point.trial.as_ref());
+        let points = series.points.iter().filter_map(|point| point.trial.as_ref());
         points.chain(&series.trial)
     });
     let tables = report.sections.iter().flat_map(|section| &section.tables);

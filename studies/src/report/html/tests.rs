@@ -64,31 +64,18 @@ fn report(trials: &[usize], words: &str) -> Report {
         title: words.into(),
         x: Axis::linear(words),
         y: Axis::linear(words),
-        series: vec![Series {
-            label: words.into(),
-            points: points.collect(),
-            ..Series::default()
-        }],
+        series: vec![Series { label: words.into(), points: points.collect(), ..Series::default() }],
         legend_title: words.into(),
         ..Chart::default()
     };
-    let row = |index: &usize| {
-        vec![
-            Cell::Trial(id(*index)),
-            Cell::text(words),
-            Cell::missing(words),
-        ]
-    };
+    let row =
+        |index: &usize| vec![Cell::Trial(id(*index)), Cell::text(words), Cell::missing(words)];
     Report {
         title: words.into(),
         sections: vec![Section {
             heading: words.into(),
             text: vec![words.into()],
-            figures: vec![Figure {
-                name: "figure".into(),
-                caption: words.into(),
-                chart,
-            }],
+            figures: vec![Figure { name: "figure".into(), caption: words.into(), chart }],
             tables: vec![Table {
                 name: words.into(),
                 caption: words.into(),
@@ -105,9 +92,7 @@ fn report(trials: &[usize], words: &str) -> Report {
 fn values<'a>(page: &'a str, attribute: &str) -> Vec<&'a str> {
     let start = format!(" {attribute}=\"");
     let rest = page.split(start.as_str()).skip(1);
-    rest.filter_map(|rest| rest.split_once('"'))
-        .map(|(value, _)| value)
-        .collect()
+    rest.filter_map(|rest| rest.split_once('"')).map(|(value, _)| value).collect()
 }
 
 #[test]
@@ -174,15 +159,9 @@ fn no_text_can_break_out() {
     provenance.curves = Some(LearningCurves {
         x: Axis::linear(HOSTILE),
         y: Axis::linear(HOSTILE),
-        curves: vec![Curve {
-            trial: id(1),
-            points: vec![[0.0, 1.0]],
-        }],
+        curves: vec![Curve { trial: id(1), points: vec![[0.0, 1.0]] }],
     });
-    let report = Report {
-        curve_parameter: Some(HOSTILE.into()),
-        ..report(&[0, 1], HOSTILE)
-    };
+    let report = Report { curve_parameter: Some(HOSTILE.into()), ..report(&[0, 1], HOSTILE) };
     let page = html(&report, &provenance);
     for forbidden in ["<script", "<img", "onerror=y>", "\u{1}"] {
         assert!(!page.contains(forbidden), "{forbidden}");
@@ -193,25 +172,16 @@ fn no_text_can_break_out() {
 
 #[test]
 fn learning_curves_of_one_value_share_colour_and_legend() {
-    let curve = |index| Curve {
-        trial: id(index),
-        points: vec![[1.0, 4.0], [2.0, f64::NAN]],
-    };
+    let curve = |index| Curve { trial: id(index), points: vec![[1.0, 4.0], [2.0, f64::NAN]] };
     let curves = LearningCurves {
         x: Axis::linear("tokens"),
         y: Axis::linear("loss"),
         curves: (0..5).map(curve).collect(),
     };
-    let report = Report {
-        curve_parameter: Some("width".into()),
-        ..Report::default()
-    };
+    let report = Report { curve_parameter: Some("width".into()), ..Report::default() };
     let chart = learning_chart(&report, &provenance(5), &curves);
-    let shown: Vec<(usize, &str)> = chart
-        .series
-        .iter()
-        .map(|series| (series.group, series.label.as_str()))
-        .collect();
+    let shown: Vec<(usize, &str)> =
+        chart.series.iter().map(|series| (series.group, series.label.as_str())).collect();
     assert_eq!(shown, [(0, "0"), (0, ""), (1, "1"), (1, ""), (2, "2")]);
     // Each line has its own link.
     let links = BTreeSet::from_iter(chart.series.iter().map(|series| &series.trial));
@@ -235,8 +205,6 @@ fn the_page_loads_nothing_from_elsewhere() {
     }
     let elsewhere = values(&page, "href").into_iter();
     assert!(
-        elsewhere
-            .clone()
-            .all(|link| link.starts_with('#') || link.starts_with("data:text/csv"))
+        elsewhere.clone().all(|link| link.starts_with('#') || link.starts_with("data:text/csv"))
     );
 }

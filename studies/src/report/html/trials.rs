@@ -55,10 +55,7 @@ fn entry(row: &TrialRow) -> Markup {
 }
 
 fn hashes(row: &TrialRow) -> Markup {
-    let files = row
-        .checkpoint
-        .iter()
-        .flat_map(|checkpoint| &checkpoint.files);
+    let files = row.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);
     html! {
         details.hashes {
             summary {

@@ -27,18 +27,15 @@ const TICK_LENGTH: f64 = 5.0;
 /// Room to the left of the area: the axis' label and the widest of `ticks`' labels.
 pub(super) fn left_margin(ticks: &[Tick]) -> f64 {
     let labels = ticks.iter().filter_map(|tick| tick.label.as_ref());
-    let widest = labels
-        .map(|label| written_width(label, TEXT_SIZE))
-        .fold(20.0, f64::max);
+    let widest = labels.map(|label| written_width(label, TEXT_SIZE)).fold(20.0, f64::max);
     Y_LABEL_WIDTH + widest.min(WIDTH / 3.0) + 2.0 * TICK_LENGTH
 }
 
 /// Grid, axes, ticks and both labels.
 pub(super) fn axes(chart: &Chart, plot: &Plot) -> Markup {
     let area = &plot.area;
-    let x_ticks = with_room(plot.x.ticks(&chart.x), area.width(), |label| {
-        written_width(label, TEXT_SIZE)
-    });
+    let x_ticks =
+        with_room(plot.x.ticks(&chart.x), area.width(), |label| written_width(label, TEXT_SIZE));
     let y_ticks = with_room(plot.y.ticks(&chart.y), area.height(), |_| TEXT_SIZE);
     let x_of = |tick: &Tick| area.left + tick.share * area.width();
     let y_of = |tick: &Tick| area.bottom - tick.share * area.height();
@@ -89,10 +86,7 @@ pub(super) fn axes(chart: &Chart, plot: &Plot) -> Markup {
 
 /// The words at both axes.
 pub(super) fn axis_labels(chart: &Chart, area: &Area) -> Markup {
-    let [x, y] = [
-        (area.left + area.right) / 2.0,
-        (area.top + area.bottom) / 2.0,
-    ];
+    let [x, y] = [(area.left + area.right) / 2.0, (area.top + area.bottom) / 2.0];
     html! {
         text.label x=(px(x)) y=(px(area.bottom + 41.0)) text-anchor="middle" {
             (fitted(&chart.x.label, TEXT_SIZE, area.width()))
@@ -115,10 +109,7 @@ fn with_room(
             let Some(label) = &tick.label else { continue };
             let half = (size(label) + LABEL_GAP) / 2.0;
             let place = [tick.share * length - half, tick.share * length + half];
-            if taken
-                .iter()
-                .any(|other| place[0] < other[1] && other[0] < place[1])
-            {
+            if taken.iter().any(|other| place[0] < other[1] && other[0] < place[1]) {
                 tick.label = None;
             } else {
                 taken.push(place);
@@ -143,12 +134,7 @@ impl<'a> Legend<'a> {
         let series = &chart.series[..drawn(chart)];
         let named: Vec<&Series> = series.iter().filter(|s| !s.label.is_empty()).collect();
         let title = chart.legend_title.as_str();
-        let mut legend = Self {
-            title,
-            entries: Vec::new(),
-            more: None,
-            rows: 0,
-        };
+        let mut legend = Self { title, entries: Vec::new(), more: None, rows: 0 };
         if named.is_empty() {
             return legend;
         }
@@ -214,11 +200,7 @@ impl<'a> Legend<'a> {
 fn swatch(series: &Series) -> Markup {
     let has_line = !series.line.is_empty() || dashed(series.style);
     let has_points = !has_line || !series.points.is_empty();
-    let line_class = if dashed(series.style) {
-        "line dashed"
-    } else {
-        "line"
-    };
+    let line_class = if dashed(series.style) { "line dashed" } else { "line" };
     html! {
         @if has_line {
             path class=(line_class) d="M0 -4H23" {}

@@ -139,13 +139,9 @@ fn tooltip(chart: &Chart, point: &Point, entries: &Entries<'_>) -> String {
         let write = |value: f64| number::write(value, TOOLTIP_DIGITS, Zeros::Trim).unicode();
         match interval {
             None => format!("{}: {}", axis.label, write(value)),
-            Some([low, high]) => format!(
-                "{}: {} [{}, {}]",
-                axis.label,
-                write(value),
-                write(low),
-                write(high)
-            ),
+            Some([low, high]) => {
+                format!("{}: {} [{}, {}]", axis.label, write(value), write(low), write(high))
+            }
         }
     };
     let mut lines = Vec::new();
@@ -187,9 +183,8 @@ fn line(series: &Series, plot: &Plot, corners: usize, entries: &Entries<'_>) -> 
         (false, true) => "line thin",
         (false, false) => "line",
     };
-    let path: String = segments(&series.line, plot)
-        .map(|segment| path(&decimated(segment, corners)))
-        .collect();
+    let path: String =
+        segments(&series.line, plot).map(|segment| path(&decimated(segment, corners))).collect();
     let title = trial_line(series.trial.as_ref(), entries);
     let line = html! {
         path class=(class) d=(path) {
@@ -208,10 +203,7 @@ fn segments(line: &[[f64; 2]], plot: &Plot) -> impl Iterator<Item = Vec<[f64; 2]
         let stretch: Vec<[f64; 2]> = stretch.iter().copied().flatten().collect();
         stretch
     });
-    stretches
-        .filter(|stretch| !stretch.is_empty())
-        .collect::<Vec<_>>()
-        .into_iter()
+    stretches.filter(|stretch| !stretch.is_empty()).collect::<Vec<_>>().into_iter()
 }
 
 /// At most about `corners` of the corners: the first, lowest, highest and last of every group of
@@ -229,9 +221,7 @@ fn decimated(corners: Vec<[f64; 2]>, most: usize) -> Vec<[f64; 2]> {
             let low = indices.iter().min_by(by_height).copied().unwrap_or(0);
             let high = indices.iter().max_by(by_height).copied().unwrap_or(0);
             let kept = BTreeSet::from([0, low, high, group.len() - 1]);
-            kept.into_iter()
-                .map(|index| group[index])
-                .collect::<Vec<_>>()
+            kept.into_iter().map(|index| group[index]).collect::<Vec<_>>()
         })
         .collect()
 }

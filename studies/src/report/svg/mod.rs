@@ -51,9 +51,7 @@ pub(super) fn css() -> String {
 pub(super) fn drawing(chart: &Chart, entries: &Entries<'_>, style: Option<&str>) -> Markup {
     let legend = frame::Legend::of(chart);
     let plot = Plot::of(chart, &legend);
-    let notes = plot
-        .as_ref()
-        .map_or_else(Vec::new, |plot| plot.notes(chart));
+    let notes = plot.as_ref().map_or_else(Vec::new, |plot| plot.notes(chart));
     let area = plot.as_ref().map_or(Area::empty(&legend), |plot| plot.area);
     let height = area.bottom + FOOT_HEIGHT + NOTE_HEIGHT * notes.len() as f64;
     html! {
@@ -104,12 +102,7 @@ struct Area {
 impl Area {
     fn new(left: f64, legend: &frame::Legend<'_>) -> Self {
         let top = TITLE_HEIGHT + legend.height();
-        Self {
-            left,
-            right: WIDTH - RIGHT_MARGIN,
-            top,
-            bottom: top + PLOT_HEIGHT,
-        }
+        Self { left, right: WIDTH - RIGHT_MARGIN, top, bottom: top + PLOT_HEIGHT }
     }
 
     fn empty(legend: &frame::Legend<'_>) -> Self {
@@ -168,9 +161,7 @@ impl Plot {
 
     /// Place of a value inside the area, from its top edge.
     fn y(&self, value: f64) -> Option<f64> {
-        self.y
-            .share(value)
-            .map(|share| (1.0 - share) * self.area.height())
+        self.y.share(value).map(|share| (1.0 - share) * self.area.height())
     }
 
     fn place(&self, x: f64, y: f64) -> Option<[f64; 2]> {
@@ -199,20 +190,14 @@ impl Plot {
         });
         let homeless = all.filter(|[x, y]| !chart.has_place(*x, *y)).count();
         if homeless > 0 {
-            let are = if homeless == 1 {
-                "value is"
-            } else {
-                "values are"
-            };
+            let are = if homeless == 1 { "value is" } else { "values are" };
             notes.push(format!(
                 "{homeless} {are} left out: not a finite number, or not positive on a log axis."
             ));
         }
         let covered = marks::covered(chart, self);
         if covered > 0 {
-            notes.push(format!(
-                "{covered} points lie under others and are not drawn."
-            ));
+            notes.push(format!("{covered} points lie under others and are not drawn."));
         }
         let more = chart.series.len() - shown.len();
         if more > 0 {

@@ -4,11 +4,7 @@ use proptest::prelude::*;
 use roxmltree::Document;
 
 fn points(values: &[[f64; 2]]) -> Series {
-    let point = |[x, y]: &[f64; 2]| Point {
-        x: *x,
-        y: *y,
-        ..Point::default()
-    };
+    let point = |[x, y]: &[f64; 2]| Point { x: *x, y: *y, ..Point::default() };
     Series {
         label: "series".into(),
         points: values.iter().map(point).collect(),
@@ -35,20 +31,14 @@ fn draw(chart: &Chart) -> Vec<[f64; 2]> {
     assert!(!body.contains("NaN") && !body.contains("inf"), "{body}");
     // The circles of the legend have no tooltip.
     let has_tooltip = |node: &roxmltree::Node<'_, '_>| {
-        let first = node
-            .parent()
-            .and_then(|parent| parent.first_element_child());
+        let first = node.parent().and_then(|parent| parent.first_element_child());
         first.is_some_and(|first| first.has_tag_name("title"))
     };
-    let circles = document
-        .descendants()
-        .filter(|node| node.has_tag_name("circle"));
+    let circles = document.descendants().filter(|node| node.has_tag_name("circle"));
     let marks = circles.filter(has_tooltip);
     let place =
         |name, node: roxmltree::Node<'_, '_>| node.attribute(name).unwrap().parse().unwrap();
-    marks
-        .map(|node| [place("cx", node), place("cy", node)])
-        .collect()
+    marks.map(|node| [place("cx", node), place("cy", node)]).collect()
 }
 
 #[track_caller]
@@ -68,13 +58,7 @@ fn a_chart_without_values_says_so() {
 
 #[test]
 fn values_without_a_place_are_left_out_and_counted() {
-    let values = [
-        [1e3, 2.0],
-        [1e4, 1.0],
-        [0.0, 1.0],
-        [1e3, f64::NAN],
-        [f64::INFINITY, 1.0],
-    ];
+    let values = [[1e3, 2.0], [1e4, 1.0], [0.0, 1.0], [1e3, f64::NAN], [f64::INFINITY, 1.0]];
     let chart = chart(vec![points(&values)]);
     assert_eq!(draw(&chart).len(), 2);
     says(&chart, "3 values are left out");
@@ -83,11 +67,7 @@ fn values_without_a_place_are_left_out_and_counted() {
 #[test]
 fn larger_values_stand_further_right_and_higher() {
     let places = draw(&chart(vec![points(&[[1e3, 1.0], [1e4, 2.0], [1e5, 4.0]])]));
-    assert!(
-        places
-            .windows(2)
-            .all(|p| p[0][0] < p[1][0] && p[0][1] > p[1][1])
-    );
+    assert!(places.windows(2).all(|p| p[0][0] < p[1][0] && p[0][1] > p[1][1]));
     // Equal ratios on the logarithmic axis, equal differences on the linear one.
     let step = |axis: usize, index: usize| places[index + 1][axis] - places[index][axis];
     assert!((step(0, 0) - step(0, 1)).abs() < 0.02);
@@ -108,17 +88,8 @@ fn one_point_and_equal_points_stand_in_the_middle() {
 
 #[test]
 fn a_line_is_interrupted_where_it_has_no_place() {
-    let line = vec![
-        [1.0, 1.0],
-        [2.0, 2.0],
-        [3.0, f64::NAN],
-        [4.0, 2.0],
-        [5.0, 1.0],
-    ];
-    let chart = chart(vec![Series {
-        line,
-        ..Series::default()
-    }]);
+    let line = vec![[1.0, 1.0], [2.0, 2.0], [3.0, f64::NAN], [4.0, 2.0], [5.0, 1.0]];
+    let chart = chart(vec![Series { line, ..Series::default() }]);
     let text = svg(&chart);
     let document = Document::parse(&text).unwrap();
     let line = document
@@ -133,21 +104,9 @@ fn a_line_is_interrupted_where_it_has_no_place() {
 #[test]
 fn a_crowd_is_thinned_and_keeps_its_extremes() {
     let crowd: Vec<[f64; 2]> = (0..50_000u32)
-        .map(|i| {
-            [
-                1.0 + f64::from(i),
-                if i == 33_333 {
-                    9.0
-                } else {
-                    f64::from(i % 7) / 7.0
-                },
-            ]
-        })
+        .map(|i| [1.0 + f64::from(i), if i == 33_333 { 9.0 } else { f64::from(i % 7) / 7.0 }])
         .collect();
-    let lines = Series {
-        line: crowd.clone(),
-        ..Series::default()
-    };
+    let lines = Series { line: crowd.clone(), ..Series::default() };
     let mut with_points = chart(vec![points(&crowd)]);
     with_points.x = Axis::linear("step");
     let drawn = draw(&with_points);
@@ -191,18 +150,15 @@ fn long_words_are_cut_and_kept_as_tooltips() {
 fn any_series() -> impl Strategy<Value = Series> {
     let number = || prop_oneof![any::<f64>(), -10.0..10.0, 1e3..1e9];
     let pair = move || (number(), number()).prop_map(|(a, b)| [a, b]);
-    let point = (
-        pair(),
-        proptest::option::of(pair()),
-        proptest::option::of(pair()),
-    )
-        .prop_map(|([x, y], x_interval, y_interval)| Point {
+    let point = (pair(), proptest::option::of(pair()), proptest::option::of(pair())).prop_map(
+        |([x, y], x_interval, y_interval)| Point {
             x,
             y,
             x_interval,
             y_interval,
             ..Point::default()
-        });
+        },
+    );
     let band = (number(), number(), number()).prop_map(|(x, low, high)| Band { x, low, high });
     let style = prop_oneof![
         Just(Style::Points),

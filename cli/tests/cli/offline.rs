@@ -1,10 +1,6 @@
 //! The commands that need no coordinator, through the real program.
 
-#![expect(clippy::disallowed_methods, reason = "a test that waits for a process has a clock")]
-
-mod common;
-
-use common::Bench;
+use crate::bench::Bench;
 
 const SWEEP: &str = "\
 apiVersion: brine.dev/v1
@@ -72,13 +68,18 @@ fn validate_checks_every_recipe_and_says_what_is_wrong() {
     assert_eq!(good.stdout, "good.yaml: valid (sweep noise)\n");
     let bad = bench.brine(&["validate", "bad.yaml"]).code(1);
     assert_eq!(bad.stdout, "");
-    assert!(bad.stderr.starts_with("error: bad.yaml: spec.study.sweep.serch (line 12, column 7): "), "{}", bad.stderr);
+    assert!(
+        bad.stderr.starts_with("error: bad.yaml: spec.study.sweep (line 13, column 7): "),
+        "{}",
+        bad.stderr
+    );
     assert!(bad.stderr.contains("hint: ") && bad.stderr.contains("search"), "{}", bad.stderr);
     let both = bench.brine(&["validate", "bad.yaml", "good.yaml", "missing.yaml"]).code(1);
     assert_eq!(both.stdout, "good.yaml: valid (sweep noise)\n");
     assert!(both.stderr.contains("cannot read the recipe missing.yaml"), "{}", both.stderr);
     assert!(both.stderr.ends_with("error: 2 of 3 recipes are wrong\n"), "{}", both.stderr);
-    let json = bench.brine(&["validate", "--output", "json", "bad.yaml", "good.yaml"]).code(1).json();
+    let json =
+        bench.brine(&["validate", "--output", "json", "bad.yaml", "good.yaml"]).code(1).json();
     assert_eq!((&json[0]["valid"], &json[1]["valid"]), (&false.into(), &true.into()));
 }
 
@@ -115,7 +116,7 @@ fn plan_names_every_trial_once_and_the_same_each_time() {
 #[test]
 fn plan_counts_the_cost_of_training() {
     let bench = Bench::new();
-    let recipe = include_str!("../../recipes/isoflop-mini.yaml");
+    let recipe = include_str!("../../../recipes/isoflop-mini.yaml");
     bench.write("isoflop.yaml", recipe);
     let arguments = ["plan", "isoflop.yaml", "--flops-per-second", "1e9", "--parallel", "2"];
     let human = bench.brine(&arguments).code(0);
@@ -144,7 +145,11 @@ fn status_of_an_empty_folder_says_how_to_begin() {
     let bench = Bench::new();
     for command in ["status", "results", "watch"] {
         let ended = bench.brine(&[command]).code(1);
-        assert!(ended.stderr.contains("no coordinator serves the data folder .brine"), "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains("no coordinator serves the data folder .brine"),
+            "{}",
+            ended.stderr
+        );
         assert!(ended.stderr.contains("hint: "), "{}", ended.stderr);
         assert!(!bench.path(".brine").exists(), "{command} leaves nothing behind");
     }

@@ -10,29 +10,29 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
 
 /// An empty folder in which commands run.
-pub struct Bench {
+pub(crate) struct Bench {
     folder: tempfile::TempDir,
 }
 
 /// What a command did.
-pub struct Ended {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().expect("a temporary folder can be made") }
     }
 
     /// The path of `name` in the folder.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Writes a file, with the folders on its way.
-    pub fn write(&self, name: &str, content: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
         let path = self.path(name);
         let parent = path.parent().expect("a file in the folder has a parent");
         std::fs::create_dir_all(parent).expect("a folder can be made");
@@ -42,7 +42,7 @@ impl Bench {
 
     /// `brine` with these arguments, not yet started: no variables but `PATH`, fixed width and
     /// time zone, no terminal.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_brine"));
         command
             .args(arguments)
@@ -66,13 +66,13 @@ impl Bench {
 
     /// Runs `brine` to its end.
     #[track_caller]
-    pub fn brine(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn brine(&self, arguments: &[&str]) -> Ended {
         self.finish(self.command(arguments).spawn().expect("brine can be started"))
     }
 
     /// Waits for a started command; kills it and fails when it hangs.
     #[track_caller]
-    pub fn finish(&self, child: Child) -> Ended {
+    pub(crate) fn finish(&self, child: Child) -> Ended {
         let id = child.id();
         let (sender, receiver) = std::sync::mpsc::channel();
         let reader = std::thread::spawn(move || sender.send(child.wait_with_output()));
@@ -87,16 +87,20 @@ impl Bench {
 
     /// Waits until `is_there` is true of the file `name`.
     #[track_caller]
-    pub fn wait_for(&self, name: &str, is_there: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + TIMEOUT;
-        loop {
-            let text = std::fs::read_to_string(self.path(name)).unwrap_or_default();
-            if is_there(&text) {
-                return text;
-            }
-            assert!(Instant::now() < end, "{name} is {text:?}");
-            std::thread::sleep(POLL);
-        }
+    pub(crate) fn wait_for(&self, name: &str, is_there: impl Fn(&str) -> bool) -> String {
+        let read = || std::fs::read_to_string(self.path(name)).unwrap_or_default();
+        wait_until(name, || is_there(&read()));
+        read()
+    }
+}
+
+/// Looks again and again until `is_true`; fails with `what` when it never is.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, is_true: impl Fn() -> bool) {
+    let end = Instant::now() + TIMEOUT;
+    while !is_true() {
+        assert!(Instant::now() < end, "this never became true: {what}");
+        std::thread::sleep(POLL);
     }
 }
 
@@ -114,7 +118,7 @@ impl Ended {
 
     /// Checks the exit code.
     #[track_caller]
-    pub fn code(self, expected: i32) -> Self {
+    pub(crate) fn code(self, expected: i32) -> Self {
         let Self { code, stdout, stderr } = &self;
         assert_eq!(*code, Some(expected), "stdout:\n{stdout}\nstderr:\n{stderr}");
         self
@@ -122,7 +126,8 @@ impl Ended {
 
     /// stdout as JSON.
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }
 }

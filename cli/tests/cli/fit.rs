@@ -1,10 +1,6 @@
 //! `brine fit` on tables that the tests make themselves.
 
-#![expect(clippy::disallowed_methods, reason = "a test that waits for a process has a clock")]
-
-mod common;
-
-use common::Bench;
+use crate::bench::Bench;
 use std::fmt::Write as _;
 
 const TRUTH: [(&str, f64); 5] =
@@ -24,7 +20,8 @@ fn table() -> String {
             let parameters = centre * 2_f64.powi(step);
             let tokens = budget / (6.0 * parameters);
             let loss = loss(parameters, tokens);
-            writeln!(text, "x,{parameters:e},{budget:e},{tokens:e},{loss},a").unwrap();
+            writeln!(text, "x,{parameters:e},{budget:e},{tokens:e},{loss},a")
+                .expect("a string takes every write");
         }
     }
     text
@@ -37,8 +34,22 @@ fn the_constants_of_a_known_surface_come_back() {
     text.push_str("outlier,1e8,1e20,1e12,99,a\nother,1e8,1e20,1e12,7,b\n");
     bench.write("table.csv", &text);
     let arguments = [
-        "fit", "table.csv", "--flops", "flops", "--budget", "flops", "--where", "kind=a",
-        "--drop-highest", "1", "--bootstrap", "200", "--target-budget", "1e23", "--output", "json",
+        "fit",
+        "table.csv",
+        "--flops",
+        "flops",
+        "--budget",
+        "flops",
+        "--where",
+        "kind=a",
+        "--drop-highest",
+        "1",
+        "--bootstrap",
+        "200",
+        "--target-budget",
+        "1e23",
+        "--output",
+        "json",
     ];
     let json = bench.brine(&arguments).code(0).json();
     let parametric = &json["parametric"];
@@ -47,7 +58,9 @@ fn the_constants_of_a_known_surface_come_back() {
         let found = parametric[name]["value"].as_f64().unwrap();
         assert!((found / expected - 1.0).abs() < 1e-3, "{name} is {found}, not {expected}");
     }
-    for (fit, name) in [("parametric", "a"), ("parametric", "b"), ("approach2", "a"), ("approach2", "b")] {
+    for (fit, name) in
+        [("parametric", "a"), ("parametric", "b"), ("approach2", "a"), ("approach2", "b")]
+    {
         let estimate = &json[fit][name];
         let [low, high] = [0, 1].map(|end| estimate["ci95"][end].as_f64().unwrap());
         assert!(low <= high, "{fit} {name}: {estimate}");
@@ -62,7 +75,8 @@ fn a_person_sees_both_fits_with_intervals() {
     let arguments =
         ["fit", "table.csv", "--tokens", "tokens", "--budget", "flops", "--bootstrap", "100"];
     let ended = bench.brine(&arguments).code(0);
-    for text in ["35 of 35 rows used", "parametric fit", "Approach 2", "alpha", "[", "a (N* ~ C^a)"] {
+    for text in ["35 of 35 rows used", "parametric fit", "Approach 2", "alpha", "[", "a (N* ~ C^a)"]
+    {
         assert!(ended.stdout.contains(text), "{text}: {}", ended.stdout);
     }
     assert_eq!(ended.stderr, "");

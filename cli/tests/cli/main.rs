@@ -1,0 +1,8 @@
+//! The command line through the real programs: what people type, and what they see.
+#![expect(clippy::disallowed_methods, reason = "a test that waits for a process has a clock")]
+
+mod bench;
+mod fit;
+mod kill;
+mod offline;
+mod runs;
