@@ -33,7 +33,13 @@ fn spec(seed: u64) -> TrialSpec {
 fn planned() -> Core {
     let mut core = Core::new(5_000);
     let agent = AgentId::new("a").unwrap();
-    let capacity = Capacity { host: "h".into(), cpus: 64, gpus: vec![], memory_bytes: 0 };
+    let capacity = Capacity {
+        host: "h".into(),
+        cpus: 64,
+        gpus: vec![],
+        memory_bytes: 0,
+        code_version: "1".into(),
+    };
     core.hear(NOW, &Heard::Joined { agent, session: 1, capacity, running: vec![] });
     let experiment = ExperimentId::new("e").unwrap();
     let inputs = Inputs::default();

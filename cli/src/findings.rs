@@ -189,6 +189,11 @@ fn trial_row(trial: &TrialState) -> TrialRow {
         Some(Outcome::Failed { message, .. }) => (BTreeMap::new(), None, Some(message.clone())),
         None => (BTreeMap::new(), None, None),
     };
+    // A trial that never ran has no code behind it.
+    let ran_by = match trial.code_version.as_str() {
+        "" => String::new(),
+        version => format!("brine-agent {version}"),
+    };
     TrialRow {
         id: trial.id.clone(),
         attempts: trial.attempts.0,
@@ -203,8 +208,8 @@ fn trial_row(trial: &TrialState) -> TrialRow {
             Runner::Command(_) => None,
         },
         code_version: match &trial.spec.runner {
-            Runner::Train(spec) => format!("{}, arithmetic {}", code_version(), spec.numerics),
-            Runner::Command(_) => code_version(),
+            Runner::Train(spec) => format!("{}, arithmetic {}", ran_by, spec.numerics),
+            Runner::Command(_) => ran_by,
         },
         message,
     }

@@ -33,6 +33,8 @@ pub(crate) struct TrialState {
     pub(crate) agent: Option<AgentId>,
     /// Why it waits; empty when it does not.
     pub(crate) waiting_for: String,
+    /// Version of the agent's code that ran it last; empty before.
+    pub(crate) code_version: String,
 }
 
 impl Snapshot {
@@ -83,6 +85,7 @@ impl TrialState {
             outcome,
             agent,
             waiting_for: view.waiting_for,
+            code_version: view.code_version,
         })
     }
 }

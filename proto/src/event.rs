@@ -67,6 +67,8 @@ pub enum Event {
         agent: AgentId,
         /// Where.
         devices: Devices,
+        /// Version of the agent's code, for example `0.1.0+5fb768e`.
+        code_version: String,
     },
     /// The agent confirmed that the attempt's process runs.
     AttemptStarted {

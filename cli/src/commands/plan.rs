@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[arg(value_name = "RECIPE")]
     recipe: PathBuf,
 
-    /// Rate at which one trial computes, in FLOP/s [default: 1e10 per CPU, 1e14 per GPU]
+    /// Rate at which one trial computes, in FLOP/s [default: 2.5e10 per CPU, 1e14 per GPU]
     #[arg(long, value_name = "RATE", value_parser = positive)]
     flops_per_second: Option<f64>,
 

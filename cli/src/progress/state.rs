@@ -127,7 +127,7 @@ impl Progress {
                 self.release_all();
                 Note::ExperimentEnded(*state)
             }),
-            Event::LeaseGranted { trial, attempt, agent, devices: _ } => {
+            Event::LeaseGranted { trial, attempt, agent, devices: _, code_version: _ } => {
                 let (attempt, agent) = (*attempt, agent.clone());
                 self.trials.get_mut(trial)?.phase = Phase::Leased { attempt, agent, live: None };
                 None

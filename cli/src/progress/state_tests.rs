@@ -38,6 +38,7 @@ impl Script {
             attempt,
             agent: AgentId::new("a").unwrap(),
             devices: Devices::default(),
+            code_version: "1".to_owned(),
         })
         .event(Event::AttemptStarted { trial: trial.id(), attempt })
     }

@@ -21,8 +21,8 @@ pub use hear::Heard;
 pub use view::{Counts, LeaseView};
 
 use proto::{
-    AgentId, Attempt, Devices, Event, ExperimentId, ExperimentState, FailureClass, Outcome,
-    Timestamp, TrialId, TrialSpec,
+    AgentId, Event, ExperimentId, ExperimentState, FailureClass, Outcome, Timestamp, TrialId,
+    TrialSpec,
 };
 use state::{Agent, Experiment, Lease, Releasing, Trial, TrialState};
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,8 +103,11 @@ impl Core {
                 self.apply_resumed(experiment, retried);
             }
             Event::ExperimentEnded { experiment, state } => self.apply_ended(experiment, *state),
-            Event::LeaseGranted { trial, attempt, agent, devices } => {
-                self.apply_granted(at, trial, *attempt, agent, devices);
+            Event::LeaseGranted { trial, attempt, agent, devices, code_version } => {
+                let deadline = at.plus_ms(self.lease_ttl_ms);
+                let (attempt, agent, devices) = (*attempt, agent.clone(), devices.clone());
+                let lease = Lease { attempt, agent, devices, deadline };
+                self.apply_granted(trial, lease, code_version);
             }
             Event::AttemptStarted { trial, attempt } => {
                 if let Some(TrialState::Leased { lease, started }) =
@@ -189,26 +192,18 @@ impl Core {
         }
     }
 
-    fn apply_granted(
-        &mut self,
-        at: Timestamp,
-        id: &TrialId,
-        attempt: Attempt,
-        agent_id: &AgentId,
-        devices: &Devices,
-    ) {
+    fn apply_granted(&mut self, id: &TrialId, lease: Lease, code_version: &str) {
         let Some(trial) = self.trials.get_mut(id) else {
             return;
         };
-        let deadline = at.plus_ms(self.lease_ttl_ms);
-        let lease = Lease { attempt, agent: agent_id.clone(), devices: devices.clone(), deadline };
-        trial.attempt = attempt;
-        trial.last_agent = Some(agent_id.clone());
-        self.expiries.insert((deadline, id.clone()));
-        if let Some(agent) = self.agents.get_mut(agent_id) {
+        trial.attempt = lease.attempt;
+        trial.last_agent = Some(lease.agent.clone());
+        code_version.clone_into(&mut trial.code_version);
+        self.expiries.insert((lease.deadline, id.clone()));
+        if let Some(agent) = self.agents.get_mut(&lease.agent) {
             agent.leases.insert(id.clone());
             agent.version += 1;
-            self.changed.insert(agent_id.clone());
+            self.changed.insert(lease.agent.clone());
         }
         self.set_state(id, TrialState::Leased { lease, started: false });
     }

@@ -34,7 +34,9 @@ pub(super) fn place(core: &Core, now: Timestamp) -> Vec<Event> {
             left.gpus.retain(|gpu| !devices.gpus.contains(gpu));
         }
         let (trial, attempt) = (id.clone(), trial.attempt.next());
-        events.push(Event::LeaseGranted { trial, attempt, agent, devices });
+        let version = core.agents.get(&agent).map(|agent| agent.capacity.code_version.clone());
+        let code_version = version.unwrap_or_default();
+        events.push(Event::LeaseGranted { trial, attempt, agent, devices, code_version });
     }
     events
 }

@@ -47,6 +47,8 @@ pub struct Trial {
     pub checkpoint: Option<Checkpoint>,
     /// Who ran it last.
     pub last_agent: Option<AgentId>,
+    /// Version of that agent's code; empty before the first attempt.
+    pub code_version: String,
 }
 
 /// How a trial stands.
@@ -98,6 +100,8 @@ pub struct Capacity {
     pub gpus: Vec<Gpu>,
     /// Main memory in bytes.
     pub memory_bytes: u64,
+    /// Version of its code.
+    pub code_version: String,
 }
 
 /// One GPU of an agent.
@@ -152,6 +156,7 @@ impl Trial {
             failures: BTreeMap::new(),
             checkpoint: None,
             last_agent: None,
+            code_version: String::new(),
         }
     }
 

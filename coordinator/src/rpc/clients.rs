@@ -131,5 +131,6 @@ fn trial(core: &Core, now: Timestamp, id: &TrialId, trial: &Trial) -> TrialView 
         outcome_json: trial.outcome().map(json).unwrap_or_default(),
         agent: trial.last_agent.as_ref().map_or_else(String::new, ToString::to_string),
         waiting_for: core.waiting_for(trial, now),
+        code_version: trial.code_version.clone(),
     }
 }

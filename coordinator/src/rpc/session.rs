@@ -22,6 +22,8 @@ use tonic::{Response, Status, Streaming};
 
 /// CPU slots that one agent may offer; more than any machine has.
 const CPUS_MAX: u32 = 4_096;
+/// Kept of an agent's version; it stands in every lease's record.
+const VERSION_CHARACTERS_MAX: usize = 64;
 /// GPUs that one agent may offer.
 const GPUS_MAX: usize = 256;
 /// Attempts in one report; an agent cannot hold more than it has CPU slots.
@@ -79,6 +81,7 @@ fn joined(session: u64, hello: Hello) -> Result<(AgentId, Heard), Status> {
         cpus: hello.cpus,
         gpus: hello.gpus.into_iter().map(gpu).collect(),
         memory_bytes: hello.memory_bytes,
+        code_version: hello.brine_version.chars().take(VERSION_CHARACTERS_MAX).collect(),
     };
     let running = running(&hello.running)?.into_iter().map(|(t, a, _)| (t, a)).collect();
     Ok((agent.clone(), Heard::Joined { agent, session, capacity, running }))

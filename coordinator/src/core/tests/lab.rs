@@ -3,7 +3,7 @@
 
 use super::super::state::Capacity;
 use super::super::*;
-use proto::{Checkpoint, CommandSpec, Inputs, Resources, Retries, Runner};
+use proto::{Attempt, Checkpoint, CommandSpec, Inputs, Resources, Retries, Runner};
 
 pub(super) const TTL: u64 = 5_000;
 
@@ -170,7 +170,7 @@ impl Lab {
             None => "?".to_owned(),
         };
         match event {
-            Event::LeaseGranted { trial, attempt, agent, devices } => {
+            Event::LeaseGranted { trial, attempt, agent, devices, .. } => {
                 let [cpu] = devices.cpus[..] else { panic!("one CPU slot each") };
                 format!("lease {}/{attempt} {agent}[{cpu}]", number(trial))
             }
@@ -218,7 +218,8 @@ impl Lab {
         self.decide(&Input::Joined { agent: agent.clone(), running: running.clone() }).unwrap();
         self.sessions += 1;
         let gpus = Vec::new();
-        let capacity = Capacity { host: "h".into(), cpus, gpus, memory_bytes: 1 << 34 };
+        let (host, code_version, memory_bytes) = ("h".into(), "1".into(), 1 << 34);
+        let capacity = Capacity { host, cpus, gpus, memory_bytes, code_version };
         self.core
             .hear(self.now, &Heard::Joined { agent, session: self.sessions, capacity, running });
         self.core.check_invariants().unwrap();
