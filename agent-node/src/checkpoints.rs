@@ -175,7 +175,20 @@ impl CheckpointStore {
     }
 
     fn parse(&self, trial: &str, bytes: &[u8]) -> Result<Vec<Checkpoint>, CheckpointError> {
-        serde_json::from_slice(bytes).map_err(|_| self.damaged(trial))
+        let mut records: Vec<Checkpoint> =
+            serde_json::from_slice(bytes).map_err(|_| self.damaged(trial))?;
+        for own in records.iter_mut().filter(|record| record.agent == self.agent) {
+            own.folder = self.rebased(&own.folder);
+        }
+        Ok(records)
+    }
+
+    /// Where a recorded folder of this agent is now: the records keep whole paths, and the data
+    /// folder may have been moved since.
+    fn rebased(&self, recorded: &str) -> String {
+        let parts: Vec<_> = Path::new(recorded).components().rev().take(3).collect();
+        let moved = self.own.join(parts.into_iter().rev().collect::<PathBuf>());
+        moved.into_os_string().into_string().unwrap_or_else(|_| recorded.to_owned())
     }
 
     /// Writes the first `count` records, and removes the folders of the others after that.
@@ -209,17 +222,22 @@ impl CheckpointStore {
 
     fn remove_orphans(&self) -> Result<(), CheckpointError> {
         let mut named = BTreeSet::new();
+        let mut known = BTreeSet::new();
         for entry in &self.trials {
             let (key, value) = entry.map_err(|error| self.store_error(error))?;
             let trial = String::from_utf8_lossy(&key);
             let records = self.parse(&trial, &value)?;
             let own = records.into_iter().filter(|checkpoint| checkpoint.agent == self.agent);
             named.extend(own.map(|checkpoint| PathBuf::from(checkpoint.folder)));
+            known.insert(self.own.join(&*trial));
         }
         for trial in subfolders(&self.own)? {
             for attempt in subfolders(&trial)? {
                 for checkpoint in subfolders(&attempt)? {
-                    if !named.contains(&checkpoint) {
+                    // Without a record of the trial nothing says that a whole checkpoint is
+                    // not wanted: the records may be lost, and another agent may know it.
+                    let unfinished = checkpoint.extension().is_some_and(|e| e == "partial");
+                    if unfinished || (known.contains(&trial) && !named.contains(&checkpoint)) {
                         tracing::info!(path = %checkpoint.display(), "removing an unfinished checkpoint");
                         remove(&checkpoint)?;
                     }

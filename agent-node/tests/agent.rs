@@ -156,7 +156,7 @@ async fn a_terminated_agent_stops_its_trials_tells_so_and_ends_well() {
     let report = session.report_with(|report| !report.ended.is_empty()).await;
     assert!(report.leaving);
     let outcome: Outcome = serde_json::from_str(&report.ended[0].outcome_json).unwrap();
-    check_failed(&outcome, FailureClass::Infrastructure, "asked to end");
+    check_failed(&outcome, FailureClass::Cancelled, "asked to end");
     session.reply(report.sequence).await;
     assert_eq!(agent.exit_code(), Some(0));
 }

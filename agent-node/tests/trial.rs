@@ -26,7 +26,11 @@ const HOUR_MS: u64 = 3_600_000;
 #[test]
 fn the_exit_of_a_program_decides_the_class_of_the_outcome() {
     use FailureClass::{Infrastructure, Invalid, Trial};
-    check_failure(shell("echo out; echo why >&2; exit 3"), Trial, "exit code 3; its last lines");
+    check_failure(
+        shell("echo out; echo why >&2; exit 3"),
+        Trial,
+        "exit code 3; it said last: why\nits last lines",
+    );
     check_failure(shell("echo out; echo why >&2; exit 3"), Trial, "out\nwhy");
     check_failure(shell("kill -SEGV $$"), Trial, "killed by signal 11");
     check_failure(shell("kill -KILL $$"), Infrastructure, "killed by signal 9");

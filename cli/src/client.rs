@@ -4,9 +4,9 @@ use crate::error::CliError;
 use crate::snapshot::Snapshot;
 use proto::wire::coordinator_client::CoordinatorClient;
 use proto::wire::{
-    AgentView, AgentsRequest, BLOB_CHUNK_BYTES, BlobChunk, BlobRequest, ExperimentRequest,
-    ExperimentSummary, ExperimentsRequest, InfoRequest, LogChunk, LogsRequest, MESSAGE_BYTES_MAX,
-    MetricsRequest, SubmitRequest, WatchReply, WatchRequest,
+    AgentView, AgentsRequest, BLOB_CHUNK_BYTES, BlobChunk, BlobRequest, ExperimentReply,
+    ExperimentRequest, ExperimentSummary, ExperimentsRequest, InfoRequest, LogChunk, LogsRequest,
+    MESSAGE_BYTES_MAX, MetricsRequest, SubmitRequest, WatchReply, WatchRequest,
 };
 use proto::{Attempt, BlobRef, ExperimentId, FORMAT_VERSION, Inputs, TrialId};
 use std::path::PathBuf;
@@ -121,7 +121,7 @@ impl Client {
     /// Asks for an experiment's end; the answer is its state's word.
     pub(crate) async fn cancel(&mut self, experiment: &ExperimentId) -> Result<String, CliError> {
         let experiment = experiment.to_string();
-        let request = ExperimentRequest { experiment };
+        let request = ExperimentRequest { experiment, first_trial: 0 };
         Ok(within(self.calls.cancel(request)).await?.state)
     }
 
@@ -137,8 +137,20 @@ impl Client {
         experiment: &ExperimentId,
     ) -> Result<Snapshot, CliError> {
         let experiment = experiment.to_string();
-        let request = ExperimentRequest { experiment };
-        Snapshot::parse(within(self.calls.experiment(request)).await?)
+        let mut whole = ExperimentReply::default();
+        loop {
+            let first_trial = whole.trials.len() as u32;
+            let request = ExperimentRequest { experiment: experiment.clone(), first_trial };
+            let mut page = within(self.calls.experiment(request)).await?;
+            let is_last = page.trials.is_empty();
+            // The head of the newest page; the trials of all.
+            whole.trials.append(&mut page.trials);
+            whole = ExperimentReply { trials: whole.trials, ..page };
+            let total = whole.summary.as_ref().map_or(0, |summary| summary.trials as usize);
+            if is_last || whole.trials.len() >= total {
+                return Snapshot::parse(whole);
+            }
+        }
     }
 
     /// All agents.

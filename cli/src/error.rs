@@ -221,6 +221,12 @@ impl From<tonic::Status> for CliError {
                     .because(message)
                     .hint("the coordinator and this command are of different versions; install the same one")
             }
+            // No answer of the coordinator: what carries the answers broke.
+            Code::Unknown | Code::Internal if status.source().is_some() => {
+                Self::connection("the connection to the coordinator broke")
+                    .because(message)
+                    .hint("check that the coordinator still runs, then try again")
+            }
             Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => {
                 Self::internal("the coordinator failed").because(message)
             }

@@ -117,9 +117,10 @@ impl Driver {
         let now = now();
         let mut records = Vec::new();
         let mut acknowledgements: Vec<Acknowledgement> = Vec::new();
+        let mut questions: Vec<Question> = Vec::new();
         self.core.pass_time(now);
         for message in messages {
-            acknowledgements.extend(self.take(now, message, &mut records));
+            acknowledgements.extend(self.take(now, message, &mut records, &mut questions));
         }
         for _ in 0..SETTLE_ROUNDS_MAX {
             let events = self.core.settle(now);
@@ -139,6 +140,7 @@ impl Driver {
         }
         self.publish_assignments();
         acknowledgements.into_iter().for_each(|acknowledge| acknowledge());
+        questions.into_iter().for_each(|question| question(&self.core, now));
         Ok(())
     }
 
@@ -157,6 +159,7 @@ impl Driver {
         now: Timestamp,
         message: Message,
         records: &mut Vec<Record>,
+        questions: &mut Vec<Question>,
     ) -> Option<Acknowledgement> {
         match message {
             Message::Submit { recipe, inputs, retry_failed, answer } => {
@@ -186,7 +189,7 @@ impl Driver {
                 None
             }
             Message::Ask(question) => {
-                question(&self.core, now);
+                questions.push(question);
                 None
             }
             Message::Stop => {

@@ -189,7 +189,7 @@ async fn an_experiment_runs_and_is_remembered() {
 
     let serving = start(options(folder.path())).await.unwrap();
     let mut client = self::client(&serving, TOKEN).await;
-    let request = ExperimentRequest { experiment: experiment.clone() };
+    let request = ExperimentRequest { experiment: experiment.clone(), first_trial: 0 };
     let reply = client.experiment(request).await.unwrap().into_inner();
     assert_eq!(reply.summary.unwrap().state, "complete");
     assert_eq!((reply.trials[0].attempts, &*reply.trials[0].state), (1, "completed"));

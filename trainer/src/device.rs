@@ -21,7 +21,7 @@ pub enum Device {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// There is no CUDA driver.
-    #[error("the trial wants a GPU, but this machine has no CUDA driver (libcuda.so)")]
+    #[error("this machine has no CUDA driver (libcuda.so), which a trial on a GPU needs")]
     NoDriver,
     /// The part of libtorch that knows CUDA can not be loaded.
     #[error(

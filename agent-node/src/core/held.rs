@@ -95,18 +95,23 @@ impl Held {
     }
 }
 
+/// The outcome of a process that ended before its trial did. An attempt that is given back because
+/// the agent was asked to end is nobody's failure and costs none of the recipe's retries.
 pub(super) fn interrupted(reason: Option<StopReason>, how: &str) -> Outcome {
-    let message = match reason {
+    use FailureClass::{Cancelled, Infrastructure};
+    match reason {
         Some(StopReason::LeaseExpired) => {
-            "the agent lost contact with the coordinator and stopped the trial at its lease's end"
-                .to_owned()
+            let message = "the agent lost contact with the coordinator and stopped the trial at \
+                           its lease's end";
+            Outcome::failed(Infrastructure, message)
         }
         Some(StopReason::Shutdown) => {
-            "the agent was asked to end; the trial goes on from its last checkpoint".to_owned()
+            let message = "the agent was asked to end; the trial goes on from its last checkpoint";
+            Outcome::failed(Cancelled, message)
         }
         Some(StopReason::Unwanted) | None => {
-            format!("the trial's process ended without an outcome: it {how}")
+            let message = format!("the trial's process ended without an outcome: it {how}");
+            Outcome::failed(Infrastructure, message)
         }
-    };
-    Outcome::failed(FailureClass::Infrastructure, message)
+    }
 }

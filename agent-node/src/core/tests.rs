@@ -154,10 +154,7 @@ fn a_shutdown_stops_trials_reports_them_and_takes_no_more() {
     assert!(!lab.core.holds_processes());
     let report = lab.report();
     assert_eq!(report.ended[0], (key("a", 1), completed()), "it was faster than the stop");
-    assert!(matches!(
-        &report.ended[1].1,
-        Outcome::Failed { class: FailureClass::Infrastructure, .. }
-    ));
+    assert!(matches!(&report.ended[1].1, Outcome::Failed { class: FailureClass::Cancelled, .. }));
 }
 
 #[test]

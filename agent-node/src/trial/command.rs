@@ -296,10 +296,10 @@ fn outcome(
         }
     };
     let tail = log.tail();
-    let last = if tail.is_empty() {
-        "it printed nothing".into()
-    } else {
-        format!("its last lines:\n{tail}")
+    // The first line of a message stands in tables, so the program's last word belongs there.
+    let last = match tail.lines().rev().find(|line| !line.trim().is_empty()) {
+        None => "it printed nothing".into(),
+        Some(word) => format!("it said last: {}\nits last lines:\n{tail}", word.trim()),
     };
     Outcome::failed(class, format!("the program {how}; {last}"))
 }

@@ -85,6 +85,13 @@ struct Receiver {
     overlong: bool,
 }
 
+/// A program may end without ending its last line.
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.line_ended();
+    }
+}
+
 impl Receiver {
     fn receive(&mut self, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {

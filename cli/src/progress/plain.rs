@@ -22,8 +22,17 @@ pub(crate) struct Plain {
 }
 
 impl Plain {
-    /// The line for a change, unless too many were said already.
+    /// The line for a change, unless too many were said already. The end is always said, and how
+    /// many changes were not.
     pub(crate) fn note(&mut self, note: &Note) -> Option<String> {
+        if matches!(note, Note::ExperimentEnded(_)) {
+            let silenced = std::mem::take(&mut self.silenced);
+            let more = match silenced {
+                0 => String::new(),
+                count => format!("; {} not listed", number::plural(count, "more change")),
+            };
+            return Some(format!("{note}{more}"));
+        }
         let said = if note.is_bad() { &mut self.said_bad } else { &mut self.said };
         if *said >= NOTES_MAX {
             self.silenced += 1;
@@ -90,11 +99,14 @@ mod tests {
         let mut plain = Plain::default();
         let spoken = (0..NOTES_MAX + 5).filter_map(|_| plain.note(&Note::Resumed)).count();
         assert_eq!(spoken, NOTES_MAX);
-        let bad = Note::ExperimentEnded(proto::ExperimentState::Failed);
-        assert_eq!(plain.note(&bad).as_deref(), Some("the experiment is failed"));
         let line = plain.tick(&planned(2), OVERALL_EVERY_MS).unwrap();
         assert_eq!(line, "0 of 2 trials ended, 0 running, 0 % of the work done; 5 more changes");
         assert!(plain.note(&Note::Resumed).is_some(), "a new window has begun");
+        let spoken = (0..NOTES_MAX + 2).filter_map(|_| plain.note(&Note::Resumed)).count();
+        assert_eq!(spoken, NOTES_MAX - 1);
+        let end = Note::ExperimentEnded(proto::ExperimentState::Failed);
+        let line = plain.note(&end).unwrap();
+        assert_eq!(line, "the experiment is failed; 3 more changes not listed");
     }
 
     #[test]

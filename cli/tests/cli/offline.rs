@@ -166,3 +166,13 @@ fn nobody_at_an_address_is_said_with_the_address() {
     let ended = bench.brine(&["status", "--coordinator", &url, "--token-file", token]).code(1);
     assert!(ended.stderr.contains(&format!("no coordinator answers at {url}")), "{}", ended.stderr);
 }
+
+#[test]
+fn the_recipe_in_the_readme_is_valid() {
+    let readme = include_str!("../../../README.md");
+    let (_, rest) = readme.split_once("```yaml\n").unwrap();
+    let (recipe, _) = rest.split_once("```").unwrap();
+    let bench = Bench::new();
+    bench.write("readme.yaml", recipe);
+    bench.brine(&["validate", "readme.yaml"]).code(0);
+}

@@ -56,6 +56,7 @@ impl Core {
             Heard::Report { agent, running, assignment_version, leaving } => {
                 self.hear_report(now, agent, running, *assignment_version);
                 if let Some(agent) = self.agents.get_mut(agent) {
+                    agent.heard_at = now;
                     agent.leaving |= leaving;
                 }
             }
@@ -88,6 +89,7 @@ impl Core {
         let agent = Agent {
             capacity,
             session,
+            heard_at: now,
             connected: true,
             leaving: false,
             leases,

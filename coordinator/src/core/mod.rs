@@ -119,6 +119,12 @@ impl Core {
             }
             Event::CheckpointSaved { trial, checkpoint } => {
                 if let Some(trial) = self.trials.get_mut(trial) {
+                    let known = trial.checkpoint.as_ref().map_or(0, |known| known.step);
+                    // Progress shows that the trial is not what kills its machines, however often
+                    // they die: only failures without any step in between count together.
+                    if checkpoint.step > known {
+                        trial.failures.remove(&FailureClass::Infrastructure);
+                    }
                     trial.checkpoint = Some(checkpoint.clone());
                 }
             }
@@ -210,17 +216,25 @@ impl Core {
 
     /// Takes the live lease of a trial away; its devices are free once the agent has let go.
     fn release(&mut self, id: &TrialId) {
-        let Some(lease) = self.trials.get(id).and_then(Trial::lease).cloned() else {
+        let Some(trial) = self.trials.get(id) else {
             return;
         };
+        let Some(lease) = trial.lease().cloned() else {
+            return;
+        };
+        let memory_bytes = trial.spec.resources.memory_bytes;
         self.expiries.remove(&(lease.deadline, id.clone()));
         let Some(agent) = self.agents.get_mut(&lease.agent) else {
             return;
         };
         agent.leases.remove(id);
         agent.version += 1;
-        let releasing =
-            Releasing { devices: lease.devices, version: agent.version, deadline: lease.deadline };
+        let releasing = Releasing {
+            devices: lease.devices,
+            memory_bytes,
+            version: agent.version,
+            deadline: lease.deadline,
+        };
         agent.releasing.insert((id.clone(), lease.attempt), releasing);
         self.changed.insert(lease.agent);
     }
@@ -275,14 +289,23 @@ impl Core {
     }
 
     /// After a replay at `now`: gives every remembered lease a whole term, so that the agents
-    /// have time to come back with their running attempts.
+    /// have time to come back with their running attempts. No pause is longer than the longest
+    /// one, whatever the clock showed when it was recorded.
     pub fn restart(&mut self, now: Timestamp) {
         let deadline = now.plus_ms(self.lease_ttl_ms);
         self.expiries.clear();
+        self.pauses.clear();
         for (id, trial) in &mut self.trials {
-            if let TrialState::Leased { lease, .. } = &mut trial.state {
-                lease.deadline = deadline;
-                self.expiries.insert((deadline, id.clone()));
+            match &mut trial.state {
+                TrialState::Leased { lease, .. } => {
+                    lease.deadline = deadline;
+                    self.expiries.insert((deadline, id.clone()));
+                }
+                TrialState::Waiting { not_before } => {
+                    *not_before = (*not_before).min(now.plus_ms(BACKOFF_MAX_MS));
+                    self.pauses.insert((*not_before, id.clone()));
+                }
+                TrialState::Ended { .. } => {}
             }
         }
     }

@@ -122,6 +122,8 @@ pub struct Agent {
     pub capacity: Capacity,
     /// Its newest session.
     pub(super) session: u64,
+    /// When it last said anything.
+    pub(super) heard_at: Timestamp,
     /// Whether its session is up; leases are granted only then.
     pub connected: bool,
     /// It said that it stops; it gets no further leases in this session.
@@ -138,6 +140,7 @@ pub struct Agent {
 #[derive(Debug, Clone)]
 pub(super) struct Releasing {
     pub(super) devices: Devices,
+    pub(super) memory_bytes: u64,
     /// First assignment without the attempt; a report that knows it and does not list the attempt
     /// proves that the process is gone.
     pub(super) version: u64,
@@ -177,24 +180,49 @@ impl Trial {
     }
 }
 
+/// What nothing holds on an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Free {
+    /// CPU slots and GPUs, lowest index first.
+    pub devices: Devices,
+    /// Main memory in bytes that no trial has asked for.
+    pub memory_bytes: u64,
+}
+
+impl Free {
+    /// Takes devices and memory away.
+    pub(super) fn take(&mut self, devices: &Devices, memory_bytes: u64) {
+        self.devices.cpus.retain(|cpu| !devices.cpus.contains(cpu));
+        self.devices.gpus.retain(|gpu| !devices.gpus.contains(gpu));
+        self.memory_bytes = self.memory_bytes.saturating_sub(memory_bytes);
+    }
+}
+
 impl Agent {
-    /// CPU slots and GPUs that no lease and no stopping attempt holds, lowest index first.
-    pub(super) fn free(&self, trials: &BTreeMap<TrialId, Trial>) -> Devices {
-        let leased =
-            self.leases.iter().filter_map(|id| trials.get(id)?.lease()).map(|l| &l.devices);
-        let taken: Vec<&Devices> =
-            leased.chain(self.releasing.values().map(|releasing| &releasing.devices)).collect();
-        let cpu_taken = |cpu: &u32| taken.iter().any(|devices| devices.cpus.contains(cpu));
-        let gpu_taken = |gpu: &u32| taken.iter().any(|devices| devices.gpus.contains(gpu));
-        Devices {
-            cpus: (0..self.capacity.cpus).filter(|cpu| !cpu_taken(cpu)).collect(),
-            gpus: self
-                .capacity
-                .gpus
-                .iter()
-                .map(|gpu| gpu.index)
-                .filter(|gpu| !gpu_taken(gpu))
-                .collect(),
+    /// Everything it has.
+    pub(super) fn whole(&self) -> Free {
+        let gpus = self.capacity.gpus.iter().map(|gpu| gpu.index).collect();
+        let devices = Devices { cpus: (0..self.capacity.cpus).collect(), gpus };
+        Free { devices, memory_bytes: self.capacity.memory_bytes }
+    }
+
+    /// What no lease and no stopping attempt holds.
+    pub(super) fn free(&self, trials: &BTreeMap<TrialId, Trial>) -> Free {
+        let mut free = self.whole();
+        for trial in self.leases.iter().filter_map(|id| trials.get(id)) {
+            if let Some(lease) = trial.lease() {
+                free.take(&lease.devices, trial.spec.resources.memory_bytes);
+            }
         }
+        for releasing in self.releasing.values() {
+            free.take(&releasing.devices, releasing.memory_bytes);
+        }
+        free
+    }
+
+    /// Whether it may get a lease at `now`: its session is up and it was heard within a lease's
+    /// term. A connection alone proves nothing; the machine behind it may be frozen.
+    pub(super) fn is_available(&self, now: Timestamp, lease_ttl_ms: u64) -> bool {
+        self.connected && !self.leaving && now.since_ms(self.heard_at) < lease_ttl_ms
     }
 }

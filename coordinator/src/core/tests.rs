@@ -40,11 +40,11 @@ fn a_late_report_of_an_expired_lease_is_refused() {
     lab.expect(["failed 1/1 infrastructure"]);
     lab.pass(BACKOFF_FIRST_MS);
     lab.heartbeat("b");
-    // Agent a is connected but has not said that it let go, and its watchdog's time has passed.
-    lab.expect(["lease 1/2 a[0]"]);
+    // Agent a is connected and has a free CPU slot, but nobody has heard it for a lease's term.
+    lab.expect(["lease 1/2 b[0]"]);
     lab.ended("a", 1, 1, completed()).refused(1, 1);
     lab.expect([]);
-    lab.ended("a", 1, 2, completed());
+    lab.ended("b", 1, 2, completed());
     lab.expect(["ended 1/2 completed"]);
 }
 
@@ -131,6 +131,54 @@ fn an_agent_that_leaves_gets_no_further_leases() {
     lab.leaving = true;
     lab.ended("a", 1, 1, failed(Cancelled));
     lab.expect(["failed 1/1 cancelled", "lease 1/2 b[0]"]);
+}
+
+#[test]
+fn a_trial_that_makes_progress_survives_any_number_of_lost_machines() {
+    let mut lab = Lab::new().agent("a", 1).plan([spec(1)]);
+    for attempt in 1..=20 {
+        lab.expect([&*format!("lease 1/{attempt} a[0]")]);
+        lab.checkpoint("a", 1, attempt, at_step(attempt.into()));
+        lab.join_holding("a", 1, &[]);
+        let checkpoint = format!("checkpoint 1/{attempt} step {attempt}");
+        lab.expect([&*checkpoint, &*format!("failed 1/{attempt} infrastructure")]);
+        lab.pass(BACKOFF_FIRST_MS);
+    }
+}
+
+#[test]
+fn memory_is_promised_once() {
+    let resources = proto::Resources { memory_bytes: 10 << 30, ..proto::Resources::default() };
+    let big = |seed| proto::TrialSpec { resources, ..spec(seed) };
+    // The agent has 16 GiB.
+    let mut lab = Lab::new().agent("a", 4).plan([big(1), big(2)]);
+    assert_eq!(lab.leased(), 1);
+    lab = lab.agent("b", 4);
+    assert_eq!(lab.leased(), 2);
+}
+
+#[test]
+fn a_resumed_trial_waits_until_its_old_attempt_has_let_go() {
+    let mut lab = Lab::new().agent("a", 1).submit_sweep();
+    assert_eq!(lab.leased(), 1);
+    lab = lab.agent("b", 1);
+    lab.cancel("s");
+    lab.submit_again(false);
+    assert_eq!(lab.leased(), 0, "agent a may still run it");
+    lab.heartbeat("a");
+    assert_eq!(lab.leased(), 1);
+}
+
+#[test]
+fn a_pause_from_a_clock_that_was_ahead_does_not_last() {
+    let mut lab = Lab::new().agent("a", 1).plan([spec(1)]);
+    lab.expect(["lease 1/1 a[0]"]);
+    lab.ended("a", 1, 1, failed(Infrastructure));
+    lab.expect(["failed 1/1 infrastructure"]);
+    let mut lab = lab.restarted_at(Timestamp(0));
+    lab.pass(BACKOFF_MAX_MS);
+    lab.join_holding("a", 1, &[]);
+    lab.expect(["lease 1/2 a[0]"]);
 }
 
 #[test]

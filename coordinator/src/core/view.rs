@@ -71,7 +71,7 @@ impl Core {
 
     /// The devices of an agent that nothing holds.
     pub fn free_devices(&self, agent: &Agent) -> Devices {
-        agent.free(&self.trials)
+        agent.free(&self.trials).devices
     }
 
     /// How many trials of `experiment` are in which state.
@@ -117,15 +117,10 @@ impl Core {
             return "no agent is connected".to_owned();
         }
         let wants = &trial.spec.resources;
-        let could = |agent: &Agent| {
-            let everything = Devices {
-                cpus: (0..agent.capacity.cpus).collect(),
-                gpus: agent.capacity.gpus.iter().map(|gpu| gpu.index).collect(),
-            };
-            schedule::pick(&agent.capacity, &everything, wants).is_some()
-        };
+        let could =
+            |agent: &Agent| schedule::pick(&agent.capacity, &agent.whole(), wants).is_some();
         if connected().any(could) {
-            return "free devices".to_owned();
+            return "free devices or memory".to_owned();
         }
         format!(
             "an agent with {} CPU slots, {} GPUs of {} bytes and {} bytes of memory; none that is \

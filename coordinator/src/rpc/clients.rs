@@ -4,12 +4,18 @@ use super::{Service, bad, experiment_id, reject};
 use crate::core::Core;
 use crate::core::state::{Experiment, Trial};
 use crate::driver::Message;
+use prost::Message as _;
+use proto::wire::MESSAGE_BYTES_MAX;
 use proto::wire::{
     AgentView, AgentsReply, AttemptRef, CancelReply, ExperimentReply, ExperimentRequest,
     ExperimentSummary, ExperimentsReply, Gpu, SubmitReply, SubmitRequest, TrialView,
 };
 use proto::{BlobRef, ExperimentId, Inputs, Timestamp, TrialId};
 use tonic::Status;
+
+/// Trials of one reply in bytes: half a message, so that the recipe fits beside them. One trial is
+/// a few KB, so every page has many.
+const PAGE_BYTES: usize = MESSAGE_BYTES_MAX / 2;
 
 pub(super) async fn submit(
     service: &Service,
@@ -60,16 +66,21 @@ pub(super) async fn experiment(
     request: &ExperimentRequest,
 ) -> Result<ExperimentReply, Status> {
     let id = experiment_id(&request.experiment)?;
-    let wanted = id.clone();
+    let (wanted, first) = (id.clone(), request.first_trial as usize);
     let reply = service
         .ask(move |core, now| {
             let experiment = core.experiments().get(&wanted)?;
             let view = |id: &TrialId| Some(trial(core, now, id, core.trial(id)?));
+            let mut bytes = 0;
+            let fits = |view: &TrialView| {
+                bytes += view.encoded_len();
+                bytes <= PAGE_BYTES
+            };
             Some((
                 summary(core, &wanted, experiment),
                 experiment.recipe.clone(),
                 experiment.inputs.clone(),
-                experiment.trials.iter().filter_map(view).collect(),
+                experiment.trials.iter().skip(first).filter_map(view).take_while(fits).collect(),
                 experiment.reasons.clone(),
             ))
         })

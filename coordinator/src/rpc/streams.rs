@@ -148,11 +148,15 @@ impl Watching {
                 .await
                 .map_err(internal)?
                 .map_err(internal)?;
-            if records.is_empty() {
-                return Ok(());
-            }
-            for record in &records {
+            // What is written but not flushed yet is not a fact yet.
+            let durable = *self.service.last.borrow();
+            let facts = records.iter().take_while(|record| record.sequence <= durable);
+            let before = self.next;
+            for record in facts {
                 self.record(record).await?;
+            }
+            if self.next == before {
+                return Ok(());
             }
         }
     }

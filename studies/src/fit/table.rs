@@ -6,6 +6,8 @@ use std::fmt;
 
 /// Most rows: beyond it a bootstrap takes hours, and no published table comes near.
 pub const ROWS_MAX: usize = 1_000_000;
+/// How tables write that there is no value.
+const MISSING: [&str; 7] = ["", "NaN", "NA", "N/A", "null", "none", "-"];
 /// Longest text in bytes: [`ROWS_MAX`] rows of ordinary width.
 pub const TABLE_BYTES_MAX: usize = 256 << 20;
 /// k of `C = k N D` in Chinchilla's convention.
@@ -120,6 +122,9 @@ pub enum TableError {
     /// Two columns of one name.
     #[error("the table has more than one column `{0}`")]
     Ambiguous(String),
+    /// No row has all its cells.
+    #[error("all {0} rows miss a cell that the fit needs: it is empty or NaN")]
+    AllMissing(usize),
     /// A cell that must be a positive number and is not.
     #[error("line {line}, column `{column}`: expected a positive number, found `{found}`")]
     Cell {
@@ -175,6 +180,8 @@ pub struct Table {
     pub points: Vec<Point>,
     /// Rows below the header.
     pub rows_read: usize,
+    /// Rows that are left out because a needed cell is missing.
+    pub rows_missing: usize,
     /// What N, D and C are, one sentence each.
     pub conventions: Vec<String>,
 }
@@ -202,12 +209,17 @@ pub fn fit_table(
     table: &TableOptions,
     options: &Options,
 ) -> Result<TableFit, TableError> {
-    let Table { points, rows_read, conventions } = read(text, table)?;
+    let Table { points, rows_read, rows_missing, conventions } = read(text, table)?;
     let options = Options { flops_per_product: FLOPS_PER_PRODUCT, ..options.clone() };
     let mut analysis = analyse(&points, &options);
     if table.budget.is_none() {
         let note = "no Approach 2: it needs a column of nominal budgets (--budget COLUMN)";
         analysis.notes.push(note.to_owned());
+    }
+    if rows_missing > 0 {
+        let note =
+            format!("{rows_missing} rows left out: a cell that the fit needs is empty or NaN");
+        analysis.notes.push(note);
     }
     Ok(TableFit { analysis, rows_read, resamples: options.resamples, conventions })
 }
@@ -231,7 +243,7 @@ pub fn read(text: &str, options: &TableOptions) -> Result<Table, TableError> {
         .from_reader(text.as_bytes());
     let header = Header(reader.headers()?.clone());
     let columns = Columns::find(&header, options)?;
-    let mut rows_read = 0;
+    let (mut rows_read, mut rows_missing) = (0, 0);
     let mut points = Vec::new();
     let mut matches = Matches::new(&options.filters, &columns.filters);
     for record in reader.records() {
@@ -240,9 +252,17 @@ pub fn read(text: &str, options: &TableOptions) -> Result<Table, TableError> {
         if rows_read > ROWS_MAX {
             return Err(TableError::TooManyRows);
         }
-        if matches.accepts(&record) {
+        if !matches.accepts(&record) {
+            continue;
+        }
+        if columns.misses_a_cell(&record) {
+            rows_missing += 1;
+        } else {
             points.push(columns.point(&header, &record)?);
         }
+    }
+    if points.is_empty() && rows_missing > 0 {
+        return Err(TableError::AllMissing(rows_missing));
     }
     if points.is_empty() && rows_read > 0 {
         return Err(matches.error());
@@ -255,7 +275,7 @@ pub fn read(text: &str, options: &TableOptions) -> Result<Table, TableError> {
     if points.is_empty() {
         return Err(TableError::NoRows { read, dropped: options.drop_highest });
     }
-    Ok(Table { points, rows_read, conventions: conventions(options) })
+    Ok(Table { points, rows_read, rows_missing, conventions: conventions(options) })
 }
 
 fn delimiter(text: &str) -> u8 {
@@ -341,6 +361,17 @@ impl Columns {
             budget: options.budget.as_ref().map(|name| header.place(name)).transpose()?,
             filters: filters.collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Whether a cell that is needed is empty or says that there is no value, as tables do for a
+    /// training that failed.
+    fn misses_a_cell(&self, record: &csv::StringRecord) -> bool {
+        let places = [Some(self.parameters), Some(self.data), Some(self.loss), self.budget];
+        let is_missing = |place: usize| {
+            let cell = record.get(place).unwrap_or_default();
+            MISSING.iter().any(|word| cell.eq_ignore_ascii_case(word))
+        };
+        places.into_iter().flatten().any(is_missing)
     }
 
     fn point(&self, header: &Header, record: &csv::StringRecord) -> Result<Point, TableError> {

@@ -233,8 +233,12 @@ impl Lab {
 
     /// Folds the journal anew, as after a crash.
     pub(super) fn restarted(&self) -> Self {
+        self.restarted_at(self.now)
+    }
+
+    pub(super) fn restarted_at(&self, now: Timestamp) -> Self {
         let mut lab = Self::new();
-        lab.now = self.now;
+        lab.now = now;
         lab.sessions = self.sessions;
         for (at, event) in &self.journal {
             lab.core.apply(*at, event);
@@ -246,8 +250,17 @@ impl Lab {
         lab
     }
 
+    /// Cancels the experiment whose name begins so.
     pub(super) fn cancel(&mut self, name: &str) {
-        self.decide(&Input::Cancel { experiment: experiment_id(name) }).unwrap();
+        let known = self.core.experiments.keys().find(|id| id.as_str().starts_with(name));
+        let experiment = known.unwrap().clone();
+        self.decide(&Input::Cancel { experiment }).unwrap();
+    }
+
+    /// Settles, and counts the live leases.
+    pub(super) fn leased(&mut self) -> usize {
+        self.settle();
+        self.core.trials.values().filter(|trial| trial.lease().is_some()).count()
     }
 
     pub(super) fn heartbeat(&mut self, name: &str) {
