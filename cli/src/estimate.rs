@@ -186,7 +186,7 @@ pub(crate) mod tests {
     fn the_rate_comes_from_the_devices_unless_it_is_given() {
         let mut spec = training(1);
         spec.resources.cpus = 3;
-        assert_eq!(estimate(&spec, None).flops_per_second, 3e10);
+        assert_eq!(estimate(&spec, None).flops_per_second, 3.0 * CPU_SLOT_FLOPS_PER_SECOND);
         spec.resources.gpus = 2;
         assert_eq!(estimate(&spec, None).flops_per_second, 2e14);
         assert_eq!(estimate(&spec, Some(5.0)).flops_per_second, 5.0);

@@ -18,6 +18,11 @@ pub trait Study: Send + Sync {
         true
     }
 
+    /// Whether any trial gave what the study is about. An experiment that ends without is failed.
+    fn has_result(&self, trials: &[TrialView<'_>]) -> bool {
+        trials.iter().any(|trial| matches!(trial.outcome, Some(Outcome::Completed { .. })))
+    }
+
     /// What the results so far mean. Works on an unfinished history and says what is missing.
     fn report(&self, trials: &[TrialView<'_>]) -> Report;
 }

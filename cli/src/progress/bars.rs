@@ -90,7 +90,7 @@ impl Bars {
     /// An empty experiment bar.
     pub(crate) fn new(screen: &Screen) -> Self {
         let overall = screen.0.add(ProgressBar::new(OVERALL_POSITIONS));
-        overall.set_style(style("{elapsed} [{bar:30}] {msg}"));
+        overall.set_style(style("{elapsed} [{bar:12}] {wide_msg}"));
         Self { screen: screen.clone(), overall, trials: BTreeMap::new() }
     }
 
@@ -139,12 +139,12 @@ fn trial_bar(screen: &Screen, below: &ProgressBar, trial: &Trial) -> ProgressBar
     let bar = match trial.steps {
         Some(steps) => {
             let bar = ProgressBar::new(steps);
-            bar.set_style(style("  [{bar:20}] {pos}/{len} {msg}"));
+            bar.set_style(style("  [{bar:12}] {pos}/{len} {wide_msg}"));
             bar
         }
         None => {
             let bar = ProgressBar::no_length();
-            bar.set_style(style("  [step {pos}] {msg}"));
+            bar.set_style(style("  [step {pos}] {wide_msg}"));
             bar
         }
     };

@@ -64,7 +64,7 @@ impl Plain {
     }
 }
 
-/// `12 of 24 trials ended, 1 without a result, 2 running, 48 % of the work done, 3m 05s left`.
+/// `12 of 24 trials ended, 1 without a result, 2 running, 48 % done, 3m 05s left`.
 pub(crate) fn overall_line(overall: &Overall) -> String {
     let mut parts =
         vec![format!("{} of {} ended", overall.ended, number::plural(overall.planned, "trial"))];
@@ -72,7 +72,7 @@ pub(crate) fn overall_line(overall: &Overall) -> String {
         parts.push(format!("{} without a result", overall.failed));
     }
     parts.push(format!("{} running", overall.running));
-    parts.push(format!("{:.0} % of the work done", overall.fraction * 100.0));
+    parts.push(format!("{:.0} % done", overall.fraction * 100.0));
     if let Some(rest_s) = overall.rest_s {
         parts.push(format!("{} left", number::duration_s(rest_s)));
     }
@@ -100,7 +100,7 @@ mod tests {
         let spoken = (0..NOTES_MAX + 5).filter_map(|_| plain.note(&Note::Resumed)).count();
         assert_eq!(spoken, NOTES_MAX);
         let line = plain.tick(&planned(2), OVERALL_EVERY_MS).unwrap();
-        assert_eq!(line, "0 of 2 trials ended, 0 running, 0 % of the work done; 5 more changes");
+        assert_eq!(line, "0 of 2 trials ended, 0 running, 0 % done; 5 more changes");
         assert!(plain.note(&Note::Resumed).is_some(), "a new window has begun");
         let spoken = (0..NOTES_MAX + 2).filter_map(|_| plain.note(&Note::Resumed)).count();
         assert_eq!(spoken, NOTES_MAX - 1);

@@ -65,7 +65,14 @@ impl Core {
             return Vec::new();
         }
         let end = |state| vec![Event::ExperimentEnded { experiment: id.clone(), state }];
-        match study.next(&self.views(experiment)) {
+        let views = self.views(experiment);
+        let final_state = || {
+            if study.has_result(&views) {
+                return ExperimentState::Complete;
+            }
+            ExperimentState::Failed
+        };
+        match study.next(&views) {
             Next::Plan { trials, reason } => {
                 if self.trials.len() + trials.len() > TRIALS_MAX {
                     return end(ExperimentState::Failed);
@@ -74,18 +81,7 @@ impl Core {
             }
             Next::Wait if experiment.open > 0 => Vec::new(),
             // A study that waits for nothing would wait for ever.
-            Next::Wait | Next::Complete => end(self.final_state(experiment)),
-        }
-    }
-
-    fn final_state(&self, experiment: &Experiment) -> ExperimentState {
-        let completed = |id: &TrialId| {
-            matches!(self.trials.get(id).and_then(Trial::outcome), Some(Outcome::Completed { .. }))
-        };
-        if experiment.trials.iter().any(completed) {
-            ExperimentState::Complete
-        } else {
-            ExperimentState::Failed
+            Next::Wait | Next::Complete => end(final_state()),
         }
     }
 

@@ -163,6 +163,7 @@ fn a_resumed_trial_waits_until_its_old_attempt_has_let_go() {
     assert_eq!(lab.leased(), 1);
     lab = lab.agent("b", 1);
     lab.cancel("s");
+    lab.settle();
     lab.submit_again(false);
     assert_eq!(lab.leased(), 0, "agent a may still run it");
     lab.heartbeat("a");

@@ -75,23 +75,23 @@ impl WidthRange {
 /// Constants of the generator. In brackets SODA's values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Grid {
-    /// Context S in tokens. [4096]
+    /// Context S in tokens. (SODA: 4096)
     pub sequence: u32,
-    /// Vocabulary V. [144644]
+    /// Vocabulary V. (SODA: 144644)
     pub vocabulary: u32,
-    /// Width of one attention head: heads = max(1, d / head_width). [128]
+    /// Width of one attention head: heads = max(1, d / head_width). (SODA: 128)
     pub head_width: u32,
-    /// MLP width over d. [4]
+    /// MLP width over d. (SODA: 4)
     pub mlp_ratio: f64,
     /// Layers by width.
     pub layers: LayerRule,
-    /// Steps that the batch aims at: `B = 2^ceil(log2(D / (steps_target S)))`. [65536]
+    /// Steps that the batch aims at: `B = 2^ceil(log2(D / (steps_target S)))`. (SODA: 65536)
     pub steps_target: u64,
-    /// Smallest batch in sequences. [8]
+    /// Smallest batch in sequences. (SODA: 8)
     pub batch_min: u32,
-    /// A cell has fewer steps than this. [400000]
+    /// A cell has fewer steps than this. (SODA: 400000)
     pub steps_max: u64,
-    /// Largest relative distance from the budget. [0.01]
+    /// Largest relative distance from the budget. (SODA: 0.01)
     pub tolerance: f64,
     /// Peak learning rate by batch and width.
     pub learning_rate: LearningRateRule,
@@ -102,27 +102,27 @@ pub struct Grid {
 /// `layers = round(d / (base + per_log2_width log2 d))`, at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LayerRule {
-    /// [57]
+    /// (SODA: 57)
     pub base: f64,
-    /// [4]
+    /// (SODA: 4)
     pub per_log2_width: f64,
 }
 
 /// `learning rate = scale sqrt(B) / d`; the batch is halved while it exceeds `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LearningRateRule {
-    /// [0.33]
+    /// (SODA: 0.33)
     pub scale: f64,
-    /// [0.01]
+    /// (SODA: 0.01)
     pub max: f64,
 }
 
 /// `beta2 = base^(B / batch)`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Beta2Rule {
-    /// [0.98]
+    /// (SODA: 0.98)
     pub base: f64,
-    /// [128]
+    /// (SODA: 128)
     pub batch: f64,
 }
 

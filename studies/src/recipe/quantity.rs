@@ -279,7 +279,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back_as_the_same_amount(amount in 0..=BYTES_MAX, time in 0..=DURATION_MS_MAX) {
+        fn what_is_shown_reads_back_as_the_same_amount(
+            amount in 0..=BYTES_MAX,
+            time in 0..=DURATION_MS_MAX,
+        ) {
             prop_assert_eq!(Bytes(amount).to_string().parse(), Ok(Bytes(amount)));
             prop_assert_eq!(Duration(time).to_string().parse(), Ok(Duration(time)));
         }

@@ -5,7 +5,7 @@ use super::spec::{Search, SweepSpec};
 use crate::recipe::{StudyError, TrialSettings};
 use crate::report::Report;
 use crate::study::{Next, Study, TrialView};
-use proto::{BlobRef, CommandSpec, Inputs, Runner, TrialSpec};
+use proto::{BlobRef, CommandSpec, Inputs, Outcome, Runner, TrialSpec};
 use std::collections::BTreeMap;
 
 /// Most trials in one plan. A plan is one event and one message, at most 16 MiB; a trial's text is
@@ -73,6 +73,16 @@ impl Sweep {
 }
 
 impl Study for Sweep {
+    fn has_result(&self, trials: &[TrialView<'_>]) -> bool {
+        let has_metric = |trial: &TrialView<'_>| match trial.outcome {
+            Some(Outcome::Completed { metrics, .. }) => {
+                metrics.contains_key(&self.spec.metric.name)
+            }
+            Some(Outcome::Diverged { .. } | Outcome::Failed { .. }) | None => false,
+        };
+        trials.iter().any(has_metric)
+    }
+
     fn next(&self, trials: &[TrialView<'_>]) -> Next {
         let unfinished = trials.iter().filter(|trial| trial.outcome.is_none()).count();
         // Points and seeds are distinct, so the trials planned so far are the first ones.

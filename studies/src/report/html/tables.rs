@@ -35,7 +35,9 @@ pub(super) fn table(table: &Table, entries: &Entries<'_>, number: usize) -> Mark
                             tr {
                                 @for (index, column) in table.columns.iter().enumerate() {
                                     td class=(alignment(column)) {
-                                        @if let Some(cell) = row.get(index) { (content(cell, entries)) }
+                                        @if let Some(cell) = row.get(index) {
+                                            (content(cell, entries))
+                                        }
                                     }
                                 }
                             }

@@ -69,14 +69,18 @@ pub(super) fn axes(chart: &Chart, plot: &Plot) -> Markup {
         g.ticks text-anchor="middle" {
             @for tick in &x_ticks {
                 @if let Some(label) = &tick.label {
-                    text x=(px(x_of(tick))) y=(px(area.bottom + TICK_LENGTH + 15.0)) { (written(label)) }
+                    text x=(px(x_of(tick))) y=(px(area.bottom + TICK_LENGTH + 15.0)) {
+                        (written(label))
+                    }
                 }
             }
         }
         g.ticks text-anchor="end" {
             @for tick in &y_ticks {
                 @if let Some(label) = &tick.label {
-                    text x=(px(area.left - TICK_LENGTH - 3.0)) y=(px(y_of(tick) + 4.0)) { (written(label)) }
+                    text x=(px(area.left - TICK_LENGTH - 3.0)) y=(px(y_of(tick) + 4.0)) {
+                        (written(label))
+                    }
                 }
             }
         }

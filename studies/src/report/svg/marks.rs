@@ -91,7 +91,8 @@ fn points(chart: &Chart, series: &Series, plot: &Plot, entries: &Entries<'_>) ->
             }
         }
         @for (point, place) in &visible {
-            (linked(point.trial.as_ref(), entries, mark(chart, series.style, point, *place, entries)))
+            @let drawn = mark(chart, series.style, point, *place, entries);
+            (linked(point.trial.as_ref(), entries, drawn))
         }
     }
 }

@@ -65,17 +65,21 @@ pub(super) fn drawing(chart: &Chart, entries: &Entries<'_>, style: Option<&str>)
             (legend.markup(chart))
             @if let Some(plot) = &plot {
                 (frame::axes(chart, plot))
-                svg x=(px(area.left)) y=(px(area.top)) width=(px(area.width())) height=(px(area.height())) {
+                svg x=(px(area.left)) y=(px(area.top))
+                    width=(px(area.width())) height=(px(area.height())) {
                     (marks::markup(chart, plot, entries))
                 }
             } @else {
-                rect.blank x=(px(area.left)) y=(px(area.top)) width=(px(area.width())) height=(px(area.height())) {}
-                text.note x=(px((area.left + area.right) / 2.0)) y=(px((area.top + area.bottom) / 2.0))
+                rect.blank x=(px(area.left)) y=(px(area.top))
+                    width=(px(area.width())) height=(px(area.height())) {}
+                text.note x=(px((area.left + area.right) / 2.0))
+                    y=(px((area.top + area.bottom) / 2.0))
                     text-anchor="middle" { "no data yet" }
                 (frame::axis_labels(chart, &area))
             }
             @for (index, note) in notes.iter().enumerate() {
-                text.note x=(px(area.left)) y=(px(area.bottom + FOOT_HEIGHT + 11.0 + NOTE_HEIGHT * index as f64)) {
+                @let y = area.bottom + FOOT_HEIGHT + 11.0 + NOTE_HEIGHT * index as f64;
+                text.note x=(px(area.left)) y=(px(y)) {
                     (fitted(note, TEXT_SIZE, WIDTH - area.left))
                 }
             }
