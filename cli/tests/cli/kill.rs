@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// Six trainings of a second or two each, so that a kill finds them at work.
+/// Six trainings of some seconds each, so that a kill finds them at work.
 const RECIPE: &str = r#"
 apiVersion: brine.dev/v1
 kind: Experiment
@@ -23,7 +23,7 @@ spec:
   study:
     isoflop:
       data: {files: text.txt}
-      flop_budgets: [1.0e10, 3.0e10]
+      flop_budgets: [3.0e10, 1.0e11]
       widths: [16, 24, 32]
       closed_loop: {extra_cells_max: 0}
       fit: {resamples: 0}
