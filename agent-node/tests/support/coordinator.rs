@@ -57,7 +57,20 @@ impl Lab {
         });
         // Threads of its own: a test blocks while it waits for processes.
         let threads = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = threads.spawn(TcpListener::bind(address)).await.unwrap().unwrap();
+        // Another connection of this machine may have the port for a moment, when it is one that
+        // was used before.
+        let bind = async move {
+            loop {
+                match TcpListener::bind(address).await {
+                    Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    }
+                    bound => return bound.unwrap(),
+                }
+            }
+        };
+        let listener = tokio::time::timeout(PATIENCE, threads.spawn(bind));
+        let listener = listener.await.expect("the port never became free").unwrap();
         let address = listener.local_addr().unwrap();
         threads.spawn(
             tonic::transport::Server::builder()

@@ -17,7 +17,7 @@ const CRATES: [(&str, &str, &[&str]); 9] = [
     ("brine-kernels", "kernels/", &[]),
     ("brine-trainer", "trainer/", &["brine-proto", "brine-kernels"]),
     ("brine-agent-node", "agent-node/", &["brine-proto", "brine-kernels", "brine-trainer"]),
-    ("brine-benches", "benches/", &[]),
+    ("brine-benches", "benches/", &["brine-trainer"]),
     ("brine-xtask", "xtask/", &[]),
 ];
 

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What an agent says about itself.
 #[derive(Debug, Clone)]
 pub enum Heard {
-    /// Its session began. Sent once per session by `rpc`, after [`Input::Joined`](super::Input::Joined) was decided.
+    /// Its session began. Sent once per session by `rpc`, after
+    /// [`Input::Joined`](super::Input::Joined) was decided.
     Joined {
         /// Who.
         agent: AgentId,
@@ -26,7 +27,8 @@ pub enum Heard {
         /// Which session; one that was replaced before changes nothing.
         session: u64,
     },
-    /// A report arrived: its leases are renewed. Sent after [`Input::Report`](super::Input::Report) was decided.
+    /// A report arrived: its leases are renewed. Sent after
+    /// [`Input::Report`](super::Input::Report) was decided.
     Report {
         /// Who.
         agent: AgentId,
