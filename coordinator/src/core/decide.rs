@@ -33,11 +33,10 @@ pub enum Input {
         /// The attempts it still holds from before.
         running: Vec<(TrialId, Attempt)>,
     },
-    /// An agent's report. May be repeated, late, or from a session that was replaced.
-    Report(Report),
 }
 
-/// What an agent says of its attempts.
+/// What an agent says of its attempts; [`Core::decide_report`] takes it, because its answer is more
+/// than events. May be repeated, late, or from a session that was replaced.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// Who.
@@ -96,7 +95,6 @@ impl Core {
             }
             Input::Cancel { experiment } => self.decide_cancel(experiment),
             Input::Joined { agent, running } => self.decide_joined(now, agent, running),
-            Input::Report(report) => self.decide_report(now, report).map(|(events, _)| events),
         }
     }
 

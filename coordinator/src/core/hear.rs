@@ -28,7 +28,7 @@ pub enum Heard {
         session: u64,
     },
     /// A report arrived: its leases are renewed. Sent after
-    /// [`Input::Report`](super::Input::Report) was decided.
+    /// [`Core::decide_report`].
     Report {
         /// Who.
         agent: AgentId,
