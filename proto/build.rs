@@ -6,6 +6,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     }
     let descriptors = protox::compile(["wire/brine.proto"], ["wire"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        // Encoded once and shared by all watchers.
+        .bytes(".brine.v1.WatchReply.records")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -2,16 +2,21 @@
 //!
 //! A checkpoint's files are complete before its record is written, and the flushed record is the
 //! commit point: a folder that no record names never counts. Records of a trial are one sled
-//! value, so that naming a new checkpoint and dropping old ones is one atomic write.
+//! value, so that naming a new checkpoint and dropping old ones is one atomic write. The members
+//! of a gang count as trials of their own here.
 
-use proto::{AgentId, Checkpoint, FORMAT_VERSION, Outcome, TrialId};
-use std::collections::BTreeSet;
+use crate::folders::member;
+use proto::{AgentId, AttemptKey, Checkpoint, FORMAT_VERSION, Outcome};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// Checkpoints kept of a trial: the newest, and the one before it in case its files turn out torn.
 pub(crate) const KEEP: usize = 2;
+/// Checkpoints kept of a trial while the coordinator does not answer. Its lease is over before it
+/// saves more; a trial that saves faster loses some of those between.
+const KEEP_UNHEARD: usize = 32;
 
 const FORMAT_KEY: &[u8] = b"format";
 const TRIALS_TREE: &str = "trials";
@@ -66,6 +71,8 @@ pub(crate) struct CheckpointStore {
     agent: AgentId,
     /// Folder of this agent's own checkpoints: `<trial>/<attempt>/<checkpoint>`.
     own: PathBuf,
+    /// Folder of the newest checkpoint that the coordinator has, by trial.
+    acknowledged: BTreeMap<String, String>,
 }
 
 impl CheckpointStore {
@@ -89,6 +96,7 @@ impl CheckpointStore {
             folder: folder.to_owned(),
             agent: agent.clone(),
             own: root.join(agent.as_str()),
+            acknowledged: BTreeMap::new(),
         };
         store.remove_orphans()?;
         Ok(store)
@@ -99,27 +107,43 @@ impl CheckpointStore {
     ///
     /// # Errors
     /// The disk refuses.
-    pub(crate) fn attempt_folder(&self, key: &crate::order::AttemptKey) -> io::Result<PathBuf> {
-        create_numbered(&self.own.join(key.trial.as_str()), &key.attempt.to_string())
+    pub(crate) fn attempt_folder(&self, key: &AttemptKey) -> io::Result<PathBuf> {
+        create_numbered(&self.own.join(member(key)), &key.attempt.to_string())
     }
 
-    /// Names a checkpoint, durably, and removes those that are too old. Naming the same one again
-    /// changes nothing.
+    /// The coordinator has this checkpoint and names none that is older.
+    pub(crate) fn acknowledge(&mut self, key: &AttemptKey, checkpoint: &Checkpoint) {
+        if checkpoint.agent == self.agent {
+            self.acknowledged.insert(member(key), self.rebased(&checkpoint.folder));
+        }
+    }
+
+    /// Names a checkpoint, durably, and removes those that are too old. What the coordinator has
+    /// and what is newer stays, because another agent may be told to go on from it. Naming the
+    /// same one again changes nothing.
     ///
     /// # Errors
     /// Nothing was recorded: the store is damaged or the disk refuses.
     pub(crate) fn commit(
         &self,
-        trial: &TrialId,
+        key: &AttemptKey,
         checkpoint: &Checkpoint,
     ) -> Result<(), CheckpointError> {
-        let mut records = self.of(trial)?;
+        let trial = member(key);
+        let mut records = self.of(&trial)?;
         if records.first() == Some(checkpoint) {
             return Ok(());
         }
         records.retain(|old| old.folder != checkpoint.folder);
         records.insert(0, checkpoint.clone());
-        self.keep(trial, records, KEEP)
+        let heard = self.acknowledged.get(&trial);
+        let oldest = heard.and_then(|heard| records.iter().position(|one| one.folder == *heard));
+        let needed = oldest.map_or(records.len(), |oldest| oldest + 1);
+        let mut dropped = records.split_off(needed.max(KEEP).min(records.len()));
+        if records.len() > KEEP_UNHEARD {
+            dropped.push(records.remove(records.len() - 2));
+        }
+        self.write(&trial, &records, &dropped)
     }
 
     /// States from which a trial may go on, the one with the most steps first: this agent's own
@@ -130,10 +154,10 @@ impl CheckpointStore {
     /// The store is damaged or the disk refuses.
     pub(crate) fn candidates(
         &self,
-        trial: &TrialId,
+        key: &AttemptKey,
         known: Option<&Checkpoint>,
     ) -> Result<Vec<Checkpoint>, CheckpointError> {
-        let mut found = self.of(trial)?;
+        let mut found = self.of(&member(key))?;
         if let Some(known) = known
             && !found.iter().any(|own| own.folder == known.folder)
         {
@@ -150,7 +174,11 @@ impl CheckpointStore {
     ///
     /// # Errors
     /// The store is damaged or the disk refuses.
-    pub(crate) fn settle(&self, trial: &TrialId, outcome: &Outcome) -> Result<(), CheckpointError> {
+    pub(crate) fn settle(
+        &mut self,
+        key: &AttemptKey,
+        outcome: &Outcome,
+    ) -> Result<(), CheckpointError> {
         use proto::FailureClass::{
             Cancelled, Cheated, Infrastructure, Invalid, Pruned, Timeout, Trial,
         };
@@ -162,16 +190,19 @@ impl CheckpointStore {
                 Infrastructure | Trial | Timeout | Cancelled => KEEP,
             },
         };
-        let records = self.of(trial)?;
+        let trial = member(key);
+        self.acknowledged.remove(&trial);
+        let mut records = self.of(&trial)?;
         if records.len() <= keep {
             return Ok(());
         }
-        self.keep(trial, records, keep)
+        let dropped = records.split_off(keep);
+        self.write(&trial, &records, &dropped)
     }
 
-    fn of(&self, trial: &TrialId) -> Result<Vec<Checkpoint>, CheckpointError> {
-        let stored = self.trials.get(trial.as_str()).map_err(|error| self.store_error(error))?;
-        stored.map_or(Ok(Vec::new()), |bytes| self.parse(trial.as_str(), &bytes))
+    fn of(&self, trial: &str) -> Result<Vec<Checkpoint>, CheckpointError> {
+        let stored = self.trials.get(trial).map_err(|error| self.store_error(error))?;
+        stored.map_or(Ok(Vec::new()), |bytes| self.parse(trial, &bytes))
     }
 
     fn parse(&self, trial: &str, bytes: &[u8]) -> Result<Vec<Checkpoint>, CheckpointError> {
@@ -191,20 +222,18 @@ impl CheckpointStore {
         moved.into_os_string().into_string().unwrap_or_else(|_| recorded.to_owned())
     }
 
-    /// Writes the first `count` records, and removes the folders of the others after that.
-    fn keep(
+    /// Writes `records`, and removes the folders of the `dropped` ones after that.
+    fn write(
         &self,
-        trial: &TrialId,
-        mut records: Vec<Checkpoint>,
-        count: usize,
+        trial: &str,
+        records: &[Checkpoint],
+        dropped: &[Checkpoint],
     ) -> Result<(), CheckpointError> {
-        let dropped = records.split_off(count.min(records.len()));
-        let key = trial.as_str();
         let written = if records.is_empty() {
-            self.trials.remove(key)
+            self.trials.remove(trial)
         } else {
-            let text = serde_json::to_vec(&records).map_err(|_| self.damaged(key))?;
-            self.trials.insert(key, text)
+            let text = serde_json::to_vec(records).map_err(|_| self.damaged(trial))?;
+            self.trials.insert(trial, text)
         };
         written.map_err(|error| self.store_error(error))?;
         self.database.flush().map_err(|error| self.store_error(error))?;

@@ -1,7 +1,7 @@
 //! The command line of `brine-agent`. The only place of this crate that prints to the terminal or
 //! ends the process.
 
-use crate::devices::{self, DeviceError, GpuChoice};
+use crate::devices::{self, DeviceError, GpuChoice, Inventory};
 use crate::doctor::{self, Findings};
 use crate::driver::{self, DriverError, Setup};
 use crate::folders::{DataFolders, FolderError};
@@ -57,6 +57,12 @@ struct Serve {
     /// GPUs to offer: none, all, or numbers such as 0,2.
     #[arg(long, value_name = "GPUS", default_value = "all")]
     gpus: GpuChoice,
+    /// A label that recipes may ask for, such as zone=a; may be repeated.
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = devices::parse_label)]
+    labels: Vec<(String, String)>,
+    /// An amount of something that recipes may ask for, such as licence=2; may be repeated.
+    #[arg(long = "extra", value_name = "NAME=AMOUNT", value_parser = devices::parse_extra)]
+    extras: Vec<(String, u64)>,
     /// Folder for files fetched from the coordinator, which agents of a machine may share
     /// [default: in the data folder].
     #[arg(long, value_name = "FOLDER")]
@@ -113,6 +119,8 @@ enum CliError {
     NoToken { path: PathBuf },
     #[error("this machine's name {host:?} cannot be an agent's name; give one with --id")]
     Host { host: String, source: IdError },
+    #[error("{0}")]
+    Names(String),
     #[error(transparent)]
     Devices(#[from] DeviceError),
     #[error(transparent)]
@@ -136,6 +144,7 @@ impl CliError {
             Self::Token { .. }
             | Self::NoToken { .. }
             | Self::Host { .. }
+            | Self::Names(_)
             | Self::Devices(_)
             | Self::Folders(_)
             | Self::Driver(_)
@@ -201,7 +210,10 @@ fn setup(serve: Serve) -> Result<Setup, CliError> {
             AgentId::new(host.as_str()).map_err(|source| CliError::Host { host, source })?
         }
     };
-    let inventory = devices::inventory(serve.cpus, &serve.gpus)?;
+    let labels = devices::named("label", serve.labels).map_err(CliError::Names)?;
+    let extras = devices::named("extra", serve.extras).map_err(CliError::Names)?;
+    let offered = devices::inventory(serve.cpus, &serve.gpus)?;
+    let inventory = Inventory { labels, extras, ..offered };
     let data = serve.data_dir.unwrap_or_else(|| Path::new(".brine/agents").join(agent.as_str()));
     let folders = DataFolders::open(&data, serve.blobs.as_deref(), serve.checkpoints.as_deref())?;
     Ok(Setup {
@@ -281,6 +293,9 @@ mod tests {
         Cli::command().debug_assert();
         check("--coordinator http://a:1 --token-file t", true);
         check("--coordinator http://a:1 --token-file t --gpus 0,1 --cpus 2 --id a -vv", true);
+        check("--coordinator http://a:1 --token-file t --label zone=a --label b=c", true);
+        check("--coordinator http://a:1 --token-file t --extra licence=2", true);
+        check("--coordinator http://a:1 --token-file t --extra licence=two", false);
         check("doctor --output json", true);
         check("report --metric loss --step 3 --value -1.5", true);
         check("report --metric loss --step 3 --value -inf", true);

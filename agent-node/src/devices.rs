@@ -2,6 +2,7 @@
 
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::str::FromStr;
@@ -9,6 +10,10 @@ use std::str::FromStr;
 /// Most CPU slots and GPUs that an agent offers; far above any machine, so that a typing error is
 /// not taken for a cluster.
 pub(crate) const DEVICES_MAX: u32 = 4_096;
+/// Labels, and extras, of one agent: the search for a place looks at each.
+pub(crate) const NAMES_MAX: usize = 16;
+/// Longest name or value of a label, as recipes have it.
+const NAME_BYTES_MAX: usize = 128;
 
 /// The devices of one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +24,10 @@ pub(crate) struct Inventory {
     pub(crate) gpus: Vec<Gpu>,
     /// Main memory in bytes that processes here may use; 0 when it is not known.
     pub(crate) memory_bytes: u64,
+    /// What recipes may ask for by name and value.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Amounts of things that the operator names.
+    pub(crate) extras: BTreeMap<String, u64>,
 }
 
 /// One GPU.
@@ -86,7 +95,7 @@ fn known(found: &[u32]) -> String {
     numbers.join(", ")
 }
 
-/// Lists what this machine offers.
+/// Lists what this machine offers, without labels and extras, which only the operator knows.
 ///
 /// # Errors
 /// A chosen GPU is not there, or the driver fails.
@@ -97,7 +106,13 @@ pub(crate) fn inventory(cpus: Option<u32>, gpus: &GpuChoice) -> Result<Inventory
         GpuChoice::All => driver_gpus()?,
         GpuChoice::These(wanted) => chosen(wanted, driver_gpus()?)?,
     };
-    Ok(Inventory { cpus: cpus.unwrap_or_else(cores), gpus: offered, memory_bytes: memory_bytes() })
+    Ok(Inventory {
+        cpus: cpus.unwrap_or_else(cores),
+        gpus: offered,
+        memory_bytes: memory_bytes(),
+        labels: BTreeMap::new(),
+        extras: BTreeMap::new(),
+    })
 }
 
 fn clamp(count: usize) -> u32 {
@@ -178,9 +193,89 @@ pub(crate) fn parse_cpus(text: &str) -> Result<u32, String> {
     cpus.map(NonZeroU32::get).ok_or_else(|| format!("write a number from 1 to {DEVICES_MAX}"))
 }
 
+/// Reads a label from the command line: `zone=a`.
+///
+/// # Errors
+/// It is not a name, an equals sign and a value.
+pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = split(text, |c| matches!(c, '_' | '-' | '.' | '/'))?;
+    if value.len() > NAME_BYTES_MAX || value.contains(char::is_control) {
+        return Err(format!("a value has at most {NAME_BYTES_MAX} bytes, all printable"));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Reads an extra from the command line: `licence=2`.
+///
+/// # Errors
+/// It is not a name, an equals sign and a whole number.
+pub(crate) fn parse_extra(text: &str) -> Result<(String, u64), String> {
+    let (name, amount) = split(text, |c| matches!(c, '_' | '-'))?;
+    let amount = amount.parse().map_err(|_| "write a whole number after the equals sign")?;
+    Ok((name.to_owned(), amount))
+}
+
+fn split(text: &str, sign: impl Fn(char) -> bool) -> Result<(&str, &str), String> {
+    let (name, value) = text.split_once('=').ok_or("write a name, an equals sign and a value")?;
+    let begins = name.starts_with(|c: char| c.is_ascii_alphabetic());
+    if begins
+        && name.len() <= NAME_BYTES_MAX
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || sign(c))
+    {
+        return Ok((name, value));
+    }
+    Err(format!(
+        "{name:?} is not a name: it starts with a letter, holds letters, digits and few signs, \
+         and has at most {NAME_BYTES_MAX} characters"
+    ))
+}
+
+/// Makes a map of what was given by name.
+///
+/// # Errors
+/// A name was given twice, or there are more than [`NAMES_MAX`].
+pub(crate) fn named<T>(what: &str, given: Vec<(String, T)>) -> Result<BTreeMap<String, T>, String> {
+    if given.len() > NAMES_MAX {
+        return Err(format!("at most {NAMES_MAX} {what}s, found {}", given.len()));
+    }
+    let mut named = BTreeMap::new();
+    for (name, value) in given {
+        if named.contains_key(&name) {
+            return Err(format!("the {what} {name} was given twice"));
+        }
+        named.insert(name, value);
+    }
+    Ok(named)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_and_extras_are_names_with_values() {
+        for (text, expected) in [
+            ("zone=a", Some(("zone", "a"))),
+            ("example.com/zone=a=b", Some(("example.com/zone", "a=b"))),
+            ("zone=", Some(("zone", ""))),
+            ("zone", None),
+            ("=a", None),
+            ("1zone=a", None),
+            ("zo ne=a", None),
+            ("zone=a\nb", None),
+        ] {
+            let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            assert_eq!(parse_label(text).ok(), expected, "{text:?}");
+        }
+        assert_eq!(parse_extra("licence=2"), Ok(("licence".to_owned(), 2)));
+        for text in ["licence=-1", "licence=1.5", "licence=", "licence", "a/b=1"] {
+            assert!(parse_extra(text).is_err(), "{text:?}");
+        }
+        let twice = vec![("a".to_owned(), 1), ("a".to_owned(), 2)];
+        assert_eq!(named("extra", twice).unwrap_err(), "the extra a was given twice");
+        let many = (0..=NAMES_MAX).map(|number| (format!("a{number}"), number)).collect();
+        assert!(named("extra", many).unwrap_err().contains("at most"));
+    }
 
     #[test]
     fn gpus_are_chosen_by_word_or_number() {

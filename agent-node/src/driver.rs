@@ -1,32 +1,32 @@
 //! The one task that owns the agent: it takes in what trials, coordinator, clock and operator say,
-//! asks the core what follows, and does it.
+//! asks the core what follows, and does it. It never waits for a disk or a process.
 
 use crate::blobs::{self, Blobs};
 use crate::checkpoints::{CheckpointError, CheckpointStore};
-use crate::clock::Moment;
-use crate::core::{Core, Effect, Input, Lease};
+use crate::clock;
 use crate::devices::Inventory;
-use crate::folders::DataFolders;
+use crate::folders::{DataFolders, FolderError};
+use crate::link::Link;
 use crate::operator::{self, Wanted};
-use crate::order::{AttemptKey, Order, TrialEnd, TrialRecord};
+use crate::order::{Order, TrialRecord};
+use crate::outbox::{self, Outbox};
 use crate::process;
+use crate::recorder::{self, Answer, Prepared, Recorder, Request};
 use crate::session::{self, SessionError, SessionEvent};
-use crate::stream::{LogTail, MetricBuffer};
 use crate::supervisor::{Leaders, Life, TrialEvent, Wish, supervise};
-use proto::wire::{self, METRIC_BATCH_MAX};
-use proto::{AgentId, FailureClass, Outcome};
-use std::collections::{BTreeMap, VecDeque};
+use agent_core::{Core, Effect, Input, Lease, Moment, TrialEnd};
+use proto::wire;
+use proto::{AgentId, AttemptKey, FailureClass, Outcome, Runner};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use wire::agent_message::Message as Out;
 
-/// Longest time between two looks at the clock, at new log text and at waiting metrics.
-const TURN_PERIOD: Duration = Duration::from_millis(100);
-/// How long metric points are gathered before they are sent.
-const METRIC_PERIOD_MS: u64 = 200;
+/// Longest time between two looks at the clock. Everything that is due has a deadline of its own;
+/// this is how long a mistake in one of them could last.
+const PAUSE_MAX_MS: u64 = 1_000;
 /// Records of trials that wait for the driver; a trial that is faster waits.
 const TRIAL_EVENTS_MAX: usize = 1_024;
 /// Trial events taken in one turn, so that a flood of metrics cannot delay a heartbeat.
@@ -65,12 +65,18 @@ pub(crate) enum DriverError {
     /// The records of checkpoints cannot be used.
     #[error(transparent)]
     Checkpoints(#[from] CheckpointError),
+    /// The folders of earlier attempts do not list.
+    #[error(transparent)]
+    Folders(#[from] FolderError),
     /// The system refuses signals or processes.
     #[error("cannot set up the agent's process")]
     System(#[from] io::Error),
     /// A task of the agent itself broke.
     #[error("a part of the agent broke")]
     Internal(#[from] tokio::task::JoinError),
+    /// The thread that owns the disk broke.
+    #[error("the agent's recorder broke")]
+    Recorder,
 }
 
 /// Joins the coordinator and runs trials until somebody asks the agent to end.
@@ -86,9 +92,11 @@ pub(crate) async fn serve(setup: Setup) -> Result<(), DriverError> {
     let (blob_sender, blob_requests) = mpsc::channel(blobs::REQUESTS_MAX);
     let mut wanted = operator::listen(setup.exit_with_stdin)?;
     let blobs = Blobs::new(setup.folders.blobs.clone(), client.clone());
-    let (hello, hellos) = watch::channel(hello(&setup));
-    let mut session = Box::pin(session::keep(client, hellos, session_sender));
-    let mut driver = Driver::new(setup, trial_sender, blob_sender)?;
+    let folders = &setup.folders;
+    let store = CheckpointStore::open(&folders.records, &folders.checkpoints, &setup.agent)?;
+    let (recorder, mut recorded) = Recorder::start(store, folders.attempts()?)?;
+    let mut session = Box::pin(session::keep(client, session_sender));
+    let mut driver = Driver::new(setup, recorder, trial_sender, blob_sender);
     driver.spawned.spawn(blobs.serve(blob_requests));
     let ended = loop {
         let pause = driver.pause();
@@ -101,6 +109,11 @@ pub(crate) async fn serve(setup: Setup) -> Result<(), DriverError> {
                 }
             }
             Some(event) = session_events.recv() => driver.session(event),
+            answer = recorded.recv() => match answer {
+                Some(answer) => driver.recorded(answer),
+                None => break Err(DriverError::Recorder),
+            },
+            Some(()) = outbox::room(driver.outbox.crowded()) => {}
             refused = &mut session => break Err(refused.into()),
             Some(wanted) = wanted.recv() => match wanted {
                 Wanted::Shutdown => driver.shut_down(),
@@ -111,7 +124,6 @@ pub(crate) async fn serve(setup: Setup) -> Result<(), DriverError> {
             () = tokio::time::sleep(pause) => {}
         }
         driver.turn();
-        hello.send_modify(|hello| hello.running = session::running(driver.core.held()));
         if driver.has_ended() {
             break Ok(());
         }
@@ -120,39 +132,19 @@ pub(crate) async fn serve(setup: Setup) -> Result<(), DriverError> {
     ended
 }
 
-fn hello(setup: &Setup) -> wire::Hello {
-    let gpus = setup.inventory.gpus.iter().map(|gpu| wire::Gpu {
-        index: gpu.index,
-        name: gpu.name.clone(),
-        memory_bytes: gpu.memory_bytes,
-    });
-    wire::Hello {
-        format_version: proto::FORMAT_VERSION,
-        agent: setup.agent.to_string(),
-        host: crate::devices::host(),
-        brine_version: setup.version.clone(),
-        cpus: setup.inventory.cpus,
-        gpus: gpus.collect(),
-        memory_bytes: setup.inventory.memory_bytes,
-        running: Vec::new(),
-    }
-}
-
-struct Link {
-    outbound: mpsc::Sender<wire::AgentMessage>,
-    heartbeat_ms: u64,
-    reported_at: Option<Moment>,
-}
-
 struct Driver {
     setup: Setup,
+    /// Tells this process from another one of the same name.
+    instance: u64,
+    /// Hellos of this process so far.
+    hellos: u64,
     core: Core,
-    store: CheckpointStore,
-    link: Option<Link>,
-    trials: BTreeMap<AttemptKey, watch::Sender<Wish>>,
-    tails: BTreeMap<AttemptKey, LogTail>,
-    metrics: MetricBuffer,
-    metrics_sent_at: Moment,
+    recorder: Recorder,
+    outbox: Outbox,
+    /// What the agent wants of the attempts that were started and have not exited.
+    wishes: BTreeMap<AttemptKey, watch::Sender<Wish>>,
+    /// Attempts that may have checkpoints and are not settled.
+    trainings: BTreeSet<AttemptKey>,
     leaders: Leaders,
     spawned: JoinSet<()>,
     trial_sender: mpsc::Sender<TrialEvent>,
@@ -171,40 +163,72 @@ struct Shutdown {
 impl Driver {
     fn new(
         setup: Setup,
+        recorder: Recorder,
         trial_sender: mpsc::Sender<TrialEvent>,
         blob_sender: mpsc::Sender<blobs::Request>,
-    ) -> Result<Self, CheckpointError> {
-        let folders = &setup.folders;
-        let store = CheckpointStore::open(&folders.records, &folders.checkpoints, &setup.agent)?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             setup,
+            instance: rand::random(),
+            hellos: 0,
             core: Core::default(),
-            store,
-            link: None,
-            trials: BTreeMap::new(),
-            tails: BTreeMap::new(),
-            metrics: MetricBuffer::default(),
-            metrics_sent_at: Moment::default(),
+            recorder,
+            outbox: Outbox::default(),
+            wishes: BTreeMap::new(),
+            trainings: BTreeSet::new(),
             leaders: Leaders::default(),
             spawned: JoinSet::new(),
             trial_sender,
             blob_sender,
             shutdown: None,
-        })
+        }
+    }
+
+    fn hello(&mut self) -> wire::Hello {
+        self.hellos += 1;
+        let gpus = self.setup.inventory.gpus.iter().map(|gpu| wire::Gpu {
+            index: gpu.index,
+            name: gpu.name.clone(),
+            memory_bytes: gpu.memory_bytes,
+        });
+        wire::Hello {
+            format_version: proto::FORMAT_VERSION,
+            agent: self.setup.agent.to_string(),
+            host: crate::devices::host(),
+            brine_version: self.setup.version.clone(),
+            cpus: self.setup.inventory.cpus,
+            gpus: gpus.collect(),
+            memory_bytes: self.setup.inventory.memory_bytes,
+            running: session::running(self.core.held()),
+            labels: self.setup.inventory.labels.clone().into_iter().collect(),
+            extras: self.setup.inventory.extras.clone().into_iter().collect(),
+            instance: self.instance,
+            number: self.hellos,
+        }
     }
 
     fn session(&mut self, event: SessionEvent) {
         match event {
+            SessionEvent::Asked(asked) => {
+                // The session may have been given up meanwhile.
+                drop(asked.send(self.hello()));
+            }
             SessionEvent::Welcomed { outbound, heartbeat, input } => {
                 tracing::info!(coordinator = self.setup.coordinator, "joined");
                 let heartbeat_ms = u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX);
-                self.link = Some(Link { outbound, heartbeat_ms, reported_at: None });
-                self.tails.values_mut().for_each(LogTail::rewind);
+                self.outbox.joined(Link::new(outbound, heartbeat_ms));
                 self.feed(input);
             }
-            SessionEvent::Said(input) => self.feed(input),
+            SessionEvent::Said(input) => {
+                if let Input::Reply { sequence, refused } = &input {
+                    for (key, checkpoint) in self.outbox.replied(*sequence, refused) {
+                        self.ask(Request::Acknowledged(key, checkpoint));
+                    }
+                }
+                self.feed(input);
+            }
             SessionEvent::Lost => {
-                self.link = None;
+                self.outbox.left();
                 self.feed(Input::Disconnected);
             }
         }
@@ -213,53 +237,58 @@ impl Driver {
     fn trial(&mut self, event: TrialEvent) {
         match event {
             TrialEvent::Said(key, TrialRecord::Started) => self.feed(Input::Started(key)),
-            TrialEvent::Said(key, TrialRecord::Metric(metric)) => self.metrics.push(&key, metric),
+            TrialEvent::Said(key, TrialRecord::Metric(metric)) => self.outbox.metric(&key, metric),
             TrialEvent::Said(key, TrialRecord::Checkpoint(checkpoint)) => {
                 if checkpoint.attempt != key.attempt || checkpoint.agent != self.setup.agent {
                     tracing::error!(attempt = %key, "a checkpoint names another attempt; ignored");
                     return;
                 }
-                match self.store.commit(&key.trial, &checkpoint) {
-                    Ok(()) => self.feed(Input::Saved(key, checkpoint)),
-                    Err(error) => {
-                        tracing::error!(%error, attempt = %key, "a checkpoint was not recorded");
-                    }
-                }
+                self.ask(Request::Commit(key, checkpoint));
             }
             // The supervisor keeps it for the exit.
             TrialEvent::Said(_, TrialRecord::Ended(_)) => {}
             TrialEvent::Exited { key, end, how } => {
-                self.trials.remove(&key);
-                if let Some(tail) = self.tails.get_mut(&key) {
-                    tail.end();
-                }
                 process::kill_adopted(&self.leaders.all());
-                tracing::info!(attempt = %key, how, "ended");
-                let end = end.map(|end| self.with_recorded_checkpoint(&key, end));
-                self.feed(Input::Exited { key, end, how });
+                let asked =
+                    Request::Exited { key: key.clone(), end: end.clone(), how: how.clone() };
+                if let Err(behind) = self.recorder.ask(asked) {
+                    let unsaved = |end| match end {
+                        TrialEnd::Outcome(Outcome::Completed { checkpoint: Some(_), .. }) => {
+                            recorder::unrecorded(&behind)
+                        }
+                        TrialEnd::Outcome(_) | TrialEnd::Stopped => end,
+                    };
+                    self.exited(key, end.map(unsaved), how);
+                }
             }
         }
     }
 
-    /// A completed trial's checkpoint is its result, so it is complete only when that is recorded.
-    fn with_recorded_checkpoint(&self, key: &AttemptKey, end: TrialEnd) -> TrialEnd {
-        let TrialEnd::Outcome(Outcome::Completed { checkpoint: Some(checkpoint), .. }) = &end
-        else {
-            return end;
-        };
-        match self.store.commit(&key.trial, checkpoint) {
-            Ok(()) => end,
-            Err(error) => {
-                let message = format!("the final checkpoint was not recorded: {error}");
-                TrialEnd::Outcome(Outcome::failed(FailureClass::Infrastructure, message))
-            }
+    fn recorded(&mut self, answer: Answer) {
+        match answer {
+            Answer::Prepared(lease, prepared) => self.prepared(*lease, prepared),
+            Answer::Saved(key, checkpoint) => self.feed(Input::Saved(key, checkpoint)),
+            Answer::Exited { key, end, how } => self.exited(key, end, how),
+        }
+    }
+
+    fn exited(&mut self, key: AttemptKey, end: Option<TrialEnd>, how: String) {
+        self.wishes.remove(&key);
+        self.outbox.log_ended(&key);
+        tracing::info!(attempt = %key, how, "ended");
+        self.feed(Input::Exited { key, end, how });
+    }
+
+    fn ask(&self, request: Request) {
+        if let Err(error) = self.recorder.ask(request) {
+            tracing::error!(%error, "something about a checkpoint was not recorded");
         }
     }
 
     fn feed(&mut self, input: Input) {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
-            for effect in self.core.handle(Moment::now(), input) {
+            for effect in self.core.handle(clock::now(), input) {
                 inputs.extend(self.carry_out(effect));
             }
         }
@@ -268,54 +297,73 @@ impl Driver {
     /// Does what the core wants; answers what came of it at once.
     fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::Start { lease, lease_until } => {
-                let key = lease.key.clone();
-                tracing::info!(attempt = %key, "starting");
-                self.start(*lease, lease_until).err().map(|message| {
-                    let outcome = Outcome::failed(FailureClass::Infrastructure, message);
-                    let end = Some(TrialEnd::Outcome(outcome));
-                    Input::Exited { key, end, how: "was not started".into() }
-                })
-            }
+            Effect::Start { lease, lease_until } => return self.start(lease, lease_until),
             Effect::Renew { key, lease_until } => {
                 self.wish(&key, |wish| wish.lease_until = lease_until);
-                None
             }
-            Effect::Stop(key) => {
-                self.wish(&key, |wish| wish.life = Life::Stop);
-                None
-            }
-            Effect::Kill(key) => {
-                self.wish(&key, |wish| wish.life = Life::Kill);
-                None
-            }
+            Effect::Stop(key) => self.wish(&key, |wish| wish.life = Life::Stop),
+            Effect::Kill(key) => self.wish(&key, |wish| wish.life = Life::Kill),
             Effect::Settled { key, outcome } => {
-                if let Err(error) = self.store.settle(&key.trial, &outcome) {
-                    tracing::error!(%error, attempt = %key, "old checkpoints were not removed");
+                if self.trainings.remove(&key) {
+                    self.ask(Request::Settled(key, outcome));
                 }
-                None
             }
         }
+        None
     }
 
-    fn start(&mut self, lease: Lease, lease_until: Moment) -> Result<(), String> {
-        let disk = |error: io::Error| format!("cannot make the trial's folders: {error}");
-        let resume = self.store.candidates(&lease.key.trial, lease.checkpoint.as_ref());
-        let resume = resume.map_err(|error| error.to_string())?;
-        let checkpoints = self.store.attempt_folder(&lease.key).map_err(disk)?;
-        let folders = self.setup.folders.attempt(&lease.key, checkpoints).map_err(disk)?;
-        self.tails.insert(lease.key.clone(), LogTail::new(folders.log()));
+    fn start(&mut self, lease: Box<Lease>, lease_until: Moment) -> Option<Input> {
+        let key = lease.key.clone();
+        match &lease.spec.runner {
+            Runner::Noop => return Some(completed_at_once(key)),
+            Runner::Command(_) => {}
+            Runner::Train(_) => {
+                // Those that the coordinator did not want any more are never settled.
+                let held: BTreeSet<_> = self.core.held().into_iter().map(|(key, _)| key).collect();
+                self.trainings.retain(|key| held.contains(key));
+                self.trainings.insert(key.clone());
+            }
+        }
+        tracing::info!(attempt = %key, "starting");
+        let (wish, _) = watch::channel(Wish { lease_until, life: Life::GoOn });
+        self.wishes.insert(key.clone(), wish);
+        let asked = self.recorder.ask(Request::Prepare(lease));
+        asked.err().map(|error| self.not_started(key, error.to_string()))
+    }
+
+    /// The attempt's folders are there, or not.
+    fn prepared(&mut self, lease: Lease, prepared: Result<Prepared, String>) {
+        let Some(wish) = self.wishes.get(&lease.key) else { return };
+        let wish = wish.subscribe();
+        let wanted = *wish.borrow();
+        let Prepared { folders, resume } = match prepared {
+            Ok(prepared) => prepared,
+            Err(message) => {
+                let input = self.not_started(lease.key, message);
+                self.feed(input);
+                return;
+            }
+        };
+        if wanted.life != Life::GoOn {
+            let how = "was not started".to_owned();
+            self.trial(TrialEvent::Exited { key: lease.key, end: Some(TrialEnd::Stopped), how });
+            return;
+        }
+        // The wire has no place for a rank beside metrics and logs, so those of the first member
+        // stand for the gang; the others' logs stay on their machine.
+        if lease.key.rank == 0 {
+            self.outbox.log(lease.key.clone(), folders.log());
+        }
         let order = Order {
-            key: lease.key.clone(),
+            key: lease.key,
             agent: self.setup.agent.clone(),
             spec: lease.spec,
             devices: lease.devices,
-            lease_until,
+            gang: lease.gang,
+            lease_until: wanted.lease_until,
             folders,
             resume,
         };
-        let (sender, wish) = watch::channel(Wish { lease_until, life: Life::GoOn });
-        self.trials.insert(lease.key, sender);
         self.spawned.spawn(supervise(
             self.setup.program.clone(),
             order,
@@ -324,13 +372,19 @@ impl Driver {
             self.trial_sender.clone(),
             self.leaders.clone(),
         ));
-        Ok(())
+    }
+
+    fn not_started(&mut self, key: AttemptKey, message: String) -> Input {
+        self.wishes.remove(&key);
+        let outcome = Outcome::failed(FailureClass::Infrastructure, message);
+        let end = Some(TrialEnd::Outcome(outcome));
+        Input::Exited { key, end, how: "was not started".into() }
     }
 
     fn wish(&self, key: &AttemptKey, change: impl FnOnce(&mut Wish)) {
         // A trial that just ended has nobody to tell; its exit is on the way.
-        if let Some(sender) = self.trials.get(key) {
-            sender.send_modify(change);
+        if let Some(wish) = self.wishes.get(key) {
+            wish.send_modify(change);
         }
     }
 
@@ -338,10 +392,8 @@ impl Driver {
     /// that what a reply settles is complete.
     fn turn(&mut self) {
         self.feed(Input::Tick);
-        let now = Moment::now();
-        self.send_metrics(now);
-        self.send_logs();
-        self.send_report(now);
+        let now = clock::now();
+        self.outbox.send(now, &mut self.core);
         if let Some(shutdown) = &mut self.shutdown
             && !self.core.holds_processes()
         {
@@ -351,68 +403,15 @@ impl Driver {
 
     /// How long nothing needs to be done unless something happens.
     fn pause(&self) -> Duration {
-        let deadline = self.core.next_deadline();
-        let left = deadline.map(|at| Duration::from_millis(at.since_ms(Moment::now())));
-        left.map_or(TURN_PERIOD, |left| left.min(TURN_PERIOD))
-    }
-
-    fn send_metrics(&mut self, now: Moment) {
-        let due = now.since_ms(self.metrics_sent_at) >= METRIC_PERIOD_MS
-            || self.metrics.len() >= METRIC_BATCH_MAX
-            || self.core.report_is_due();
-        let Some(link) = self.link.as_ref().filter(|_| due) else {
-            return;
-        };
-        self.metrics_sent_at = now;
-        while let Ok(place) = link.outbound.try_reserve() {
-            let Some(batch) = self.metrics.batch() else {
-                return;
-            };
-            place.send(session::message(Out::Metrics(batch)));
-        }
-    }
-
-    fn send_logs(&mut self) {
-        let Some(link) = &self.link else { return };
-        self.tails.retain(|key, tail| {
-            // One piece a turn, so that a long log does not crowd out the others.
-            let Ok(place) = link.outbound.try_reserve() else {
-                return true;
-            };
-            match tail.chunk(key) {
-                Ok(Some(chunk)) => {
-                    place.send(session::message(Out::Log(chunk)));
-                    true
-                }
-                Ok(None) => !tail.has_ended(),
-                // The log appears with the process.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => !tail.has_ended(),
-                Err(error) => {
-                    tracing::warn!(%error, attempt = %key, "the log cannot be read");
-                    false
-                }
-            }
-        });
-    }
-
-    fn send_report(&mut self, now: Moment) {
-        let Some(link) = &mut self.link else { return };
-        let heard = link.reported_at.map(|at| now.since_ms(at));
-        let due = heard.is_none_or(|ms| ms >= link.heartbeat_ms);
-        if !due && !self.core.report_is_due() {
-            return;
-        }
-        // When the network is behind, the report waits for the next turn and is then newer.
-        let Ok(place) = link.outbound.try_reserve() else {
-            return;
-        };
-        match session::report_message(self.core.report(now)) {
-            Ok(message) => {
-                place.send(message);
-                link.reported_at = Some(now);
-            }
-            Err(error) => tracing::error!(%error, "a report cannot be written"),
-        }
+        let now = clock::now();
+        let leave = self.shutdown.as_ref().and_then(|shutdown| shutdown.idle_since);
+        let leave = leave.map(|since| since.plus_ms(SETTLE_MAX_MS));
+        let next = [self.outbox.next_at(now), self.core.next_deadline(), leave]
+            .into_iter()
+            .flatten()
+            .min();
+        let left = next.map_or(PAUSE_MAX_MS, |at| at.since_ms(now));
+        Duration::from_millis(left.min(PAUSE_MAX_MS))
     }
 
     fn shut_down(&mut self) {
@@ -432,14 +431,14 @@ impl Driver {
         let Some(shutdown) = &self.shutdown else {
             return false;
         };
-        if shutdown.orphaned && self.link.is_none() {
+        if shutdown.orphaned && !self.outbox.is_joined() {
             return true;
         }
         let Some(idle_since) = shutdown.idle_since else {
             return false;
         };
-        let waited = Moment::now().since_ms(idle_since) >= SETTLE_MAX_MS;
-        self.core.has_taken_leave() || self.link.is_none() || waited
+        let waited = clock::now().since_ms(idle_since) >= SETTLE_MAX_MS;
+        self.core.has_taken_leave() || !self.outbox.is_joined() || waited
     }
 
     fn kill_all(&mut self) {
@@ -449,4 +448,11 @@ impl Driver {
         self.spawned.abort_all();
         process::kill_adopted(&self.leaders.all());
     }
+}
+
+/// The end of an attempt that needs no process.
+fn completed_at_once(key: AttemptKey) -> Input {
+    let outcome = Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None };
+    let end = Some(TrialEnd::Outcome(outcome));
+    Input::Exited { key, end, how: "needs no process".into() }
 }

@@ -1,7 +1,6 @@
 //! The agent: owns a machine's devices and runs trials on them.
 //!
-//! * `core`: which attempts the agent holds and what follows from what it hears. Pure.
-//! * `driver`: the one task that feeds the core and carries out its effects; `operator`: who may
+//! * `driver`: the one task that feeds the core (`agent_core`) and carries out its effects; `operator`: who may
 //!   ask it to end.
 //! * `session`: the stream to the coordinator; `blobs`: files by content; `checkpoints`: which
 //!   states exist (sled); `devices`: CPU slots and GPUs (NVML); `folders`: the data folder;
@@ -17,15 +16,17 @@ mod blobs;
 mod checkpoints;
 pub mod cli;
 pub mod clock;
-mod core;
 mod devices;
 mod doctor;
 mod driver;
+mod environment;
 mod folders;
-mod number;
+mod link;
 mod operator;
 pub mod order;
+mod outbox;
 mod process;
+mod recorder;
 mod session;
 mod stream;
 mod supervisor;

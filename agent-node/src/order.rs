@@ -1,34 +1,14 @@
 //! What an agent and a trial's process say to each other: JSON lines, [`Order`] then [`Control`]
 //! one way, [`TrialRecord`] the other.
 
-use crate::clock::Moment;
-use proto::{AgentId, Attempt, Checkpoint, Devices, Outcome, TrialId, TrialSpec};
+use agent_core::{Gang, Moment, TrialEnd};
+use proto::{AgentId, AttemptKey, Checkpoint, Devices, TrialSpec};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::path::PathBuf;
 
 /// Longest line either way. A specification or a checkpoint's file list is far shorter; a longer
 /// line means that somebody else writes into the stream.
 pub const LINE_BYTES_MAX: usize = 8 << 20;
-/// A trial that was asked to stop, or ran out of time, is killed this much later. A program needs
-/// it to save its state; a stop of a whole agent takes not much longer.
-pub const STOP_GRACE_MS: u64 = 10_000;
-
-/// One try of one trial.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AttemptKey {
-    /// Which trial.
-    pub trial: TrialId,
-    /// Which try of it.
-    pub attempt: Attempt,
-}
-
-impl fmt::Display for AttemptKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}#{}", self.trial, self.attempt)
-    }
-}
 
 /// The first line that a trial's process reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +22,8 @@ pub struct Order {
     pub spec: TrialSpec,
     /// Where.
     pub devices: Devices,
+    /// Which part of a gang it is, if it is one.
+    pub gang: Option<Gang>,
     /// The process ends itself at this moment unless a [`Control::Lease`] moved it.
     pub lease_until: Moment,
     /// Where files lie.
@@ -107,16 +89,49 @@ pub struct Metric {
     /// Step, from 0.
     pub step: u64,
     /// Value; a NaN or an infinity travels as a text.
-    #[serde(with = "crate::number")]
+    #[serde(with = "proto::number")]
     pub value: f64,
 }
 
-/// How the process ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum TrialEnd {
-    /// By itself.
-    Outcome(Outcome),
-    /// It was asked to stop and did; only the agent knows why it asked.
-    Stopped,
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proto::{Attempt, Placement, Resources, Retries, Runner, TrialId};
+    use std::collections::BTreeMap;
+
+    /// An order of a trial that needs nothing.
+    pub(crate) fn order() -> Order {
+        let trial = TrialId::new("0123456789abcdef").unwrap();
+        let folder = PathBuf::from("/nowhere");
+        Order {
+            key: AttemptKey { trial, attempt: Attempt(1), rank: 0 },
+            agent: AgentId::new("a").unwrap(),
+            spec: TrialSpec {
+                runner: Runner::Noop,
+                parameters: BTreeMap::new(),
+                seed: 7,
+                resources: Resources::default(),
+                retries: Retries::default(),
+                time_limit_ms: None,
+                checkpoint_every_ms: 1_000,
+                placement: Placement::default(),
+            },
+            devices: Devices::default(),
+            gang: None,
+            lease_until: Moment(0),
+            folders: Folders {
+                blobs: folder.clone(),
+                attempt: folder.clone(),
+                checkpoints: folder.clone(),
+                program_checkpoints: folder,
+            },
+            resume: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_order_survives_json() {
+        let text = serde_json::to_string(&order()).unwrap();
+        assert_eq!(serde_json::from_str::<Order>(&text).unwrap(), order());
+    }
 }

@@ -1,14 +1,13 @@
 //! The connection to the coordinator. The only file that knows gRPC streams; inside there are
 //! [`Input`]s and [`Report`]s.
 
-use crate::clock::Moment;
-use crate::core::{Input, Lease, Report};
-use crate::order::AttemptKey;
+use crate::clock;
+use agent_core::{Assignment, Gang, Input, Lease, Report};
 use proto::wire::coordinator_client::CoordinatorClient;
 use proto::wire::{self, MESSAGE_BYTES_MAX};
-use proto::{Checkpoint, FORMAT_VERSION, TrialSpec};
+use proto::{AttemptKey, Checkpoint, Devices, FORMAT_VERSION, IdError, TrialSpec};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
@@ -76,6 +75,8 @@ pub(crate) enum SessionError {
 
 /// What a session brings.
 pub(crate) enum SessionEvent {
+    /// A session is about to begin: what the agent is and holds at this moment.
+    Asked(oneshot::Sender<wire::Hello>),
     /// The coordinator welcomed this agent. Messages go to `outbound`.
     Welcomed { outbound: mpsc::Sender<wire::AgentMessage>, heartbeat: Duration, input: Input },
     /// The coordinator said something.
@@ -87,7 +88,23 @@ pub(crate) enum SessionEvent {
 /// Why one session ended.
 enum Ending {
     Fatal(SessionError),
-    Lost { why: String, welcomed: bool },
+    Lost { hindrance: Hindrance, why: String, welcomed: bool },
+}
+
+/// What another try may find changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hindrance {
+    /// The coordinator or the way to it.
+    Network,
+    /// An agent of the same name was heard less than a lease's time ago. It may be this machine's
+    /// own last life, so it ends by itself.
+    Namesake,
+}
+
+impl Ending {
+    fn network(why: impl Into<String>, welcomed: bool) -> Self {
+        Self::Lost { hindrance: Hindrance::Network, why: why.into(), welcomed }
+    }
 }
 
 /// A stub that connects when it is first used, and again when the connection was lost.
@@ -116,28 +133,33 @@ pub(crate) fn client(url: &str, token: &str) -> Result<Client, SessionError> {
 }
 
 /// Keeps a session with the coordinator, until it refuses this agent for good.
-pub(crate) async fn keep(
-    client: Client,
-    hello: watch::Receiver<wire::Hello>,
-    events: mpsc::Sender<SessionEvent>,
-) -> SessionError {
+pub(crate) async fn keep(client: Client, events: mpsc::Sender<SessionEvent>) -> SessionError {
     let mut pause_ms = PAUSE_MIN_MS;
-    let mut quiet = false;
+    // Said once, and again when the reason changes its kind.
+    let mut said: Option<Hindrance> = None;
     loop {
-        let hello_now = hello.borrow().clone();
-        match hold(client.clone(), hello_now, &events).await {
+        match hold(client.clone(), &events).await {
             Ending::Fatal(error) => return error,
-            Ending::Lost { why, welcomed } => {
+            Ending::Lost { hindrance, why, welcomed } => {
                 if welcomed {
                     pause_ms = PAUSE_MIN_MS;
-                    quiet = false;
+                    said = None;
                     // Without a driver this future is about to be dropped.
                     drop(events.send(SessionEvent::Lost).await);
                 }
-                if !quiet {
-                    tracing::warn!(why, "no session with the coordinator; trying again");
+                if said != Some(hindrance) {
+                    match hindrance {
+                        Hindrance::Network => {
+                            tracing::warn!(why, "no session with the coordinator; trying again");
+                        }
+                        Hindrance::Namesake => tracing::warn!(
+                            why,
+                            "another agent of this name is alive; waiting until it is gone, \
+                             or give this one another --id"
+                        ),
+                    }
                 }
-                quiet = true;
+                said = Some(hindrance);
             }
         }
         // Spread out, so that the agents of a restarted coordinator do not all come at once.
@@ -148,12 +170,17 @@ pub(crate) async fn keep(
 }
 
 /// Holds one session from hello to its end.
-async fn hold(client: Client, hello: wire::Hello, events: &mpsc::Sender<SessionEvent>) -> Ending {
+async fn hold(client: Client, events: &mpsc::Sender<SessionEvent>) -> Ending {
+    let (ask, hello) = oneshot::channel();
+    let asked = events.send(SessionEvent::Asked(ask)).await;
+    let (Ok(()), Ok(hello)) = (asked, hello.await) else {
+        return Ending::network("the agent is ending", false);
+    };
     let (mut event, mut inbound) = match open(client, hello).await {
         Ok(opened) => opened,
         Err(ending) => return ending,
     };
-    let lost = |why: String| Ending::Lost { why, welcomed: true };
+    let lost = |why: String| Ending::network(why, true);
     loop {
         if events.send(event).await.is_err() {
             return lost("the agent is ending".into());
@@ -178,11 +205,11 @@ async fn open(
     mut client: Client,
     hello: wire::Hello,
 ) -> Result<(SessionEvent, Streaming<wire::CoordinatorMessage>), Ending> {
-    let lost = |why: String| Ending::Lost { why, welcomed: false };
+    let lost = |why: &str| Ending::network(why, false);
     let (outbound, messages) = mpsc::channel(OUTBOUND_MAX);
-    let hello_sent = Moment::now();
+    let hello_sent = clock::now();
     let said = outbound.send(message(Out::Hello(hello))).await;
-    said.map_err(|_| lost("the stream closed before the hello".into()))?;
+    said.map_err(|_| lost("the stream closed before the hello"))?;
     let welcome = async {
         let reply = client.session(ReceiverStream::new(messages)).await?;
         let mut inbound = reply.into_inner();
@@ -191,10 +218,10 @@ async fn open(
     };
     let (inbound, first) = tokio::time::timeout(WELCOME_TIMEOUT, welcome)
         .await
-        .map_err(|_| lost("it did not answer".into()))?
-        .map_err(|status| refusal(status).unwrap_or_else(lost))?;
+        .map_err(|_| lost("it did not answer"))?
+        .map_err(refusal)?;
     let Some(In::Welcome(welcome)) = first.and_then(|first| first.message) else {
-        return Err(lost("it did not begin with a welcome".into()));
+        return Err(lost("it did not begin with a welcome"));
     };
     if welcome.format_version > FORMAT_VERSION {
         let theirs = welcome.format_version;
@@ -207,8 +234,8 @@ async fn open(
     Ok((event, inbound))
 }
 
-/// Tells a refusal, which another try does not change, from bad luck, which is described.
-fn refusal(status: Status) -> Result<Ending, String> {
+/// Tells a refusal, which another try does not change, from bad luck.
+fn refusal(status: Status) -> Ending {
     let final_codes = [
         Code::Unauthenticated,
         Code::PermissionDenied,
@@ -217,9 +244,13 @@ fn refusal(status: Status) -> Result<Ending, String> {
         Code::Unimplemented,
     ];
     if final_codes.contains(&status.code()) {
-        return Ok(Ending::Fatal(SessionError::Refused { status: Box::new(status) }));
+        return Ending::Fatal(SessionError::Refused { status: Box::new(status) });
     }
-    Err(describe(&status))
+    if status.code() == Code::AlreadyExists {
+        let why = status.message().to_owned();
+        return Ending::Lost { hindrance: Hindrance::Namesake, why, welcomed: false };
+    }
+    Ending::network(describe(&status), false)
 }
 
 fn describe(status: &Status) -> String {
@@ -230,12 +261,13 @@ fn describe(status: &Status) -> String {
 pub(crate) fn report_message(report: Report) -> Result<wire::AgentMessage, serde_json::Error> {
     let ended = report.ended.into_iter().map(|(key, outcome)| {
         let outcome_json = serde_json::to_string(&outcome)?;
-        Ok(wire::Ended { trial: key.trial.into(), attempt: key.attempt.0, outcome_json })
+        let (trial, attempt, rank) = (key.trial.into(), key.attempt.0, key.rank);
+        Ok(wire::Ended { trial, attempt, outcome_json, rank })
     });
     let checkpoints = report.checkpoints.into_iter().map(|(key, checkpoint)| {
         let checkpoint_json = serde_json::to_string(&checkpoint)?;
-        let (trial, attempt) = (key.trial.into(), key.attempt.0);
-        Ok(wire::SavedCheckpoint { trial, attempt, checkpoint_json })
+        let (trial, attempt, rank) = (key.trial.into(), key.attempt.0, key.rank);
+        Ok(wire::SavedCheckpoint { trial, attempt, checkpoint_json, rank })
     });
     Ok(message(Out::Report(wire::Report {
         sequence: report.sequence,
@@ -253,6 +285,7 @@ pub(crate) fn running(attempts: Vec<(AttemptKey, bool)>) -> Vec<wire::Running> {
         trial: key.trial.into(),
         attempt: key.attempt.0,
         started,
+        rank: key.rank,
     });
     running.collect()
 }
@@ -263,31 +296,35 @@ pub(crate) fn message(message: Out) -> wire::AgentMessage {
 }
 
 /// What the coordinator said; `None` when it means nothing to this version.
-fn parse(said: wire::CoordinatorMessage) -> Result<Option<Input>, proto::IdError> {
+fn parse(said: wire::CoordinatorMessage) -> Result<Option<Input>, IdError> {
     match said.message {
         Some(In::Reply(reply)) => {
-            let refused = reply.refused.iter().map(key).collect::<Result<_, _>>()?;
+            let refused = keys(&reply.refused)?;
             Ok(Some(Input::Reply { sequence: reply.sequence, refused }))
         }
-        Some(In::Assignment(assignment)) => {
-            let mut leases = Vec::new();
-            let mut unreadable = Vec::new();
-            for lease in assignment.leases {
-                let (trial, attempt) = (lease.trial.clone(), lease.attempt);
-                let key = key(&wire::AttemptRef { trial, attempt })?;
-                match parse_lease(&lease, key.clone()) {
-                    Ok(lease) => leases.push(lease),
-                    Err(reason) => unreadable.push((key, reason)),
-                }
-            }
-            Ok(Some(Input::Assignment { version: assignment.version, leases, unreadable }))
-        }
+        Some(In::Assignment(assignment)) => Ok(Some(Input::Assignment(parse_set(assignment)?))),
         Some(In::Welcome(_)) | None => Ok(None),
     }
 }
 
-fn key(attempt: &wire::AttemptRef) -> Result<AttemptKey, proto::IdError> {
-    attempt.parse().map(|(trial, attempt)| AttemptKey { trial, attempt })
+fn keys(attempts: &[wire::AttemptRef]) -> Result<Vec<AttemptKey>, IdError> {
+    attempts.iter().map(wire::AttemptRef::parse).collect()
+}
+
+fn parse_set(assignment: wire::Assignment) -> Result<Assignment, IdError> {
+    let mut leases = Vec::new();
+    let mut unreadable = Vec::new();
+    for lease in assignment.leases {
+        let rank = lease.gang.as_ref().map_or(0, |gang| gang.rank);
+        let key = wire::key(&lease.trial, lease.attempt, rank)?;
+        match parse_lease(&lease, key.clone()) {
+            Ok(lease) => leases.push(lease),
+            Err(reason) => unreadable.push((key, reason)),
+        }
+    }
+    let dropped = keys(&assignment.dropped)?;
+    let (version, base) = (assignment.version, assignment.base);
+    Ok(Assignment { version, base, leases, dropped, unreadable })
 }
 
 fn parse_lease(lease: &wire::Lease, key: AttemptKey) -> Result<Lease, String> {
@@ -297,5 +334,25 @@ fn parse_lease(lease: &wire::Lease, key: AttemptKey) -> Result<Lease, String> {
         "" => None,
         text => Some(serde_json::from_str(text).map_err(unreadable)?),
     };
-    Ok(Lease { key, spec, devices: lease.devices(), checkpoint })
+    let gang = lease.gang.as_ref().map(parse_gang).transpose()?;
+    let (devices, preempted) = (lease.devices(), lease.preempted);
+    if devices.gpu_share_milli > 0
+        && (devices.gpus.len() != 1 || devices.gpu_share_milli > Devices::WHOLE_MILLI)
+    {
+        return Err("a share is of one GPU, and at most the whole of it".into());
+    }
+    Ok(Lease { key, spec, devices, checkpoint, preempted, gang })
 }
+
+fn parse_gang(gang: &wire::Gang) -> Result<Gang, String> {
+    let wire::Gang { rank, world_size, ref master_addr, master_port } = *gang;
+    if rank >= world_size {
+        return Err(format!("rank {rank} is not below the gang's size of {world_size}"));
+    }
+    let master_port = u16::try_from(master_port)
+        .map_err(|_| format!("{master_port} is not a port of the gang's first member"))?;
+    Ok(Gang { world_size, master_addr: master_addr.clone(), master_port })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! What flows beside the core: metric points and log text on their way to the coordinator, in
 //! bounded buffers. Neither can hold up a trial or a heartbeat.
 
-use crate::order::{AttemptKey, Metric};
+use crate::order::Metric;
+use proto::AttemptKey;
 use proto::wire::{self, LOG_CHUNK_BYTES, METRIC_BATCH_MAX};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -127,7 +128,8 @@ mod tests {
     use proto::{Attempt, TrialId};
 
     fn key() -> AttemptKey {
-        AttemptKey { trial: TrialId::new("0123456789abcdef").unwrap(), attempt: Attempt(2) }
+        let trial = TrialId::new("0123456789abcdef").unwrap();
+        AttemptKey { trial, attempt: Attempt(2), rank: 0 }
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! left when this is over.
 
 use crate::blobs::Request;
-use crate::clock::Moment;
-use crate::order::{AttemptKey, Control, LINE_BYTES_MAX, Order, TrialEnd, TrialRecord};
+use crate::environment;
+use crate::order::{Control, LINE_BYTES_MAX, Order, TrialRecord};
 use crate::process;
-use proto::{BlobRef, FailureClass, Outcome, Runner, TrialSpec};
+use agent_core::{Moment, TrialEnd};
+use proto::{AttemptKey, BlobRef, FailureClass, Outcome, Runner, TrialSpec};
 use rustix::process::Pid;
 use serde::Serialize;
 use std::fs::File;
@@ -151,6 +152,7 @@ fn needed_blobs(spec: &TrialSpec) -> Vec<BlobRef> {
     match &spec.runner {
         Runner::Train(train) => vec![train.data.text.clone()],
         Runner::Command(command) => command.files.values().cloned().collect(),
+        Runner::Noop => Vec::new(),
     }
 }
 
@@ -163,29 +165,15 @@ fn spawn(program: &Path, order: &Order) -> Result<Child, SuperviseError> {
     let path = order.folders.log();
     let log = File::options().append(true).create(true).open(path);
     let log = log.map_err(|source| SuperviseError::Start { what: "its log", source })?;
-    let threads = order.spec.resources.cpus.to_string();
     Command::new(program)
         .arg("run-trial")
-        .env("OMP_NUM_THREADS", &threads)
-        .env("MKL_NUM_THREADS", &threads)
-        // An empty list hides all GPUs from a trial that leased none.
-        .env("CUDA_VISIBLE_DEVICES", numbers(&order.devices.gpus))
-        // NVML counts in this order, the CUDA runtime by speed unless told.
-        .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-        // cuBLAS repeats its sums bit by bit only with a workspace of fixed size.
-        .env("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        .envs(environment::variables(order))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
         .process_group(0)
         .spawn()
         .map_err(|source| SuperviseError::Start { what: "the program of the agent", source })
-}
-
-/// Device numbers as environment variables want them.
-pub(crate) fn numbers(devices: &[u32]) -> String {
-    let numbers: Vec<String> = devices.iter().map(u32::to_string).collect();
-    numbers.join(",")
 }
 
 /// Passes on records until their stream ends, which is the end of the process.

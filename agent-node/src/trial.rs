@@ -11,12 +11,12 @@ mod metrics;
 mod pump;
 mod train;
 
-use crate::clock::Moment;
-use crate::order::{
-    AttemptKey, Control, LINE_BYTES_MAX, Metric, Order, STOP_GRACE_MS, TrialEnd, TrialRecord,
-};
+use crate::clock;
+use crate::order::{Control, LINE_BYTES_MAX, Metric, Order, TrialRecord};
 use crate::process;
-use proto::{FailureClass, Outcome, Runner};
+use agent_core::{Moment, STOP_GRACE_MS, TrialEnd};
+use proto::{AttemptKey, FailureClass, Outcome, Runner};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Stdin, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -73,6 +73,9 @@ pub(crate) fn run() -> Result<(), TrialError> {
     let end = match &order.spec.runner {
         Runner::Command(spec) => command::run(spec, &order, &lifeline, &records),
         Runner::Train(spec) => train::run(spec, &order, &lifeline, &records),
+        Runner::Noop => {
+            TrialEnd::Outcome(Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None })
+        }
     };
     records.write(&TrialRecord::Ended(end));
     Ok(())
@@ -153,7 +156,7 @@ impl Lifeline {
     fn new(order: &Order) -> Arc<Self> {
         let time_limit_ms = order.spec.time_limit_ms;
         let grace_ms = match order.spec.runner {
-            Runner::Command(_) => STOP_GRACE_MS,
+            Runner::Command(_) | Runner::Noop => STOP_GRACE_MS,
             Runner::Train(_) => TRAINER_GRACE_MS,
         };
         Arc::new(Self {
@@ -161,14 +164,14 @@ impl Lifeline {
             lease_until_ms: AtomicU64::new(order.lease_until.0),
             stop: AtomicBool::new(false),
             time_limit_ms,
-            time_out_at: time_limit_ms.map(|limit| Moment::now().plus_ms(limit)),
+            time_out_at: time_limit_ms.map(|limit| clock::now().plus_ms(limit)),
             grace_ms,
         })
     }
 
     /// Whether the work has to end, and why.
     pub(crate) fn stop_cause(&self) -> Option<StopCause> {
-        if self.time_out_at.is_some_and(|end| end <= Moment::now()) {
+        if self.time_out_at.is_some_and(|end| end <= clock::now()) {
             return Some(StopCause::TimeOut);
         }
         self.stop.load(Ordering::Acquire).then_some(StopCause::Asked)
@@ -216,7 +219,7 @@ fn listen(mut control: BufReader<Stdin>, lifeline: &Lifeline, records: &Records)
 fn watch(lifeline: &Lifeline, records: &Records) {
     for period in 1_u64.. {
         std::thread::sleep(WATCHDOG_PERIOD);
-        let now = Moment::now();
+        let now = clock::now();
         if lifeline.lease_until_ms.load(Ordering::Acquire) <= now.0 {
             tracing::warn!(attempt = %lifeline.key, "the lease passed; ending the attempt");
             records.end_everything();

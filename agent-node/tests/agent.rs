@@ -6,15 +6,16 @@ mod coordinator;
 mod support;
 
 use coordinator::{Lab, TOKEN, blob, lease};
-use proto::wire::Report;
+use proto::wire::{AttemptRef, Gang, Lease, Report};
 use proto::{CommandSpec, FailureClass, Outcome, Resources, Retries, Runner, TrialSpec};
 use rustix::process::{Pid, Signal, kill_process};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use support::{AGENT, assert_dies, eventually, pid_in};
 use tempfile::TempDir;
+use tonic::Status;
 
 const TTL_MS: u64 = 20_000;
 
@@ -39,6 +40,100 @@ async fn a_trial_gets_its_files_and_gives_metrics_log_and_outcome() {
     let report = session.report_with(|report| report.running.is_empty()).await;
     let settled = session.report_with(|later| later.sequence > report.sequence).await;
     assert_eq!((settled.ended.len(), settled.assignment_version), (0, 1));
+}
+
+#[tokio::test]
+async fn a_trial_without_a_process_completes_at_once() {
+    let mut lab = Lab::start(TTL_MS, Vec::new()).await;
+    let agent = Agent::start(&lab, &["--label", "zone=a", "--extra", "licence=2"]);
+    let mut session = lab.session().await;
+    assert_eq!(session.hello.labels, HashMap::from([("zone".to_owned(), "a".to_owned())]));
+    assert_eq!(session.hello.extras, HashMap::from([("licence".to_owned(), 2)]));
+    let noop = |seed| TrialSpec { runner: Runner::Noop, seed, ..shell("") };
+    let leases = (0..100).map(|seed| Lease { cpus: Vec::new(), ..lease(&noop(seed), 1) });
+    session.assign(leases.collect()).await;
+    let report = session.report_with(|report| !report.ended.is_empty()).await;
+    assert_eq!(report.ended.len(), 100, "all in one report");
+    let outcome: Outcome = serde_json::from_str(&report.ended[0].outcome_json).unwrap();
+    assert_eq!(outcome, Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None });
+    let left = std::fs::read_dir(agent.path("data/trials")).unwrap().count();
+    assert_eq!(left, 0, "no folders");
+}
+
+#[tokio::test]
+async fn a_change_of_the_assignment_starts_and_stops_what_it_names() {
+    let mut lab = Lab::start(TTL_MS, Vec::new()).await;
+    let agent = Agent::start(&lab, &[]);
+    let mut session = lab.session().await;
+    let sleeper =
+        |name: &str| shell(&format!("echo $$ > {}; exec sleep 1000", agent.path(name).display()));
+    let (first, second) = (sleeper("first"), sleeper("second"));
+    session.assign(vec![lease(&first, 1)]).await;
+    let child = pid_in(&agent.path("first"));
+    session.report_with(|report| report.assignment_version == 1).await;
+    let dropped = vec![AttemptRef { trial: first.id().to_string(), attempt: 1, rank: 0 }];
+    let leases = vec![Lease { cpus: vec![1], ..lease(&second, 1) }];
+    session.change(leases, dropped).await;
+    assert_dies(child);
+    pid_in(&agent.path("second"));
+}
+
+#[tokio::test]
+async fn members_of_a_gang_find_each_other_and_keep_apart() {
+    let mut lab = Lab::start(TTL_MS, Vec::new()).await;
+    let _agent = Agent::start(&lab, &[]);
+    let mut session = lab.session().await;
+    let spec = shell(
+        "[ \"$MASTER_ADDR:$MASTER_PORT $WORLD_SIZE $LOCAL_RANK\" = 'h:29500 2 0' ] || exit 3; \
+         echo \"rank $RANK\"; echo '{\"metric\": \"m\", \"step\": 1, \"value\": '$RANK'}' >&3; \
+         touch \"$BRINE_OUTPUT_FOLDER/x\"; ls \"$BRINE_OUTPUT_FOLDER\" | wc -l",
+    );
+    let member = |rank: u32| Lease {
+        cpus: vec![rank],
+        gang: Some(Gang { rank, world_size: 2, master_addr: "h".into(), master_port: 29_500 }),
+        ..lease(&spec, 1)
+    };
+    session.assign(vec![member(0), member(1)]).await;
+    let mut outcomes = BTreeMap::new();
+    while outcomes.len() < 2 {
+        let report = session.report_with(|report| !report.ended.is_empty()).await;
+        session.reply(report.sequence).await;
+        outcomes.extend(report.ended.into_iter().map(|ended| (ended.rank, ended.outcome_json)));
+    }
+    for (rank, outcome) in outcomes {
+        let outcome: Outcome = serde_json::from_str(&outcome).unwrap();
+        let metrics = BTreeMap::from([("m".to_owned(), f64::from(rank))]);
+        assert_eq!(outcome, Outcome::Completed { metrics, checkpoint: None });
+    }
+    let log: Vec<u8> = session.log.values().flatten().copied().collect();
+    assert_eq!(log, b"rank 0\n1\n", "the first member's log stands for the gang");
+    assert_eq!(session.metrics.len(), 1, "{:?}", session.metrics);
+}
+
+#[tokio::test]
+async fn a_preempted_trial_is_given_back() {
+    let mut lab = Lab::start(TTL_MS, Vec::new()).await;
+    let agent = Agent::start(&lab, &[]);
+    let mut session = lab.session().await;
+    let path = agent.path("child");
+    let spec = shell(&format!("echo $$ > {}; exec sleep 1000", path.display()));
+    session.assign(vec![lease(&spec, 1)]).await;
+    pid_in(&path);
+    session.assign(vec![Lease { preempted: true, ..lease(&spec, 1) }]).await;
+    check_failed(&session.outcome().await, FailureClass::Cancelled, "higher priority");
+}
+
+#[tokio::test]
+async fn an_agent_waits_while_its_namesake_is_alive() {
+    let mut lab = Lab::start(TTL_MS, Vec::new()).await;
+    lab.refuse(Status::already_exists("an agent of this name was heard 1 s ago"));
+    let mut agent = Agent::start(&lab, &[]);
+    eventually("two refusals", || (lab.refused() >= 2).then_some(()));
+    assert!(agent.process.try_wait().unwrap().is_none(), "it did not give up");
+    lab.accept();
+    let mut session = lab.session().await;
+    assert_ne!(session.hello.instance, 0);
+    session.report().await;
 }
 
 #[tokio::test]
@@ -278,13 +373,14 @@ fn shell(script: &str) -> TrialSpec {
         retries: Retries::default(),
         time_limit_ms: None,
         checkpoint_every_ms: 1_000,
+        placement: proto::Placement::default(),
     }
 }
 
 fn command(spec: &mut TrialSpec) -> &mut CommandSpec {
     match &mut spec.runner {
         Runner::Command(command) => command,
-        Runner::Train(_) => unreachable!("these tests run commands"),
+        Runner::Train(_) | Runner::Noop => unreachable!("these tests run commands"),
     }
 }
 

@@ -1,90 +1,87 @@
 //! The core's own cost per trial, without disk and network: planned, leased, reported, ended.
 #![expect(clippy::unwrap_used, reason = "a bench")]
 
-use coordinator::core::state::Capacity;
-use coordinator::core::{Core, Heard, Report};
+use coordinator::core::{Capacity, Core, Join, Report, Request, Step, Submission};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use proto::{
-    AgentId, Attempt, CommandSpec, Event, ExperimentId, Inputs, Outcome, Resources, Retries,
-    Runner, Timestamp, TrialId, TrialSpec,
-};
+use proto::{AgentId, Inputs, Outcome, Timestamp};
 use std::collections::BTreeMap;
 
 const TRIALS: u64 = 10_000;
+const RECIPE: &str = "apiVersion: brine.dev/v1
+kind: Experiment
+metadata: {name: noops}
+spec:
+  study:
+    sweep:
+      noop: {}
+      parameters: {i: {range: [0, 10000]}}
+      search: grid
+";
 const NOW: Timestamp = Timestamp(1_000);
 
-fn spec(seed: u64) -> TrialSpec {
-    TrialSpec {
-        runner: Runner::Command(CommandSpec {
-            arguments: vec!["true".into()],
-            environment: BTreeMap::new(),
-            working_folder: None,
-            files: BTreeMap::new(),
-        }),
-        parameters: BTreeMap::new(),
-        seed,
-        resources: Resources::default(),
-        retries: Retries::default(),
-        time_limit_ms: None,
-        checkpoint_every_ms: 60_000,
-    }
-}
-
-fn planned() -> Core {
+/// A core with an agent and an experiment of `TRIALS` noops, none of them leased.
+fn submitted() -> Core {
     let mut core = Core::new(5_000);
+    let capacity = Capacity { host: "h".into(), cpus: 64, ..Capacity::default() };
     let agent = AgentId::new("a").unwrap();
-    let capacity = Capacity {
-        host: "h".into(),
-        cpus: 64,
-        gpus: vec![],
-        memory_bytes: 0,
-        code_version: "1".into(),
-    };
-    core.hear(NOW, &Heard::Joined { agent, session: 1, capacity, running: vec![] });
-    let experiment = ExperimentId::new("e").unwrap();
-    let inputs = Inputs::default();
-    let submitted =
-        Event::ExperimentSubmitted { experiment: experiment.clone(), recipe: "-".into(), inputs };
-    let trials = (0..TRIALS).map(spec).collect();
-    let planned = Event::TrialsPlanned { experiment, reason: "bench".into(), trials };
-    core.apply(NOW, &submitted);
-    core.apply(NOW, &planned);
+    let running = Vec::new();
+    let join = Join { agent, instance: 1, number: 1, session: 1, capacity, running };
+    core.turn(NOW, 0, vec![(0, Request::Join(join))]);
     core
 }
 
-/// Runs every trial; returns the events that it took.
-fn run(mut core: Core) -> usize {
+/// Submits and runs every trial; returns the number of records that it took.
+fn run(mut core: Core) -> u64 {
     let agent = AgentId::new("a").unwrap();
-    let mut events_total = 0;
+    let recipe = RECIPE.to_owned();
+    let (inputs, user) = (Inputs::default(), String::new());
+    let submission = Submission { recipe, inputs, retry_failed: false, user };
+    let mut requests = vec![(0, Request::Submit(submission))];
+    let (mut last, mut sequence) = (0, 0);
     loop {
-        let granted = core.settle(NOW);
-        if granted.is_empty() {
-            return events_total;
-        }
-        let mut ended: Vec<(TrialId, Attempt, Outcome)> = Vec::new();
-        for event in &granted {
-            core.apply(NOW, event);
-            if let Event::LeaseGranted { trial, attempt, .. } = event {
-                let outcome = Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None };
-                ended.push((trial.clone(), *attempt, outcome));
+        let mut ended = Vec::new();
+        let mut assignment_version = 0;
+        for step in core.turn(NOW, last, requests) {
+            match step {
+                Step::Persist(records) => last = records.last().unwrap().sequence,
+                Step::Assign(assignments) => {
+                    for (_, wanted) in assignments {
+                        assignment_version = wanted.version;
+                        ended.extend(
+                            wanted.leases.into_iter().map(|lease| (lease.key, completed())),
+                        );
+                    }
+                }
+                Step::Acknowledge(_) | Step::Publish(_) => {}
             }
         }
-        let (running, checkpoints) = (Vec::new(), Vec::new());
-        let report = Report { agent: agent.clone(), session: 1, running, ended, checkpoints };
-        let (events, _) = core.decide_report(NOW, &report).unwrap();
-        events.iter().for_each(|event| core.apply(NOW, event));
-        let assignment_version = u64::MAX;
-        let (agent, running) = (agent.clone(), Vec::new());
-        core.hear(NOW, &Heard::Report { agent, running, assignment_version, leaving: false });
-        events_total += granted.len() + events.len();
+        if ended.is_empty() {
+            return last;
+        }
+        sequence += 1;
+        let report = Report {
+            agent: agent.clone(),
+            session: 1,
+            sequence,
+            running: Vec::new(),
+            ended,
+            checkpoints: Vec::new(),
+            assignment_version,
+            leaving: false,
+        };
+        requests = vec![(1, Request::Report(report))];
     }
+}
+
+fn completed() -> Outcome {
+    Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None }
 }
 
 fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scheduler");
     group.throughput(Throughput::Elements(TRIALS)).sample_size(10);
-    group.bench_function("decide_and_apply_per_trial", |bencher| {
-        bencher.iter_batched(planned, run, BatchSize::LargeInput);
+    group.bench_function("whole_life_per_trial", |bencher| {
+        bencher.iter_batched(submitted, run, BatchSize::LargeInput);
     });
     group.finish();
 }

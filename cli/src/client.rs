@@ -8,7 +8,7 @@ use proto::wire::{
     ExperimentRequest, ExperimentSummary, ExperimentsRequest, InfoRequest, LogChunk, LogsRequest,
     MESSAGE_BYTES_MAX, MetricsRequest, SubmitRequest, WatchReply, WatchRequest,
 };
-use proto::{Attempt, BlobRef, ExperimentId, FORMAT_VERSION, Inputs, TrialId};
+use proto::{Attempt, BlobRef, ExperimentId, FORMAT_VERSION, Inputs, TrialId, WIRE_VERSION_MIN};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
@@ -67,7 +67,8 @@ impl Client {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let mut client = Self { calls, url: url.to_owned() };
         let info = within(client.calls.info(InfoRequest {})).await?;
-        if info.format_version > FORMAT_VERSION {
+        let spoken = WIRE_VERSION_MIN..=FORMAT_VERSION;
+        if !spoken.contains(&info.format_version) {
             return Err(CliError::user(format!(
                 "the coordinator at {url} is Brine {} and speaks format {}; this command knows {FORMAT_VERSION}",
                 info.brine_version, info.format_version
@@ -89,9 +90,11 @@ impl Client {
         inputs: &Inputs,
         retry_failed: bool,
     ) -> Result<Submitted, CliError> {
+        // For fair shares among people; who may submit at all is decided by the token.
+        let user = std::env::var("USER").unwrap_or_default();
         let inputs_json = serde_json::to_string(inputs)
             .map_err(|error| CliError::internal("cannot write the inputs").because(error))?;
-        let request = SubmitRequest { recipe, inputs_json, retry_failed };
+        let request = SubmitRequest { recipe, inputs_json, retry_failed, user };
         let reply = within(self.calls.submit(request)).await?;
         Ok(Submitted { experiment: parse_experiment(reply.experiment)?, existed: reply.existed })
     }

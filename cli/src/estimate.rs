@@ -64,7 +64,7 @@ pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estim
                 seconds: Some(flops / rate),
             }
         }
-        Runner::Command(_) => Estimate {
+        Runner::Command(_) | Runner::Noop => Estimate {
             parameters: None,
             tokens: None,
             steps: None,
@@ -120,6 +120,7 @@ pub(crate) mod tests {
             retries: Retries::default(),
             time_limit_ms: None,
             checkpoint_every_ms: 60_000,
+            placement: proto::Placement::default(),
         }
     }
 

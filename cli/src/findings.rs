@@ -11,7 +11,6 @@ use crate::table::{Align, Table};
 use proto::{Outcome, Runner};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use studies::recipe::Recipe;
 use studies::report::{self, Alignment, Axis, Curve, LearningCurves, Provenance, Report, TrialRow};
 
 /// The metric whose course the report shows.
@@ -35,16 +34,7 @@ impl Findings {
     /// # Errors
     /// The stored recipe is of a version of Brine that this one does not understand.
     pub(crate) fn of(snapshot: &Snapshot) -> Result<Self, CliError> {
-        let not_ours = |what: &str| {
-            CliError::user(format!("{what} of {} cannot be read any more", snapshot.experiment))
-                .hint(
-                    "another version of Brine stored it; use that version, or run the recipe again",
-                )
-        };
-        let recipe = Recipe::parse(&snapshot.recipe)
-            .map_err(|error| not_ours("the recipe").because(error))?;
-        let study =
-            recipe.study(&snapshot.inputs).map_err(|error| not_ours("the study").because(error))?;
+        let study = snapshot.study()?;
         Ok(Self { report: study.report(&snapshot.views()), provenance: provenance(snapshot) })
     }
 
@@ -205,11 +195,11 @@ fn trial_row(trial: &TrialState) -> TrialRow {
         checkpoint,
         data_hash: match &trial.spec.runner {
             Runner::Train(spec) => Some(spec.data.text.blob.clone()),
-            Runner::Command(_) => None,
+            Runner::Command(_) | Runner::Noop => None,
         },
         code_version: match &trial.spec.runner {
             Runner::Train(spec) => format!("{}, arithmetic {}", ran_by, spec.numerics),
-            Runner::Command(_) => ran_by,
+            Runner::Command(_) | Runner::Noop => ran_by,
         },
         message,
     }

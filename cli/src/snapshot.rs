@@ -5,7 +5,8 @@ use crate::error::CliError;
 use proto::wire::{self, ExperimentReply};
 use proto::{AgentId, Attempt, ExperimentId, ExperimentState, Inputs, Outcome, TrialId, TrialSpec};
 use serde::de::DeserializeOwned;
-use studies::study::TrialView;
+use studies::recipe::Recipe;
+use studies::study::{Measured, Study, TrialView};
 
 /// One experiment at one moment.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub(crate) struct TrialState {
     pub(crate) waiting_for: String,
     /// Version of the agent's code that ran it last; empty before.
     pub(crate) code_version: String,
+    /// What its study watches, by ascending rung.
+    pub(crate) measured: Vec<Measured>,
 }
 
 impl Snapshot {
@@ -53,6 +56,21 @@ impl Snapshot {
         })
     }
 
+    /// The science of the experiment.
+    ///
+    /// # Errors
+    /// This program cannot read the recipe: the coordinator is of another version.
+    pub(crate) fn study(&self) -> Result<Box<dyn Study>, CliError> {
+        let unreadable = || {
+            CliError::user(format!("the recipe of {} cannot be read any more", self.experiment))
+                .hint(
+                    "another version of Brine stored it; use that version, or run the recipe again",
+                )
+        };
+        let recipe = Recipe::parse(&self.recipe).map_err(|error| unreadable().because(error))?;
+        recipe.study(&self.inputs).map_err(|error| unreadable().because(error))
+    }
+
     /// The trials as a study sees them.
     pub(crate) fn views(&self) -> Vec<TrialView<'_>> {
         let trials = self.trials.iter();
@@ -62,6 +80,7 @@ impl Snapshot {
                 spec: &trial.spec,
                 attempts: trial.attempts.0,
                 outcome: trial.outcome.as_ref(),
+                measured: &trial.measured,
             })
             .collect()
     }
@@ -86,8 +105,13 @@ impl TrialState {
             agent,
             waiting_for: view.waiting_for,
             code_version: view.code_version,
+            measured: view.measured.iter().map(measured).collect(),
         })
     }
+}
+
+fn measured(measured: &wire::Measured) -> Measured {
+    Measured { rung: measured.rung, value: measured.value, order: measured.order }
 }
 
 /// A state's word.

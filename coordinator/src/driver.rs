@@ -1,69 +1,104 @@
-//! The one owner of the core: takes inputs in batches, decides, journals once per batch, and only
-//! then acknowledges and publishes.
+//! The one owner of the core: takes requests in batches, lets the core decide a turn, and carries
+//! out its steps in their order: persist, acknowledge, tell the agents, publish.
 //!
-//! Within a batch each event is applied as soon as it is decided, because the next input must see
-//! it. If the journal then fails, this thread ends with the error and takes the core with it: what
-//! was not persisted was never acknowledged, and a restart does not remember it.
+//! If the journal fails, this thread ends with the error and takes the core with it: what was not
+//! persisted was never acknowledged, and a restart does not remember it.
 
-use crate::core::{Core, Heard, Input, LeaseView, Rejection, Settled};
+use crate::core::{Answer, Core, Join, Rejection, Report, Request, Settled, Step, Submission};
+use crate::core::{Point, Submitted, Ticket, Wanted};
+use crate::published::Published;
 use crate::store::{Store, StoreError};
-use proto::{AgentId, Event, ExperimentId, Inputs, Record, Timestamp};
-use std::collections::BTreeMap;
+use proto::{AgentId, Event, ExperimentId, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// Messages that wait for the driver at most; senders then wait, which slows agents down.
 pub(crate) const INBOX_MAX: usize = 4_096;
-/// Messages decided per flush at most, so that the first of them is answered soon.
+/// Messages decided per turn at most, so that the first of them is answered soon.
 const BATCH_MAX: usize = 1_024;
-/// Rounds of `settle` per batch at most. A study that plans for ever would otherwise stop the
-/// world; what is left is taken up with the next batch.
-const SETTLE_ROUNDS_MAX: usize = 10_000;
-/// Records that a slow watcher may lag behind before it reads from the journal instead.
-pub(crate) const LIVE_RECORDS_MAX: usize = 16_384;
+/// Batches of records that a slow watcher may lag behind before it reads from the journal instead.
+pub(crate) const LIVE_BATCHES_MAX: usize = 1_024;
 
-/// The set of leases an agent shall hold, with its version.
-pub(crate) type Wanted = Arc<(u64, Vec<LeaseView>)>;
-/// A question to the core, answered between two batches.
+/// The newest wish of the coordinator for one agent.
+pub(crate) type LatestWanted = Arc<Wanted>;
+/// A question to the core, answered between two turns.
 type Question = Box<dyn FnOnce(&Core, Timestamp) + Send>;
+/// Where an answer goes. A receiver that has gone away needs none.
+type Waiting = Box<dyn FnOnce(Answer) + Send>;
 
-/// What the driver is sent. Everything is answered after the flush of its batch.
-pub(crate) enum Message {
-    /// From a client.
-    Submit {
-        recipe: String,
-        inputs: Inputs,
-        retry_failed: bool,
-        answer: oneshot::Sender<Result<Submitted, Rejection>>,
-    },
-    /// From a client.
-    Cancel { experiment: ExperimentId, answer: oneshot::Sender<Result<(), Rejection>> },
-    /// From `rpc::session` when an agent's stream begins.
-    Join {
-        heard: Heard,
-        wanted: watch::Sender<Wanted>,
+/// Who waits for an answer of this turn.
+enum Waiter {
+    Caller(Waiting),
+    /// A session that begins if its agent is accepted.
+    Session {
+        agent: AgentId,
+        wanted: watch::Sender<LatestWanted>,
         answer: oneshot::Sender<Result<(), Rejection>>,
     },
-    /// From `rpc::session` for each report.
-    Report {
-        report: crate::core::Report,
-        heard: Heard,
-        answer: oneshot::Sender<Result<Settled, Rejection>>,
+}
+
+/// What the driver is sent. Requests are answered after the flush of their turn.
+pub(crate) enum Message {
+    /// A request with its answer's destination; `None` for one that is not answered.
+    Request(Request, Option<Waiting>),
+    /// An agent's session begins; its assignments go to `wanted`.
+    Join {
+        join: Join,
+        wanted: watch::Sender<LatestWanted>,
+        answer: oneshot::Sender<Result<(), Rejection>>,
     },
-    /// From `rpc::session` when an agent's stream ends.
-    Leave { heard: Heard },
     /// From anyone who wants to see.
     Ask(Question),
     /// From `shutdown`: everything sent before is decided, then the driver ends.
     Stop,
 }
 
-/// The answer to a submission.
-#[derive(Debug, Clone)]
-pub(crate) struct Submitted {
-    pub(crate) experiment: ExperimentId,
-    pub(crate) existed: bool,
+impl Message {
+    pub(crate) fn submit(
+        submission: Submission,
+        answer: oneshot::Sender<Result<Submitted, Rejection>>,
+    ) -> Self {
+        let waiting = move |given| {
+            if let Answer::Submitted(result) = given {
+                drop(answer.send(result));
+            }
+        };
+        Self::Request(Request::Submit(submission), Some(Box::new(waiting)))
+    }
+
+    pub(crate) fn cancel(
+        experiment: ExperimentId,
+        answer: oneshot::Sender<Result<(), Rejection>>,
+    ) -> Self {
+        let waiting = move |given| {
+            if let Answer::Cancelled(result) = given {
+                drop(answer.send(result));
+            }
+        };
+        Self::Request(Request::Cancel(experiment), Some(Box::new(waiting)))
+    }
+
+    pub(crate) fn report(
+        report: Report,
+        answer: oneshot::Sender<Result<Settled, Rejection>>,
+    ) -> Self {
+        let waiting = move |given| {
+            if let Answer::Reported(result) = given {
+                drop(answer.send(result));
+            }
+        };
+        Self::Request(Request::Report(report), Some(Box::new(waiting)))
+    }
+
+    pub(crate) fn leave(agent: AgentId, session: u64) -> Self {
+        Self::Request(Request::Leave(agent, session), None)
+    }
+
+    pub(crate) fn measure(points: Vec<Point>) -> Self {
+        Self::Request(Request::Measure(points), None)
+    }
 }
 
 /// The driver's side of the channels.
@@ -71,14 +106,16 @@ pub(crate) struct Driver {
     pub(crate) core: Core,
     pub(crate) store: Arc<Store>,
     pub(crate) inbox: mpsc::Receiver<Message>,
-    pub(crate) live: broadcast::Sender<Arc<Record>>,
+    pub(crate) live: broadcast::Sender<Arc<Published>>,
     /// The last journaled sequence number.
     pub(crate) last: watch::Sender<u64>,
-    pub(crate) sessions: BTreeMap<AgentId, watch::Sender<Wanted>>,
+    pub(crate) sessions: BTreeMap<AgentId, watch::Sender<LatestWanted>>,
+    /// Which metric points the core wants to see.
+    pub(crate) watched: watch::Sender<Arc<Watched>>,
 }
 
-/// Acknowledgements that wait for the flush.
-type Acknowledgement = Box<dyn FnOnce()>;
+/// Metrics that studies watch, with their rungs.
+pub(crate) type Watched = BTreeMap<String, BTreeSet<u64>>;
 
 impl Driver {
     /// Serves until it is told to stop, or every sender is gone.
@@ -87,7 +124,8 @@ impl Driver {
     /// The journal cannot be written. Nothing that depended on the failed write was acknowledged.
     pub(crate) async fn serve(mut self) -> Result<(), StoreError> {
         self.core.restart(now());
-        self.batch(Vec::new())?;
+        self.watched.send_replace(Arc::new(self.core.watched()));
+        self.turn(Vec::new())?;
         loop {
             let wake = self.core.next_deadline().map(|(at, _)| at.since_ms(now()));
             let first = match wake {
@@ -109,138 +147,107 @@ impl Driver {
             {
                 messages.push(message);
             }
-            self.batch(messages)?;
+            self.turn(messages)?;
         }
     }
 
-    fn batch(&mut self, messages: Vec<Message>) -> Result<(), StoreError> {
+    fn turn(&mut self, messages: Vec<Message>) -> Result<(), StoreError> {
         let now = now();
-        let mut records = Vec::new();
-        let mut acknowledgements: Vec<Acknowledgement> = Vec::new();
+        let mut requests = Vec::with_capacity(messages.len());
+        let mut waiting: BTreeMap<Ticket, Waiter> = BTreeMap::new();
         let mut questions: Vec<Question> = Vec::new();
-        self.core.pass_time(now);
-        for message in messages {
-            acknowledgements.extend(self.take(now, message, &mut records, &mut questions));
-        }
-        for _ in 0..SETTLE_ROUNDS_MAX {
-            let events = self.core.settle(now);
-            if events.is_empty() {
-                break;
+        for (ticket, message) in (0..).zip(messages) {
+            match message {
+                Message::Request(request, wants) => {
+                    waiting.extend(wants.map(|wants| (ticket, Waiter::Caller(wants))));
+                    requests.push((ticket, request));
+                }
+                Message::Join { join, wanted, answer } => {
+                    let agent = join.agent.clone();
+                    waiting.insert(ticket, Waiter::Session { agent, wanted, answer });
+                    requests.push((ticket, Request::Join(join)));
+                }
+                Message::Ask(question) => questions.push(question),
+                Message::Stop => self.inbox.close(),
             }
-            self.apply(now, events, &mut records);
         }
-        debug_assert_eq!(self.core.check_invariants(), Ok(()));
-        self.store.append(&records)?;
-        if let Some(record) = records.last() {
-            self.last.send_replace(record.sequence);
+        let last = *self.last.borrow();
+        for step in self.core.turn(now, last, requests) {
+            self.carry_out(step, &mut waiting)?;
         }
-        for record in records {
-            // No watcher is listening: nothing to tell.
-            drop(self.live.send(Arc::new(record)));
-        }
-        self.publish_assignments();
-        acknowledgements.into_iter().for_each(|acknowledge| acknowledge());
+        self.sessions.retain(|_, session| !session.is_closed());
         questions.into_iter().for_each(|question| question(&self.core, now));
         Ok(())
     }
 
-    fn apply(&mut self, now: Timestamp, events: Vec<Event>, records: &mut Vec<Record>) {
-        for event in events {
-            self.core.apply(now, &event);
-            let sequence = *self.last.borrow() + records.len() as u64 + 1;
-            log(&event);
-            records.push(Record { sequence, at: now, event });
-        }
-    }
-
-    /// Decides one message. A receiver that has gone away needs no answer.
-    fn take(
+    fn carry_out(
         &mut self,
-        now: Timestamp,
-        message: Message,
-        records: &mut Vec<Record>,
-        questions: &mut Vec<Question>,
-    ) -> Option<Acknowledgement> {
-        match message {
-            Message::Submit { recipe, inputs, retry_failed, answer } => {
-                let submitted = self.submit(now, recipe, inputs, retry_failed, records);
-                Some(Box::new(move || drop(answer.send(submitted))))
+        step: Step,
+        waiting: &mut BTreeMap<Ticket, Waiter>,
+    ) -> Result<(), StoreError> {
+        match step {
+            Step::Persist(records) => {
+                self.store.append(&records)?;
+                if let Some(record) = records.last() {
+                    self.last.send_replace(record.sequence);
+                }
             }
-            Message::Cancel { experiment, answer } => {
-                let decided = self.core.decide(now, &Input::Cancel { experiment });
-                let result = decided.map(|events| self.apply(now, events, records));
-                Some(Box::new(move || drop(answer.send(result))))
+            Step::Assign(assignments) => {
+                for (agent, wanted) in assignments {
+                    if let Some(session) = self.sessions.get(&agent) {
+                        session.send_replace(Arc::new(wanted));
+                    }
+                }
             }
-            Message::Join { heard, wanted, answer } => {
-                let result = self.join(now, heard, wanted, records);
-                Some(Box::new(move || drop(answer.send(result))))
+            Step::Acknowledge(answers) => {
+                for (ticket, answer) in answers {
+                    if let Some(waiter) = waiting.remove(&ticket) {
+                        self.answer(waiter, answer);
+                    }
+                }
             }
-            Message::Report { report, heard, answer } => {
-                let decided = self.core.decide_report(now, &report);
-                let result = decided.map(|(events, settled)| {
-                    self.apply(now, events, records);
-                    self.core.hear(now, &heard);
-                    settled
-                });
-                Some(Box::new(move || drop(answer.send(result))))
-            }
-            Message::Leave { heard } => {
-                self.core.hear(now, &heard);
-                None
-            }
-            Message::Ask(question) => {
-                questions.push(question);
-                None
-            }
-            Message::Stop => {
-                self.inbox.close();
-                None
+            Step::Publish(records) => {
+                records.iter().for_each(|record| log(&record.event));
+                if records.iter().any(|record| changes_watched(&record.event)) {
+                    self.watched.send_replace(Arc::new(self.core.watched()));
+                }
+                if self.live.receiver_count() > 0 {
+                    // A watcher that has just gone needs nothing.
+                    drop(self.live.send(Arc::new(Published::new(&self.core, &records))));
+                }
             }
         }
-    }
-
-    fn submit(
-        &mut self,
-        now: Timestamp,
-        recipe: String,
-        inputs: Inputs,
-        retry_failed: bool,
-        records: &mut Vec<Record>,
-    ) -> Result<Submitted, Rejection> {
-        let experiment = Core::experiment_id(&recipe, &inputs)?;
-        let existed = self.core.experiments().contains_key(&experiment);
-        let events = self.core.decide(now, &Input::Submit { recipe, inputs, retry_failed })?;
-        self.apply(now, events, records);
-        Ok(Submitted { experiment, existed })
-    }
-
-    fn join(
-        &mut self,
-        now: Timestamp,
-        heard: Heard,
-        wanted: watch::Sender<Wanted>,
-        records: &mut Vec<Record>,
-    ) -> Result<(), Rejection> {
-        if let Heard::Joined { agent, running, .. } = &heard {
-            let input = Input::Joined { agent: agent.clone(), running: running.clone() };
-            let events = self.core.decide(now, &input)?;
-            self.apply(now, events, records);
-            // Replacing the sender closes the session that spoke for this agent before.
-            self.sessions.insert(agent.clone(), wanted);
-            tracing::info!(%agent, "agent joined");
-        }
-        self.core.hear(now, &heard);
         Ok(())
     }
 
-    fn publish_assignments(&mut self) {
-        for agent in self.core.take_changed() {
-            if let Some(session) = self.sessions.get(&agent) {
-                session.send_replace(Arc::new(self.core.assignments(&agent)));
+    fn answer(&mut self, waiter: Waiter, given: Answer) {
+        match (waiter, given) {
+            (Waiter::Caller(waiting), given) => waiting(given),
+            (Waiter::Session { agent, wanted, answer }, Answer::Joined(result)) => {
+                if result.is_ok() {
+                    tracing::info!(%agent, "agent joined");
+                    // Replacing the sender closes the session that spoke for this agent before.
+                    self.sessions.insert(agent, wanted);
+                }
+                drop(answer.send(result));
             }
+            // The core answers a request with its own kind.
+            (
+                Waiter::Session { .. },
+                Answer::Submitted(_) | Answer::Cancelled(_) | Answer::Reported(_),
+            ) => {}
         }
-        self.sessions.retain(|_, session| !session.is_closed());
     }
+}
+
+/// Whether other metrics may be watched after this.
+fn changes_watched(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::ExperimentSubmitted { .. }
+            | Event::ExperimentResumed { .. }
+            | Event::ExperimentEnded { .. }
+    )
 }
 
 fn log(event: &Event) {
@@ -248,8 +255,17 @@ fn log(event: &Event) {
         Event::ExperimentSubmitted { experiment, .. } => {
             tracing::info!(%experiment, "experiment submitted");
         }
+        Event::RecipeChanged { experiment, .. } => {
+            tracing::info!(%experiment, "its recipe's policy changed");
+        }
         Event::TrialsPlanned { experiment, reason, trials } => {
             tracing::info!(%experiment, trials = trials.len(), reason, "trials planned");
+        }
+        Event::RangePlanned { experiment, reason, count, .. } => {
+            tracing::info!(%experiment, trials = count, reason, "trials planned");
+        }
+        Event::TrialsDrawn { experiment, count } => {
+            tracing::debug!(%experiment, count, "trials drawn");
         }
         Event::ExperimentResumed { experiment, retried } => {
             tracing::info!(%experiment, retried = retried.len(), "experiment resumed");
@@ -260,8 +276,17 @@ fn log(event: &Event) {
         Event::LeaseGranted { trial, attempt, agent, .. } => {
             tracing::debug!(%trial, %attempt, %agent, "lease granted");
         }
+        Event::AttemptPreempted { trial, attempt, by } => {
+            tracing::info!(%trial, %attempt, %by, "attempt asked to give way");
+        }
         Event::AttemptStarted { trial, attempt } => {
             tracing::debug!(%trial, %attempt, "attempt started");
+        }
+        Event::MemberEnded { trial, attempt, rank, .. } => {
+            tracing::debug!(%trial, %attempt, rank, "member ended");
+        }
+        Event::Measured { trial, attempt, rung, value } => {
+            tracing::debug!(%trial, %attempt, rung, value, "measured");
         }
         Event::CheckpointSaved { trial, checkpoint } => {
             tracing::debug!(%trial, step = checkpoint.step, "checkpoint saved");
@@ -270,7 +295,7 @@ fn log(event: &Event) {
             tracing::info!(%trial, %attempt, outcome = ?outcome, "attempt failed; it will be repeated");
         }
         Event::TrialEnded { trial, attempt, outcome } => {
-            tracing::info!(%trial, %attempt, outcome = outcome.word(), "trial ended");
+            tracing::debug!(%trial, %attempt, outcome = outcome.word(), "trial ended");
         }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! * [`core`]: who runs what; pure.
 //! * `driver`: the one owner of the core; journals, then acknowledges and publishes.
-//! * [`store`]: the journal and the metric series (sled).
+//! * [`journal`]: what the records look like as bytes.
+//! * [`store`]: where they and the metric series are kept (sled).
 //! * [`blobs`], `logs`: files by content, and what trials printed.
+//! * `published`: records as watchers get them.
 //! * `rpc`: the gRPC service.
 //!
 //! [`start`] puts them together.
@@ -11,13 +13,15 @@
 pub mod blobs;
 pub mod core;
 mod driver;
+pub mod journal;
 mod logs;
+mod published;
 mod rpc;
 pub mod store;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::core::Core;
-use crate::driver::{Driver, INBOX_MAX, LIVE_RECORDS_MAX, Message};
+use crate::driver::{Driver, INBOX_MAX, LIVE_BATCHES_MAX, Message};
 use crate::logs::Logs;
 use crate::rpc::Service;
 use crate::store::{Store, StoreError};
@@ -129,9 +133,10 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
         .map_err(|source| StartError::Listen { address: options.listen, source })?;
 
     let (inbox, messages) = mpsc::channel(INBOX_MAX);
-    let (live, _) = broadcast::channel(LIVE_RECORDS_MAX);
+    let (live, _) = broadcast::channel(LIVE_BATCHES_MAX);
     let (live_metrics, _) = broadcast::channel(LIVE_METRICS_MAX);
     let (last, last_seen) = watch::channel(last);
+    let (watched, watched_seen) = watch::channel(Arc::default());
     let stopping = CancellationToken::new();
     let service = Service {
         inbox: inbox.clone(),
@@ -141,12 +146,14 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
         live: live.clone(),
         live_metrics,
         last: last_seen,
+        watched: watched_seen,
         sessions: Arc::new(AtomicU64::new(0)),
         lease_ttl_ms: options.lease_ttl_ms,
         heartbeat_ms: options.heartbeat_ms,
         stopping: stopping.clone(),
     };
-    let driver = Driver { core, store, inbox: messages, live, last, sessions: BTreeMap::new() };
+    let driver =
+        Driver { core, store, inbox: messages, live, last, sessions: BTreeMap::new(), watched };
     let mut parts = JoinSet::new();
     let ended = spawn_driver(driver)?;
     parts.spawn(async { ended.await.map_err(|_| CoordinatorError::Panicked)?.map_err(Into::into) });

@@ -1,11 +1,12 @@
 //! The journal and the metric series on disk: the only file of this crate that knows sled.
 //!
-//! `journal`: sequence (u64, big endian) -> record as JSON. `metrics`: trial, metric, step,
+//! `journal`: sequence (u64, big endian) of a chunk's first record -> chunk ([`journal`]). `metrics`: trial, metric, step,
 //! attempt -> value. `meta`: `format_version`. A record counts once [`Store::append`] returned.
 
+use crate::journal::{self, Chunk, Damage, Log};
 use proto::{Attempt, FORMAT_VERSION, MetricPoint, Record, TrialId};
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 pub const METRIC_NAME_BYTES_MAX: usize = 128;
 /// Records that one read of the journal returns at most, so that a slow reader holds little.
 pub const READ_MAX: usize = 1_024;
+/// Bytes of `journal.end`: 20 digits and a line's end.
+const MARK_BYTES: usize = 21;
 /// sled's page cache. The journal is written once and rarely read, so little is enough.
 const CACHE_BYTES: u64 = 64 << 20;
 
@@ -124,42 +127,8 @@ impl Store {
     ///
     /// # Errors
     /// A record is missing or unreadable: [`StoreError::Damaged`].
-    pub fn replay(&self, mut each: impl FnMut(&Record)) -> Result<u64, StoreError> {
-        let mut last = 0;
-        loop {
-            let records = self.read(last + 1, READ_MAX)?;
-            let Some(newest) = records.last() else { break };
-            for (expected, record) in (last + 1..).zip(&records) {
-                if record.sequence != expected {
-                    let detail = format!("record {expected} is missing");
-                    return Err(damaged(&self.folder, detail));
-                }
-                each(record);
-            }
-            last = newest.sequence;
-        }
-        self.check_end(last)?;
-        Ok(last)
-    }
-
-    /// Compares the end of the journal with the mark that each append leaves beside it: sled
-    /// recovers a cut file to its last whole segment, which must not pass for the truth.
-    fn check_end(&self, last: u64) -> Result<(), StoreError> {
-        let mut text = String::new();
-        (&self.mark).read_to_string(&mut text).map_err(|source| self.mark_error(source))?;
-        // A new file is empty: nothing was appended yet.
-        let mark: u64 = if text.is_empty() { Ok(0) } else { text.trim().parse() }
-            .map_err(|_| damaged(&self.folder, "journal.end does not hold a number"))?;
-        if last < mark {
-            let detail = format!("it ends at record {last}, but {mark} were written");
-            return Err(damaged(&self.folder, detail));
-        }
-        Ok(())
-    }
-
-    fn mark_error(&self, source: std::io::Error) -> StoreError {
-        let path = self.folder.join("journal.end");
-        StoreError::Io { action: "cannot use", path, source }
+    pub fn replay(&self, each: impl FnMut(&Record)) -> Result<u64, StoreError> {
+        journal::replay(self, each).map_err(|error| self.in_folder(error))
     }
 
     /// Records from `sequence` on, at most `most`.
@@ -167,38 +136,27 @@ impl Store {
     /// # Errors
     /// A record cannot be read.
     pub fn read(&self, sequence: u64, most: usize) -> Result<Vec<Record>, StoreError> {
-        let mut records = Vec::new();
-        for entry in self.journal.range(sequence.to_be_bytes()..).take(most) {
-            let (key, value) = entry.map_err(|source| sled_error(&self.folder, source))?;
-            let record: Record = serde_json::from_slice(&value).map_err(|error| {
-                damaged(&self.folder, format!("record {key:?} cannot be read: {error}"))
-            })?;
-            records.push(record);
-        }
-        Ok(records)
+        journal::read(self, sequence, most).map_err(|error| self.in_folder(error))
     }
 
     /// Writes records and waits until the disk has them: the commit point of everything.
     ///
     /// # Errors
-    /// The disk failed; then nothing of the batch may be acknowledged.
+    /// The disk failed; then nothing of the turn may be acknowledged.
     pub fn append(&self, records: &[Record]) -> Result<(), StoreError> {
-        let Some(last) = records.last() else {
-            return Ok(());
-        };
-        let mut batch = sled::Batch::default();
-        for record in records {
-            let value = serde_json::to_vec(record).map_err(|error| {
-                damaged(&self.folder, format!("an event cannot be written: {error}"))
-            })?;
-            batch.insert(&record.sequence.to_be_bytes(), value);
+        journal::append(self, records).map_err(|error| self.in_folder(error))
+    }
+
+    fn in_folder(&self, error: LogError) -> StoreError {
+        match error {
+            LogError::Damage(damage) => damaged(&self.folder, damage.to_string()),
+            LogError::Store(error) => error,
         }
-        let sled = |source| sled_error(&self.folder, source);
-        self.journal.apply_batch(batch).map_err(sled)?;
-        self.journal.flush().map_err(sled)?;
-        // Written after the flush and not synced itself: it must never be ahead of the journal.
-        let mark = format!("{:020}\n", last.sequence);
-        self.mark.write_all_at(mark.as_bytes(), 0).map_err(|source| self.mark_error(source))
+    }
+
+    fn mark_error(&self, source: std::io::Error) -> StoreError {
+        let path = self.folder.join("journal.end");
+        StoreError::Io { action: "cannot use", path, source }
     }
 
     /// Stores metric points. They become durable with the next flush; a trial that loses some
@@ -253,6 +211,74 @@ impl Store {
     }
 }
 
+/// Why the journal cannot be used, before the folder is named.
+#[derive(Debug)]
+pub enum LogError {
+    /// Its content.
+    Damage(Damage),
+    /// What keeps it.
+    Store(StoreError),
+}
+
+impl From<Damage> for LogError {
+    fn from(damage: Damage) -> Self {
+        Self::Damage(damage)
+    }
+}
+
+impl From<StoreError> for LogError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Log for Store {
+    type Error = LogError;
+
+    fn append(&self, chunks: Vec<Chunk>, last: u64) -> Result<(), LogError> {
+        let mut batch = sled::Batch::default();
+        for (first, chunk) in chunks {
+            batch.insert(&first.to_be_bytes(), chunk);
+        }
+        let sled = |source| sled_error(&self.folder, source);
+        self.journal.apply_batch(batch).map_err(sled)?;
+        self.journal.flush().map_err(sled)?;
+        // Written after the flush and not synced itself: it must never be ahead of the journal.
+        let mark = format!("{last:020}\n");
+        let written = self.mark.write_all_at(mark.as_bytes(), 0);
+        Ok(written.map_err(|source| self.mark_error(source))?)
+    }
+
+    fn read(&self, sequence: u64, most: usize) -> Result<Vec<Chunk>, LogError> {
+        let sled = |source| sled_error(&self.folder, source);
+        let before = self.journal.range(..=sequence.to_be_bytes()).next_back().transpose();
+        let first = before
+            .map_err(sled)?
+            .map_or_else(|| sequence.to_be_bytes().to_vec(), |(key, _)| key.to_vec());
+        let chunk = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, value) = entry.map_err(sled)?;
+            let key = <[u8; 8]>::try_from(&*key)
+                .map_err(|_| damaged(&self.folder, format!("{key:?} is no sequence number")))?;
+            Ok((u64::from_be_bytes(key), value.to_vec()))
+        };
+        self.journal.range(first..).take(most).map(chunk).collect()
+    }
+
+    /// The mark that each append leaves beside sled, which recovers a cut file to its last whole
+    /// segment: that must not pass for the truth.
+    fn end(&self) -> Result<u64, LogError> {
+        let mut text = [0; MARK_BYTES];
+        let length = self.mark.read_at(&mut text, 0).map_err(|source| self.mark_error(source))?;
+        // A new file is empty: nothing was appended yet.
+        if length == 0 {
+            return Ok(0);
+        }
+        let number = std::str::from_utf8(&text[..length]).ok().and_then(|t| t.trim().parse().ok());
+        let detail = "journal.end does not hold a number";
+        Ok(number.ok_or_else(|| damaged(&self.folder, detail))?)
+    }
+}
+
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join("lock");
     let io = |source| StoreError::Io { action: "cannot open", path: path.clone(), source };
@@ -281,15 +307,22 @@ fn check_format(folder: &Path) -> Result<(), StoreError> {
             Ok(found) if found > FORMAT_VERSION => {
                 Err(StoreError::Newer { folder: folder.to_owned(), found })
             }
-            Ok(_) => Ok(()),
+            Ok(FORMAT_VERSION) => Ok(()),
+            // Everything older is read; what is written from now on is not for older programs.
+            Ok(_) => write_format(path),
             Err(_) => Err(StoreError::NotOurs(path)),
         },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            write_synced(&path, format!("{FORMAT_VERSION}\n").as_bytes())
-                .map_err(|source| StoreError::Io { action: "cannot write", path, source })
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => write_format(path),
         Err(source) => Err(StoreError::Io { action: "cannot read", path, source }),
     }
+}
+
+fn write_format(path: PathBuf) -> Result<(), StoreError> {
+    write_synced(&path, format!("{FORMAT_VERSION}\n").as_bytes()).map_err(|source| StoreError::Io {
+        action: "cannot write",
+        path,
+        source,
+    })
 }
 
 /// Writes a whole file so that after a crash it is either absent or complete.

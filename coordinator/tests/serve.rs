@@ -12,6 +12,7 @@ use proto::wire::{
     MetricBatch, MetricPoint, MetricsRequest, Reply, Report, SubmitRequest, WatchRequest,
 };
 use proto::{BlobId, Event, Inputs, Record};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -54,7 +55,12 @@ async fn client(serving: &Serving, token: &str) -> Client {
 
 async fn submit(client: &mut Client) -> (String, bool) {
     let inputs_json = serde_json::to_string(&Inputs::default()).unwrap();
-    let request = SubmitRequest { recipe: RECIPE.to_owned(), inputs_json, retry_failed: false };
+    let request = SubmitRequest {
+        recipe: RECIPE.to_owned(),
+        inputs_json,
+        retry_failed: false,
+        ..SubmitRequest::default()
+    };
     let reply = client.submit(request).await.unwrap().into_inner();
     (reply.experiment, reply.existed)
 }
@@ -104,7 +110,7 @@ impl Agent {
         self.sequence += 1;
         let outcome_json =
             r#"{"state":"completed","metrics":{"loss":0.5},"checkpoint":null}"#.to_owned();
-        let ended = vec![Ended { trial: trial.to_owned(), attempt, outcome_json }];
+        let ended = vec![Ended { trial: trial.to_owned(), attempt, outcome_json, rank: 0 }];
         let report = Report { sequence: self.sequence, ended, ..Report::default() };
         self.say(FromAgent::Report(report)).await;
         loop {
@@ -115,12 +121,26 @@ impl Agent {
     }
 }
 
-async fn next_record(watch: &mut Streaming<proto::wire::WatchReply>) -> Option<Record> {
-    loop {
-        let reply = tokio::time::timeout(PATIENCE, watch.message()).await.unwrap().unwrap()?;
-        match reply.message.unwrap() {
-            Watched::RecordJson(json) => return Some(serde_json::from_str(&json).unwrap()),
-            Watched::CaughtUp(_) | Watched::Metrics(_) => {}
+/// A watch, record by record.
+struct Watch {
+    stream: Streaming<proto::wire::WatchReply>,
+    records: VecDeque<Record>,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Record> {
+        loop {
+            if let Some(record) = self.records.pop_front() {
+                return Some(record);
+            }
+            let reply = tokio::time::timeout(PATIENCE, self.stream.message()).await.unwrap();
+            match reply.unwrap()?.message.unwrap() {
+                Watched::Records(lines) => {
+                    let records = serde_json::Deserializer::from_slice(&lines).into_iter();
+                    self.records.extend(records.map(|record| record.unwrap()));
+                }
+                Watched::CaughtUp(_) | Watched::Metrics(_) => {}
+            }
         }
     }
 }
@@ -157,7 +177,8 @@ async fn an_experiment_runs_and_is_remembered() {
     let (experiment, existed) = submit(&mut client).await;
     assert!(!existed);
     let request = WatchRequest { from_sequence: 1, experiment: experiment.clone(), metrics: false };
-    let mut watch = client.watch(request).await.unwrap().into_inner();
+    let stream = client.watch(request).await.unwrap().into_inner();
+    let mut watch = Watch { stream, records: VecDeque::new() };
 
     let mut agent = Agent::join(&mut client, "a").await;
     let lease = agent.assignment().await.leases.remove(0);
@@ -169,7 +190,7 @@ async fn an_experiment_runs_and_is_remembered() {
 
     let mut words = Vec::new();
     loop {
-        match next_record(&mut watch).await.unwrap().event {
+        match watch.next().await.unwrap().event {
             Event::ExperimentEnded { state, .. } => {
                 words.push(state.word());
                 break;
@@ -177,14 +198,20 @@ async fn an_experiment_runs_and_is_remembered() {
             Event::TrialEnded { outcome, .. } => words.push(outcome.word()),
             Event::LeaseGranted { .. } => words.push("leased"),
             Event::ExperimentSubmitted { .. } => words.push("submitted"),
-            Event::TrialsPlanned { .. } => words.push("planned"),
+            Event::RangePlanned { .. } => words.push("planned"),
+            Event::TrialsDrawn { .. } => words.push("drawn"),
             other @ (Event::ExperimentResumed { .. }
+            | Event::RecipeChanged { .. }
+            | Event::TrialsPlanned { .. }
+            | Event::AttemptPreempted { .. }
+            | Event::MemberEnded { .. }
+            | Event::Measured { .. }
             | Event::AttemptStarted { .. }
             | Event::CheckpointSaved { .. }
             | Event::AttemptFailed { .. }) => panic!("unexpected {other:?}"),
         }
     }
-    assert_eq!(words, ["submitted", "planned", "leased", "completed", "complete"]);
+    assert_eq!(words, ["submitted", "planned", "drawn", "leased", "completed", "complete"]);
     serving.shutdown().await.unwrap();
 
     let serving = start(options(folder.path())).await.unwrap();

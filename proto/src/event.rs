@@ -33,6 +33,17 @@ pub enum Event {
         recipe: String,
         /// The files it names, by content.
         inputs: Inputs,
+        /// Who submitted it, for fair shares; empty when nobody said.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        user: String,
+    },
+    /// A recipe was submitted again with another priority, weight or quota, which are not part of
+    /// the experiment's identity.
+    RecipeChanged {
+        /// Of which experiment.
+        experiment: ExperimentId,
+        /// The new text.
+        recipe: String,
     },
     /// The study asked for trials.
     TrialsPlanned {
@@ -42,6 +53,26 @@ pub enum Event {
         reason: String,
         /// What; a trial that already exists is shared, not repeated.
         trials: Vec<TrialSpec>,
+    },
+    /// The study asked for trials that it can enumerate: those at the next `count` indices. They
+    /// cost this one record until they are drawn.
+    RangePlanned {
+        /// For which experiment.
+        experiment: ExperimentId,
+        /// Why, in the study's words.
+        reason: String,
+        /// How many.
+        count: u64,
+        /// Id of the first of them. A replay by a version that enumerates differently notices.
+        first: TrialId,
+    },
+    /// The next trials of an experiment's planned ranges became trials of their own, because
+    /// agents will soon have room for them.
+    TrialsDrawn {
+        /// Of which experiment.
+        experiment: ExperimentId,
+        /// How many.
+        count: u64,
     },
     /// An experiment that had ended was submitted again and goes on.
     ExperimentResumed {
@@ -69,6 +100,48 @@ pub enum Event {
         devices: Devices,
         /// Version of the agent's code, for example `0.1.0+5fb768e`.
         code_version: String,
+        /// Which of the trial's [`choices`](crate::TrialSpec::choices) the devices fill.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        choice: u32,
+        /// The other members of a gang, rank 1 first; `agent` has rank 0.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        members: Vec<Member>,
+        /// The experiment against whose limits it counts; absent in the first format.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        payer: Option<ExperimentId>,
+    },
+    /// The agents were asked to save the trial's state and give the attempt back, for a trial of
+    /// higher priority.
+    AttemptPreempted {
+        /// Which trial.
+        trial: TrialId,
+        /// Which try of it.
+        attempt: Attempt,
+        /// For which trial.
+        by: TrialId,
+    },
+    /// A member of a gang ended well, and others still run.
+    MemberEnded {
+        /// Which trial.
+        trial: TrialId,
+        /// Which try of it.
+        attempt: Attempt,
+        /// Rank of the member.
+        rank: u32,
+        /// How.
+        outcome: Outcome,
+    },
+    /// A metric that the study watches passed one of its rungs.
+    Measured {
+        /// Which trial.
+        trial: TrialId,
+        /// Which try of it.
+        attempt: Attempt,
+        /// The rung: a step.
+        rung: u64,
+        /// First value at or after the rung; a NaN or an infinity travels as a text.
+        #[serde(with = "crate::number")]
+        value: f64,
     },
     /// The agent confirmed that the attempt's process runs.
     AttemptStarted {
@@ -104,6 +177,21 @@ pub enum Event {
         /// How.
         outcome: Outcome,
     },
+}
+
+/// One member of a gang.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Who.
+    pub agent: AgentId,
+    /// Where.
+    pub devices: Devices,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The state of an experiment.

@@ -164,6 +164,29 @@ impl fmt::Display for Attempt {
     }
 }
 
+/// One process of one try of one trial. All but the members of a gang have rank 0.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttemptKey {
+    /// Which trial.
+    pub trial: TrialId,
+    /// Which try of it.
+    pub attempt: Attempt,
+    /// Which member of the gang.
+    #[serde(default)]
+    pub rank: u32,
+}
+
+impl fmt::Display for AttemptKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.trial, self.attempt)?;
+        if self.rank > 0 {
+            write!(f, ".{}", self.rank)?;
+        }
+        Ok(())
+    }
+}
+
 /// Milliseconds since the Unix epoch, on the coordinator's clock.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,

@@ -4,6 +4,7 @@
 //! * [`spec`]: what a trial is ([`TrialSpec`]): runner, resources, seed, parameters.
 //! * [`train`]: what the `train` runner trains ([`TrainSpec`]).
 //! * [`outcome`]: how a trial ended ([`Outcome`]) and what it saved ([`Checkpoint`]).
+//! * [`number`]: numbers in JSON that may be undefined.
 //! * [`event`]: one recorded fact ([`Event`]). Journal, live stream and replay use this type.
 //! * `wire` (feature `wire`): the gRPC messages. They stop at the edge of each process.
 //!
@@ -11,21 +12,26 @@
 
 pub mod event;
 pub mod ids;
+pub mod number;
 pub mod outcome;
 pub mod spec;
 pub mod train;
 #[cfg(feature = "wire")]
 pub mod wire;
 
-pub use event::{Event, ExperimentState, Record};
-pub use ids::{AgentId, Attempt, BlobId, ExperimentId, IdError, Timestamp, TrialId};
+pub use event::{Event, ExperimentState, Member, Record};
+pub use ids::{AgentId, Attempt, AttemptKey, BlobId, ExperimentId, IdError, Timestamp, TrialId};
 pub use outcome::{Checkpoint, CheckpointFile, FailureClass, MetricPoint, Outcome};
 pub use spec::{
-    BlobRef, CommandSpec, Devices, Inputs, Resources, Retries, Runner, TrialSpec, Value,
+    BlobRef, CommandSpec, Devices, Inputs, Placement, Resources, Retries, Runner, TrialSpec, Value,
 };
 pub use train::{
     AdamW, DataSpec, Mlp, ModelSpec, Norm, Positions, Schedule, TokenFormat, TrainSpec, Validation,
 };
 
 /// Version of the journal's and the wire's format. A peer or a journal with a newer one is refused.
-pub const FORMAT_VERSION: u32 = 1;
+/// Older journals are read; an older peer is refused from [`WIRE_VERSION_MIN`] down.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// Oldest version that a peer may speak. Version 1 takes a change of an assignment for the whole.
+pub const WIRE_VERSION_MIN: u32 = 2;

@@ -24,12 +24,16 @@ pub struct TrialSpec {
     pub time_limit_ms: Option<u64>,
     /// Milliseconds between two checkpoints. Not part of the identity.
     pub checkpoint_every_ms: u64,
+    /// On which agents, on how many at once, and what else would do instead of `resources`.
+    #[serde(default, skip_serializing_if = "Placement::is_default")]
+    pub placement: Placement,
 }
 
 impl TrialSpec {
     /// The hash of everything that decides the result: runner, parameters, seed and resources
     /// (the number of threads changes the order of sums). Retries, time limit and checkpoint
-    /// interval do not, so changing them in a recipe keeps the finished trials.
+    /// interval do not, so changing them in a recipe keeps the finished trials. Neither do labels:
+    /// they choose among machines that are equally good.
     pub fn id(&self) -> TrialId {
         #[derive(Serialize)]
         struct Identity<'a> {
@@ -37,17 +41,86 @@ impl TrialSpec {
             parameters: &'a BTreeMap<String, Value>,
             seed: u64,
             resources: &'a Resources,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            alternatives: &'a [Resources],
+            #[serde(skip_serializing_if = "is_one")]
+            members: u32,
         }
         let identity = Identity {
             runner: &self.runner,
             parameters: &self.parameters,
             seed: self.seed,
             resources: &self.resources,
+            alternatives: &self.placement.alternatives,
+            members: self.placement.members,
         };
         let mut hasher = blake3::Hasher::new();
         // Struct fields keep their order and the maps are sorted, so this text is canonical.
         serde_json::to_writer(&mut hasher, &identity).expect("a hasher accepts every write");
         TrialId::from_hash(hasher.finalize())
+    }
+
+    /// What each member of the trial occupies under one choice: 0 is `resources`, k is the k-th
+    /// alternative. A number that names none, which only a damaged record can hold, means
+    /// `resources`.
+    pub fn choice(&self, choice: u32) -> &Resources {
+        let alternative = (choice as usize).checked_sub(1);
+        alternative.and_then(|k| self.placement.alternatives.get(k)).unwrap_or(&self.resources)
+    }
+
+    /// Everything that would do, the best first.
+    pub fn choices(&self) -> impl Iterator<Item = (u32, &Resources)> {
+        (0..).zip(std::iter::once(&self.resources).chain(&self.placement.alternatives))
+    }
+
+    /// Counted training FLOPs of the whole trial; 0 when nobody can tell, as for a program.
+    pub fn flops(&self) -> f64 {
+        match &self.runner {
+            Runner::Train(train) => train.model.training_flops(train.tokens()),
+            Runner::Command(_) | Runner::Noop => 0.0,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_one(number: &u32) -> bool {
+    *number == 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// Where a trial may run, beside what it occupies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// What each member may occupy instead of the trial's `resources`, the best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<Resources>,
+    /// Labels that the agent must have, with these values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Processes that form the trial, a gang when there are several: all start or none does. Each
+    /// occupies `resources`, and they may be on different agents.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub members: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Placement {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self { alternatives: Vec::new(), labels: BTreeMap::new(), members: 1 }
     }
 }
 
@@ -59,6 +132,8 @@ pub enum Runner {
     Train(Box<TrainSpec>),
     /// Runs any program.
     Command(CommandSpec),
+    /// Completes at once inside the agent, without a process. Measures Brine itself.
+    Noop,
 }
 
 /// A program to run. It finds its seed, parameters, devices and folders in `BRINE_*` variables.
@@ -97,11 +172,12 @@ pub struct Inputs {
     pub files: BTreeMap<String, BlobRef>,
 }
 
-/// What one trial occupies. Zero means "none" for GPUs and "not limited" for memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What one member of a trial occupies. Zero means "none" for GPUs and "not limited" for memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
-    /// CPU slots, which is also the number of threads; at least 1.
+    /// CPU slots, which is also the number of threads; at least 1, and 0 only for
+    /// [`Runner::Noop`], which occupies nothing.
     pub cpus: u32,
     /// Whole GPUs.
     pub gpus: u32,
@@ -109,11 +185,24 @@ pub struct Resources {
     pub gpu_memory_bytes: u64,
     /// Main memory in bytes.
     pub memory_bytes: u64,
+    /// Thousandths of one GPU, 1 to 999, for a trial that shares it; then `gpus` is 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gpu_share_milli: u32,
+    /// Amounts of things that the operator named and agents offer, such as licences.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extras: BTreeMap<String, u64>,
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { cpus: 1, gpus: 0, gpu_memory_bytes: 0, memory_bytes: 0 }
+        Self {
+            cpus: 1,
+            gpus: 0,
+            gpu_memory_bytes: 0,
+            memory_bytes: 0,
+            gpu_share_milli: 0,
+            extras: BTreeMap::new(),
+        }
     }
 }
 
@@ -141,6 +230,19 @@ pub struct Devices {
     pub cpus: Vec<u32>,
     /// GPUs, as NVML numbers them.
     pub gpus: Vec<u32>,
+    /// Thousandths of the one GPU in `gpus`; 0 when the GPUs are held whole.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gpu_share_milli: u32,
+}
+
+impl Devices {
+    /// A whole GPU in thousandths.
+    pub const WHOLE_MILLI: u32 = 1_000;
+
+    /// Thousandths held of each GPU.
+    pub fn gpu_milli(&self) -> u32 {
+        if self.gpu_share_milli == 0 { Self::WHOLE_MILLI } else { self.gpu_share_milli }
+    }
 }
 
 /// The value of a parameter.
@@ -240,6 +342,7 @@ mod tests {
             retries: Retries::default(),
             time_limit_ms: None,
             checkpoint_every_ms: 60_000,
+            placement: Placement::default(),
         }
     }
 
@@ -250,12 +353,27 @@ mod tests {
             TrialSpec { retries: Retries { infrastructure: 9, trial: 9 }, ..spec() },
             TrialSpec { time_limit_ms: Some(1), ..spec() },
             TrialSpec { checkpoint_every_ms: 1, ..spec() },
+            TrialSpec {
+                placement: Placement {
+                    labels: BTreeMap::from([("zone".into(), "a".into())]),
+                    ..Placement::default()
+                },
+                ..spec()
+            },
         ];
         assert!(same.iter().all(|spec| spec.id() == base));
         let other = [
             TrialSpec { seed: 8, ..spec() },
             TrialSpec { parameters: BTreeMap::new(), ..spec() },
             TrialSpec { resources: Resources { cpus: 2, ..Resources::default() }, ..spec() },
+            TrialSpec { placement: Placement { members: 2, ..Placement::default() }, ..spec() },
+            TrialSpec {
+                placement: Placement {
+                    alternatives: vec![Resources { cpus: 8, ..Resources::default() }],
+                    ..Placement::default()
+                },
+                ..spec()
+            },
         ];
         assert!(other.iter().all(|spec| spec.id() != base));
     }

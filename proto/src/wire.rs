@@ -5,7 +5,7 @@
 
 tonic::include_proto!("brine.v1");
 
-use crate::ids::{Attempt, IdError, TrialId};
+use crate::ids::{Attempt, AttemptKey, IdError, TrialId};
 use crate::spec::Devices;
 
 /// Largest gRPC message in bytes, both ways. A full assignment of 1,000 leases fits.
@@ -19,23 +19,35 @@ pub const LOG_CHUNK_BYTES: usize = 64 << 10;
 
 impl AttemptRef {
     /// Names one attempt.
-    pub fn new(trial: &TrialId, attempt: Attempt) -> Self {
-        Self { trial: trial.to_string(), attempt: attempt.0 }
+    pub fn new(key: &AttemptKey) -> Self {
+        Self { trial: key.trial.to_string(), attempt: key.attempt.0, rank: key.rank }
     }
 
     /// The attempt it names.
     ///
     /// # Errors
     /// The trial's id is malformed.
-    pub fn parse(&self) -> Result<(TrialId, Attempt), IdError> {
-        Ok((TrialId::new(self.trial.as_str())?, Attempt(self.attempt)))
+    pub fn parse(&self) -> Result<AttemptKey, IdError> {
+        key(&self.trial, self.attempt, self.rank)
     }
+}
+
+/// The attempt that the fields of a message name.
+///
+/// # Errors
+/// The trial's id is malformed.
+pub fn key(trial: &str, attempt: u32, rank: u32) -> Result<AttemptKey, IdError> {
+    Ok(AttemptKey { trial: TrialId::new(trial)?, attempt: Attempt(attempt), rank })
 }
 
 impl Lease {
     /// The devices it names.
     pub fn devices(&self) -> Devices {
-        Devices { cpus: self.cpus.clone(), gpus: self.gpus.clone() }
+        Devices {
+            cpus: self.cpus.clone(),
+            gpus: self.gpus.clone(),
+            gpu_share_milli: self.gpu_share_milli,
+        }
     }
 }
 

@@ -5,7 +5,8 @@ Needs only Python's standard library, and runs without Brine too:
     python3 train.py --learning-rate 0.3 --width 16 --seed 0
 
 Under Brine it does what any training script can do to join an experiment:
-  * it writes its metrics, one JSON object per line, to the file descriptor in BRINE_METRICS_FD;
+  * it writes its metrics, one JSON object per line, to the file descriptor in BRINE_METRICS_FD,
+    while it runs, so that a study may end it early;
   * it keeps its state in the folder in BRINE_CHECKPOINT_FOLDER and goes on from there.
 """
 
@@ -149,6 +150,9 @@ def main():
         )
         state["epoch"] = epoch + 1
         metrics.report("training_loss", epoch + 1, loss)
+        if epoch + 1 < options.epochs:
+            # Early stopping compares this with other trials at the same epoch.
+            metrics.report("loss", epoch + 1, evaluate(state["network"], held_out)[0])
         if (epoch + 1) % CHECKPOINT_EVERY == 0:
             save(path, state)
 

@@ -8,9 +8,22 @@ use proto::{Outcome, TrialId, TrialSpec};
 pub trait Study: Send + Sync {
     /// What happens next, given every trial that was planned so far, in planning order.
     ///
-    /// Called again after each outcome; a trial that the study planned before must not be
-    /// planned again. Never called again after [`Next::Complete`].
+    /// Called again after each outcome and after each measurement of [`watch`](Self::watch); a
+    /// trial that the study planned before must not be planned again. Never called again after
+    /// [`Next::Complete`]. Trials of a planned range are in `trials` once they were drawn; a study
+    /// cannot see a range of which none was drawn, and is not asked until one is.
     fn next(&self, trials: &[TrialView<'_>]) -> Next;
+
+    /// The trial at `index` of the study's own enumeration, for a study that answers
+    /// [`Next::PlanRange`]; `None` past its end.
+    fn trial(&self, _index: u64) -> Option<TrialSpec> {
+        None
+    }
+
+    /// The metric that the study wants to see while trials run, if any.
+    fn watch(&self) -> Option<Watch<'_>> {
+        None
+    }
 
     /// Whether [`next`](Self::next) is asked after each outcome, or only once no trial is open.
     /// A study that plans everything at once says `false`, which keeps a large sweep linear.
@@ -38,6 +51,33 @@ pub struct TrialView<'a> {
     pub attempts: u32,
     /// How it ended; `None` while it waits or runs.
     pub outcome: Option<&'a Outcome>,
+    /// What [`Study::watch`] asked for, by ascending rung.
+    pub measured: &'a [Measured],
+}
+
+/// What a study wants to see while trials run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch<'a> {
+    /// Name of the metric.
+    pub metric: &'a str,
+    /// Steps at which its value counts, ascending; the first value at or after each is recorded.
+    /// At most [`RUNGS_MAX`].
+    pub rungs: &'a [u64],
+}
+
+/// Most rungs of one study: each is a record of every trial in the journal.
+pub const RUNGS_MAX: usize = 256;
+
+/// A value of the watched metric.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// The rung that it passed, in steps.
+    pub rung: u64,
+    /// The value; may be NaN or infinite.
+    pub value: f64,
+    /// Place among all measurements of the coordinator: a later one has a larger number. A decision
+    /// at a rung that looks only at smaller numbers stays the same for ever.
+    pub order: u64,
 }
 
 /// A study's answer.
@@ -50,7 +90,23 @@ pub enum Next {
         /// Why, in one sentence for people.
         reason: String,
     },
-    /// Ask again after the next outcome.
+    /// Run the next `count` trials of [`Study::trial`] as well. The indices go on where the last
+    /// range of the study ended, from 0. A range costs the same whatever its length, so all that
+    /// does not depend on results belongs into one.
+    PlanRange {
+        /// How many; at least 1.
+        count: u64,
+        /// Why, in one sentence for people.
+        reason: String,
+    },
+    /// End these trials early; those that have ended already stay as they are.
+    Stop {
+        /// Which; never empty.
+        trials: Vec<TrialId>,
+        /// Why, in one sentence for people; becomes the message of their outcome.
+        reason: String,
+    },
+    /// Ask again after the next outcome or measurement.
     Wait,
     /// The study has all it wants.
     Complete,

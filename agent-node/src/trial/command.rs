@@ -4,9 +4,11 @@ use super::log::Log;
 use super::metrics::{MetricPipe, PIPE_FD_VARIABLE, PIPE_PATH_VARIABLE};
 use super::pump::Pump;
 use super::{Lifeline, Records, StopCause};
-use crate::clock::Moment;
-use crate::order::{Order, STOP_GRACE_MS, TrialEnd};
+use crate::clock;
+use crate::environment;
+use crate::order::Order;
 use crate::process;
+use agent_core::{STOP_GRACE_MS, TrialEnd};
 use command_fds::{CommandFdExt, FdMapping};
 use proto::{CommandSpec, FailureClass, Outcome};
 use rustix::process::{Pid, Signal};
@@ -161,8 +163,8 @@ fn variables(order: &Order, metric_pipe: &Path) -> BTreeMap<String, OsString> {
         ("BRINE_TRIAL".into(), text(&order.key.trial)),
         ("BRINE_ATTEMPT".into(), text(&order.key.attempt)),
         ("BRINE_SEED".into(), text(&order.spec.seed)),
-        ("BRINE_CPUS".into(), text(&order.spec.resources.cpus)),
-        ("BRINE_GPUS".into(), text(&crate::supervisor::numbers(&order.devices.gpus))),
+        ("BRINE_CPUS".into(), text(&environment::threads(&order.devices))),
+        ("BRINE_GPUS".into(), text(&environment::numbers(&order.devices.gpus))),
         ("BRINE_CHECKPOINT_FOLDER".into(), order.folders.program_checkpoints.clone().into()),
         ("BRINE_OUTPUT_FOLDER".into(), output_folder(order).into()),
         (PIPE_FD_VARIABLE.into(), text(&METRICS_FD)),
@@ -226,7 +228,7 @@ fn wait(mut child: Child, lifeline: &Lifeline) -> (io::Result<ExitStatus>, Optio
         return (status, None);
     }
     ask_group_to_end();
-    let kill_at = Moment::now().plus_ms(STOP_GRACE_MS);
+    let kill_at = clock::now().plus_ms(STOP_GRACE_MS);
     let mut killed = false;
     loop {
         match exits.recv_timeout(LOOK_PERIOD) {
@@ -234,7 +236,7 @@ fn wait(mut child: Child, lifeline: &Lifeline) -> (io::Result<ExitStatus>, Optio
             Err(RecvTimeoutError::Disconnected) => return (lost_status(), cause),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if Moment::now() >= kill_at && !killed {
+        if clock::now() >= kill_at && !killed {
             killed = true;
             process::kill_descendants(rustix::process::getpid());
         }

@@ -1,14 +1,21 @@
-//! The log of one attempt: what its program prints, and lines of Brine between.
+//! The log of one attempt: what its program prints, and lines of Brine between. Its beginning and
+//! its end are kept; a program that prints without end must neither fill the disk nor lose its
+//! last words.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Most bytes of a program's output that are kept; a program that prints without end must not fill
-/// the disk. What comes later is read and dropped, so that the program does not block.
-pub(crate) const OUTPUT_BYTES_MAX: u64 = 64 << 20;
+/// Most bytes in the log itself, which is the beginning of the output.
+pub(crate) const HEAD_BYTES_MAX: u64 = 16 << 20;
+/// Most bytes in the file of the newest output; as many may be in the one before it.
+pub(crate) const NEWEST_BYTES_MAX: u64 = 16 << 20;
+/// Where the output goes on when the log is full, beside it.
+pub(crate) const NEWEST_NAME: &str = "log.newest.txt";
+/// The file of the newest output before it was full; the one that was here is gone then.
+pub(crate) const OLDER_NAME: &str = "log.older.txt";
 /// Most of Brine's own lines in one log, so that a flood of malformed metric lines stays bounded.
 const NOTES_MAX: u32 = 1_000;
 /// How much of the last output goes into a failure's message.
@@ -22,9 +29,14 @@ pub(crate) struct Log {
 
 #[derive(Debug)]
 struct State {
+    folder: PathBuf,
     file: File,
-    output_bytes: u64,
-    output_bytes_max: u64,
+    /// Bytes in `file`, and how many it may have.
+    bytes: u64,
+    bytes_max: u64,
+    newest_bytes_max: u64,
+    /// Whether `file` is the log itself and not the newest output.
+    is_head: bool,
     notes: u32,
     at_line_start: bool,
     tail: VecDeque<u8>,
@@ -32,16 +44,20 @@ struct State {
 
 impl Log {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Self::with_limit(path, OUTPUT_BYTES_MAX)
+        Self::with_limits(path, HEAD_BYTES_MAX, NEWEST_BYTES_MAX)
     }
 
-    fn with_limit(path: &Path, output_bytes_max: u64) -> io::Result<Self> {
+    fn with_limits(path: &Path, bytes_max: u64, newest_bytes_max: u64) -> io::Result<Self> {
         let file = File::options().append(true).create(true).open(path)?;
+        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
         Ok(Self {
             state: Mutex::new(State {
+                folder,
                 file,
-                output_bytes: 0,
-                output_bytes_max,
+                bytes: 0,
+                bytes_max,
+                newest_bytes_max,
+                is_head: true,
                 notes: 0,
                 at_line_start: true,
                 tail: VecDeque::new(),
@@ -53,16 +69,16 @@ impl Log {
     pub(crate) fn output(&self, text: &[u8]) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.remember(text);
-        let room = state.output_bytes_max - state.output_bytes;
-        if room == 0 {
-            return;
-        }
-        let kept = &text[..text.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
-        state.output_bytes += kept.len() as u64;
-        state.append(kept);
-        if state.output_bytes == state.output_bytes_max {
-            let bytes = state.output_bytes_max;
-            state.note(&format!("the output is cut here, after {bytes} bytes"));
+        let mut rest = text;
+        while !rest.is_empty() {
+            let room = usize::try_from(state.bytes_max - state.bytes).unwrap_or(usize::MAX);
+            let (kept, later) = rest.split_at(rest.len().min(room));
+            rest = later;
+            state.bytes += kept.len() as u64;
+            state.append(kept);
+            if state.bytes == state.bytes_max {
+                state.turn_over();
+            }
         }
     }
 
@@ -92,6 +108,30 @@ impl Log {
 }
 
 impl State {
+    /// Goes on in a new file of the newest output; the full one becomes the older one.
+    fn turn_over(&mut self) {
+        if self.is_head {
+            let newest = self.newest_bytes_max;
+            self.note(&format!(
+                "the log is full; the newest output, {newest} bytes or more, is in {NEWEST_NAME} \
+                 and {OLDER_NAME} beside it"
+            ));
+        }
+        let path = self.folder.join(NEWEST_NAME);
+        let renamed = match self.is_head {
+            true => Ok(()),
+            false => std::fs::rename(&path, self.folder.join(OLDER_NAME)),
+        };
+        match renamed.and_then(|()| File::options().append(true).create(true).open(&path)) {
+            Ok(file) => self.file = file,
+            // What follows overruns this file, as far as the next turn.
+            Err(error) => tracing::warn!(%error, "the log cannot be turned over"),
+        }
+        self.is_head = false;
+        self.bytes = 0;
+        self.bytes_max = self.newest_bytes_max;
+    }
+
     fn note(&mut self, text: &str) {
         let start = if self.at_line_start { "" } else { "\n" };
         self.append(format!("{start}brine: {text}\n").as_bytes());
@@ -120,18 +160,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn output_beyond_the_limit_is_dropped_and_the_log_says_so_once() {
+    fn the_beginning_and_the_newest_output_are_kept_and_the_log_says_where() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("log.txt");
-        let log = Log::with_limit(&path, 10).unwrap();
-        for _ in 0..4 {
-            log.output(b"1234\n56");
+        let log = Log::with_limits(&path, 10, 6).unwrap();
+        for piece in ["1234\n5", "678901234", "abcdefghij\n"] {
+            log.output(piece.as_bytes());
         }
         log.note("later");
-        let text = std::fs::read_to_string(path).unwrap();
-        let cut = "1234\n56123\nbrine: the output is cut here, after 10 bytes\nbrine: later\n";
-        assert_eq!(text, cut);
-        assert!(log.tail().ends_with("1234\n56"), "the end is remembered all the same");
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        let head = read("log.txt");
+        assert!(head.starts_with("1234\n56789\nbrine: the log is full;"), "{head}");
+        assert_eq!(head.lines().count(), 3, "it says so once: {head}");
+        assert_eq!(read(OLDER_NAME), "bcdefg");
+        assert_eq!(read(NEWEST_NAME), "hij\nbrine: later\n");
+        assert!(log.tail().ends_with("01234abcdefghij"), "the end is remembered all the same");
     }
 
     #[test]

@@ -7,8 +7,8 @@
 use super::Records;
 use super::log::Log;
 use super::pump::Pump;
-use crate::number::quote_undefined;
 use crate::order::Metric;
+use proto::number::quote_undefined;
 use rustix::fs::{CWD, Mode, OFlags};
 use std::collections::BTreeMap;
 use std::ffi::OsString;

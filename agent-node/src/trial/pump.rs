@@ -1,6 +1,7 @@
 //! Reads a pipe until it ends, or until it is empty after the program has ended.
 
-use crate::clock::Moment;
+use crate::clock;
+use agent_core::Moment;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::fs::File;
 use std::io::{self, Read};
@@ -68,8 +69,8 @@ fn pump(pipe: &mut File, ended: &AtomicBool, sink: &mut impl FnMut(&[u8])) -> io
             }
         }
         if had_ended {
-            let until = *drained_at.get_or_insert_with(|| Moment::now().plus_ms(DRAIN_MS));
-            if !ready || Moment::now() >= until {
+            let until = *drained_at.get_or_insert_with(|| clock::now().plus_ms(DRAIN_MS));
+            if !ready || clock::now() >= until {
                 return Ok(());
             }
         }

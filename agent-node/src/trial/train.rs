@@ -2,7 +2,9 @@
 
 use super::log::Log;
 use super::{Lifeline, Records, StopCause, chain};
-use crate::order::{Order, TrialEnd, TrialRecord};
+use crate::environment;
+use crate::order::{Order, TrialRecord};
+use agent_core::TrialEnd;
 use proto::{Checkpoint, FailureClass, Outcome, TrainSpec};
 use std::cell::Cell;
 use std::time::Duration;
@@ -28,7 +30,7 @@ pub(crate) fn run(
         seed: order.spec.seed,
         // The supervisor lets this process see only the leased GPUs, so the first is the right one.
         device: if order.devices.gpus.is_empty() { Device::Cpu } else { Device::Cuda(0) },
-        threads: order.spec.resources.cpus,
+        threads: environment::threads(&order.devices),
         data: &data,
         checkpoints: &order.folders.checkpoints,
         checkpoint_every: Duration::from_millis(order.spec.checkpoint_every_ms),

@@ -5,6 +5,7 @@ use proto::wire::*;
 use proto::{AgentId, BlobId, BlobRef, Outcome, TrialSpec};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -22,7 +23,15 @@ pub(crate) const HEARTBEAT_MS: u64 = 50;
 pub(crate) struct Lab {
     pub(crate) address: SocketAddr,
     sessions: mpsc::Receiver<Session>,
+    door: Arc<Mutex<Door>>,
     threads: Option<Runtime>,
+}
+
+/// Whether sessions are refused, and how many were.
+#[derive(Default)]
+struct Door {
+    refusal: Option<Status>,
+    refused: u32,
 }
 
 /// One agent's session, seen from the coordinator.
@@ -47,7 +56,9 @@ impl Lab {
     ) -> Self {
         let (sender, sessions) = mpsc::channel(8);
         let blobs = blobs.into_iter().map(|content| (blob(&content).blob.to_string(), content));
-        let service = Scripted { sender, lease_ttl_ms, blobs: blobs.collect() };
+        let door = Arc::new(Mutex::new(Door::default()));
+        let (blobs, watched) = (blobs.collect(), Arc::clone(&door));
+        let service = Scripted { sender, lease_ttl_ms, blobs, door: watched };
         let server = CoordinatorServer::with_interceptor(service, |request: Request<()>| {
             let token = request.metadata().get("authorization").map(|value| value.as_bytes());
             if token == Some(format!("Bearer {TOKEN}").as_bytes()) {
@@ -77,7 +88,20 @@ impl Lab {
                 .add_service(server)
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
-        Self { address, sessions, threads: Some(threads) }
+        Self { address, sessions, door, threads: Some(threads) }
+    }
+
+    /// From now on sessions are refused.
+    pub(crate) fn refuse(&self, status: Status) {
+        self.door.lock().unwrap().refusal = Some(status);
+    }
+
+    pub(crate) fn accept(&self) {
+        self.door.lock().unwrap().refusal = None;
+    }
+
+    pub(crate) fn refused(&self) -> u32 {
+        self.door.lock().unwrap().refused
     }
 
     pub(crate) async fn session(&mut self) -> Session {
@@ -102,7 +126,15 @@ impl Drop for Lab {
 impl Session {
     pub(crate) async fn assign(&mut self, leases: Vec<Lease>) {
         self.version += 1;
-        let assignment = Assignment { version: self.version, leases };
+        let assignment = Assignment { version: self.version, leases, ..Default::default() };
+        self.say(coordinator_message::Message::Assignment(assignment)).await;
+    }
+
+    /// Assigns what changed since the last assignment.
+    pub(crate) async fn change(&mut self, leases: Vec<Lease>, dropped: Vec<AttemptRef>) {
+        let base = self.version;
+        self.version += 1;
+        let assignment = Assignment { version: self.version, base, leases, dropped };
         self.say(coordinator_message::Message::Assignment(assignment)).await;
     }
 
@@ -160,8 +192,7 @@ pub(crate) fn lease(spec: &TrialSpec, attempt: u32) -> Lease {
         attempt,
         spec_json: serde_json::to_string(spec).unwrap(),
         cpus: vec![0],
-        gpus: Vec::new(),
-        checkpoint_json: String::new(),
+        ..Default::default()
     }
 }
 
@@ -169,6 +200,7 @@ struct Scripted {
     sender: mpsc::Sender<Session>,
     lease_ttl_ms: u64,
     blobs: BTreeMap<String, Vec<u8>>,
+    door: Arc<Mutex<Door>>,
 }
 
 type Answers<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -191,6 +223,13 @@ impl Coordinator for Scripted {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let mut incoming = request.into_inner();
+        {
+            let mut door = self.door.lock().unwrap();
+            if let Some(refusal) = door.refusal.clone() {
+                door.refused += 1;
+                return Err(refusal);
+            }
+        }
         let first = incoming.message().await?.and_then(|message| message.message);
         let Some(agent_message::Message::Hello(hello)) = first else {
             panic!("the first message is {first:?}")

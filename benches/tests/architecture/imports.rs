@@ -9,14 +9,19 @@ use crate::check;
 use crate::source::{SourceFile, shipped_files_below};
 
 /// A crate, its folder, and the crates of the workspace that it may import.
-const CRATES: [(&str, &str, &[&str]); 9] = [
+const CRATES: [(&str, &str, &[&str]); 10] = [
     ("brine-proto", "proto/", &[]),
     ("brine-studies", "studies/", &["brine-proto"]),
     ("brine-coordinator", "coordinator/", &["brine-proto", "brine-studies"]),
     ("brine-cli", "cli/", &["brine-proto", "brine-studies", "brine-coordinator"]),
     ("brine-kernels", "kernels/", &[]),
     ("brine-trainer", "trainer/", &["brine-proto", "brine-kernels"]),
-    ("brine-agent-node", "agent-node/", &["brine-proto", "brine-kernels", "brine-trainer"]),
+    ("brine-agent-core", "agent-core/", &["brine-proto"]),
+    (
+        "brine-agent-node",
+        "agent-node/",
+        &["brine-proto", "brine-kernels", "brine-trainer", "brine-agent-core"],
+    ),
     ("brine-benches", "benches/", &["brine-trainer"]),
     ("brine-xtask", "xtask/", &[]),
 ];
@@ -97,7 +102,7 @@ const LIBRARIES: [Library; 9] = [
 ];
 
 /// Code in which the same input must always give the same answer, and what it must not see.
-const PURE: [&str; 3] = ["studies/src/", "coordinator/src/core/", "agent-node/src/core"];
+const PURE: [&str; 3] = ["studies/src/", "coordinator/src/core/", "agent-core/src/"];
 
 const IMPURE: [(&str, &str); 10] = [
     ("std::fs", "read the file at the edge and pass its content in"),

@@ -12,6 +12,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use studies::study::Next;
 
+/// Trials that are estimated one by one; more than this are all alike.
+const PLANNED_MAX: u64 = 100_000;
 /// Trials that the table lists; `--output json` has them all.
 const LISTED_MAX: usize = 500;
 
@@ -45,7 +47,19 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> Result<(), CliError> {
     let study = file.recipe.study(&gathered.inputs).map_err(refused)?;
     let (trials, reason) = match study.next(&[]) {
         Next::Plan { trials, reason } => (trials, reason),
-        Next::Wait | Next::Complete => (Vec::new(), "the study asks for no trial".to_owned()),
+        Next::PlanRange { count, reason } => {
+            let listed = (0..count.min(PLANNED_MAX)).map_while(|index| study.trial(index));
+            let trials = listed.collect();
+            if count > PLANNED_MAX {
+                printer.warning(&format!(
+                    "the plan has {count} trials; the sums below are of the first {PLANNED_MAX}"
+                ));
+            }
+            (trials, reason)
+        }
+        Next::Stop { .. } | Next::Wait | Next::Complete => {
+            (Vec::new(), "the study asks for no trial".to_owned())
+        }
     };
     let plan = Plan::new(file.recipe.id(&gathered.inputs), reason, trials, args);
     if printer.mode() == OutputMode::Json {

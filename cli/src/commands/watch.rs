@@ -29,7 +29,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
     };
     let client = &mut connection.client;
     printer.status(&format!("{id} at {}", client.url()));
-    let state = follow(client, &id, printer, records).await?;
+    let begun = client.snapshot(&id).await?;
+    let state = follow(client, &begun, printer, records).await?;
     if printer.mode() != OutputMode::Json {
         printer.data(&format!("{id} is {}", state.word()))?;
     }

@@ -7,10 +7,12 @@ use super::state::Progress;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{OutputMode, Printer};
+use crate::snapshot::Snapshot;
 use proto::wire::watch_reply::Message;
 use proto::wire::{MetricBatch, WatchReply};
-use proto::{Event, ExperimentId, ExperimentState, MetricPoint, Record};
+use proto::{Event, ExperimentState, MetricPoint, Record};
 use std::time::Duration;
+use studies::study::Study;
 use tokio::time::Instant;
 use tonic::Streaming;
 
@@ -34,18 +36,18 @@ pub(crate) enum Records {
     Print,
 }
 
-/// Follows `experiment` until it is not running; the answer is its state. A broken connection is
+/// Follows an experiment until it is not running; the answer is its state. A broken connection is
 /// taken up again where it broke. May be dropped at any moment.
 ///
 /// # Errors
 /// The coordinator refuses, or stays away.
 pub(crate) async fn follow(
     client: &mut Client,
-    experiment: &ExperimentId,
+    snapshot: &Snapshot,
     printer: &Printer,
     records: Records,
 ) -> Result<ExperimentState, CliError> {
-    let mut following = Following::new(experiment.clone(), printer.clone(), records);
+    let mut following = Following::new(snapshot, printer.clone(), records);
     let mut failures = 0;
     loop {
         let seen = following.next_sequence;
@@ -70,6 +72,10 @@ pub(crate) async fn follow(
 
 struct Following {
     progress: Progress,
+    /// Enumerates the trials of planned ranges; `None` when this program cannot read the recipe.
+    study: Option<Box<dyn Study>>,
+    /// Index of the trial that is drawn next.
+    next_index: u64,
     printer: Printer,
     records: Records,
     start: Instant,
@@ -81,9 +87,11 @@ struct Following {
 }
 
 impl Following {
-    fn new(experiment: ExperimentId, printer: Printer, records: Records) -> Self {
+    fn new(snapshot: &Snapshot, printer: Printer, records: Records) -> Self {
         Self {
-            progress: Progress::new(experiment),
+            progress: Progress::new(snapshot.experiment.clone()),
+            study: snapshot.study().ok(),
+            next_index: 0,
             records,
             start: Instant::now(),
             next_sequence: 1,
@@ -125,13 +133,19 @@ impl Following {
     /// Folds one message; the answer is whether trials are new, or the past is over.
     fn take(&mut self, reply: WatchReply) -> Result<bool, CliError> {
         match reply.message {
-            Some(Message::RecordJson(text)) => {
-                let record: Record = serde_json::from_str(&text).map_err(|error| {
-                    CliError::user("the coordinator sent a record that this command does not know")
+            Some(Message::Records(lines)) => {
+                let mut planned = false;
+                for record in serde_json::Deserializer::from_slice(&lines).into_iter::<Record>() {
+                    let record = record.map_err(|error| {
+                        CliError::user(
+                            "the coordinator sent a record that this command does not know",
+                        )
                         .because(error)
                         .hint("install the coordinator's version of Brine here")
-                })?;
-                self.record(&record)
+                    })?;
+                    planned |= self.record(&record)?;
+                }
+                Ok(planned)
             }
             Some(Message::CaughtUp(_)) => {
                 self.is_live = true;
@@ -157,6 +171,7 @@ impl Following {
         if self.records == Records::Print {
             self.printer.json_line(record)?;
         }
+        self.draw_trials(&record.event);
         let note = self.progress.apply(record);
         if self.is_live
             && let Some(note) = note
@@ -164,6 +179,35 @@ impl Following {
             self.say(&note);
         }
         Ok(matches!(record.event, Event::TrialsPlanned { .. }))
+    }
+
+    /// Tells the display which trials were drawn from a planned range.
+    fn draw_trials(&mut self, event: &Event) {
+        match event {
+            // A study that enumerates its trials has listed the first ones.
+            Event::TrialsPlanned { trials, .. } => self.next_index += trials.len() as u64,
+            Event::TrialsDrawn { count, .. } => {
+                let (first, end) = (self.next_index, self.next_index.saturating_add(*count));
+                self.next_index = end;
+                if let Some(study) = &self.study {
+                    let specs: Vec<_> = (first..end).map_while(|i| study.trial(i)).collect();
+                    self.progress.draw(&specs);
+                }
+            }
+            Event::ExperimentSubmitted { .. }
+            | Event::RecipeChanged { .. }
+            | Event::RangePlanned { .. }
+            | Event::ExperimentResumed { .. }
+            | Event::ExperimentEnded { .. }
+            | Event::LeaseGranted { .. }
+            | Event::AttemptPreempted { .. }
+            | Event::AttemptStarted { .. }
+            | Event::MemberEnded { .. }
+            | Event::Measured { .. }
+            | Event::CheckpointSaved { .. }
+            | Event::AttemptFailed { .. }
+            | Event::TrialEnded { .. } => {}
+        }
     }
 
     /// Bars show starts and ends by themselves; failures and plans are worth a line in any case.

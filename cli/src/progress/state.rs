@@ -24,7 +24,15 @@ pub(crate) struct Progress {
     experiment: ExperimentId,
     state: ExperimentState,
     trials: BTreeMap<TrialId, Trial>,
-    order: Vec<TrialId>,
+    /// Trials that an agent holds, by their number.
+    leased: BTreeMap<usize, TrialId>,
+    /// Planned trials that are not drawn yet.
+    undrawn: u64,
+    ended: usize,
+    failed: usize,
+    /// Work of all drawn trials, and of those that ended.
+    work_all: f64,
+    work_ended: f64,
     /// When the past ended, and how much work was done by then.
     live_since: Option<(u64, f64)>,
 }
@@ -98,7 +106,12 @@ impl Progress {
             experiment,
             state: ExperimentState::Running,
             trials: BTreeMap::new(),
-            order: Vec::new(),
+            leased: BTreeMap::new(),
+            undrawn: 0,
+            ended: 0,
+            failed: 0,
+            work_all: 0.0,
+            work_ended: 0.0,
             live_since: None,
         }
     }
@@ -107,7 +120,25 @@ impl Progress {
     /// experiments and of unknown trials change nothing.
     pub(crate) fn apply(&mut self, record: &Record) -> Option<Note> {
         match &record.event {
-            Event::ExperimentSubmitted { .. } => None,
+            Event::ExperimentSubmitted { .. }
+            | Event::RecipeChanged { .. }
+            | Event::AttemptPreempted { .. }
+            | Event::MemberEnded { .. }
+            | Event::Measured { .. } => None,
+            Event::RangePlanned { experiment, reason, count, .. } => {
+                self.is_mine(experiment).then(|| {
+                    self.undrawn += count;
+                    let count = usize::try_from(*count).unwrap_or(usize::MAX);
+                    Note::Planned { count, reason: reason.clone() }
+                })
+            }
+            // Which trials these are, the study knows: see `draw`.
+            Event::TrialsDrawn { experiment, count } => {
+                if self.is_mine(experiment) {
+                    self.undrawn = self.undrawn.saturating_sub(*count);
+                }
+                None
+            }
             Event::TrialsPlanned { experiment, reason, trials } => {
                 self.is_mine(experiment).then(|| {
                     let count = trials.len();
@@ -127,16 +158,16 @@ impl Progress {
                 self.release_all();
                 Note::ExperimentEnded(*state)
             }),
-            Event::LeaseGranted { trial, attempt, agent, devices: _, code_version: _ } => {
+            Event::LeaseGranted { trial, attempt, agent, .. } => {
                 let (attempt, agent) = (*attempt, agent.clone());
-                self.trials.get_mut(trial)?.phase = Phase::Leased { attempt, agent, live: None };
+                self.set_phase(trial, Phase::Leased { attempt, agent, live: None });
                 None
             }
             Event::AttemptStarted { trial, attempt } => self.start(trial, *attempt),
             Event::CheckpointSaved { .. } => None,
             Event::AttemptFailed { trial, attempt, outcome, retry_at } => {
                 let name = self.name(trial)?;
-                self.trials.get_mut(trial)?.phase = Phase::Waiting;
+                self.set_phase(trial, Phase::Waiting);
                 Some(Note::AttemptFailed {
                     trial: name,
                     attempt: *attempt,
@@ -146,7 +177,7 @@ impl Progress {
             }
             Event::TrialEnded { trial, attempt: _, outcome } => {
                 let name = self.name(trial)?;
-                self.trials.get_mut(trial)?.phase = Phase::Ended(outcome.clone());
+                self.set_phase(trial, Phase::Ended(outcome.clone()));
                 Some(Note::Ended { trial: name, outcome: outcome.clone() })
             }
         }
@@ -155,11 +186,38 @@ impl Progress {
     /// Learns from a snapshot how a trial ended that another experiment ran before this one
     /// planned it: its records lie outside of this experiment's stream.
     pub(crate) fn adopt_ended(&mut self, trial: &TrialId, outcome: Outcome) {
-        if let Some(trial) = self.trials.get_mut(trial)
-            && matches!(trial.phase, Phase::Waiting)
-        {
-            trial.phase = Phase::Ended(outcome);
+        if self.trials.get(trial).is_some_and(|known| matches!(known.phase, Phase::Waiting)) {
+            self.set_phase(trial, Phase::Ended(outcome));
         }
+    }
+
+    /// Takes in trials of the planned range that were drawn, in their order.
+    pub(crate) fn draw(&mut self, specs: &[TrialSpec]) {
+        specs.iter().for_each(|spec| self.plan(spec));
+    }
+
+    /// The only place where a trial's phase changes, so that the sums follow.
+    fn set_phase(&mut self, id: &TrialId, phase: Phase) {
+        let Some(trial) = self.trials.get_mut(id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut trial.phase, phase);
+        for (phase, sign) in [(&before, -1.0), (&trial.phase, 1.0)] {
+            let Phase::Ended(outcome) = phase else { continue };
+            self.work_ended += sign * trial.work;
+            let is_failure = !matches!(outcome, Outcome::Completed { .. });
+            if sign > 0.0 {
+                self.ended += 1;
+                self.failed += usize::from(is_failure);
+            } else {
+                self.ended -= 1;
+                self.failed -= usize::from(is_failure);
+            }
+        }
+        match trial.phase {
+            Phase::Leased { .. } => self.leased.insert(trial.number, id.clone()),
+            Phase::Waiting | Phase::Ended(_) => self.leased.remove(&trial.number),
+        };
     }
 
     /// The past is over; from here on rates mean something.
@@ -202,32 +260,19 @@ impl Progress {
 
     /// Trials that an agent holds, in planning order.
     pub(crate) fn running(&self) -> impl Iterator<Item = (&TrialId, &Trial)> {
-        self.order
-            .iter()
-            .filter_map(|id| Some((id, self.trials.get(id)?)))
-            .filter(|(_, trial)| matches!(trial.phase, Phase::Leased { .. }))
+        self.leased.values().filter_map(|id| Some((id, self.trials.get(id)?)))
     }
 
     /// The experiment in numbers, at `now_ms`.
     pub(crate) fn overall(&self, now_ms: u64) -> Overall {
-        let [mut ended, mut failed, mut running] = [0; 3];
-        for trial in self.trials.values() {
-            match &trial.phase {
-                Phase::Waiting => {}
-                Phase::Leased { .. } => running += 1,
-                Phase::Ended(outcome) => {
-                    ended += 1;
-                    failed += usize::from(!matches!(outcome, Outcome::Completed { .. }));
-                }
-            }
-        }
-        let all: f64 = self.trials.values().map(|trial| trial.work).sum();
+        // A trial that is not drawn yet counts like a program's.
+        let all = self.work_all + self.undrawn as f64;
         let done = self.work_done();
         Overall {
-            planned: self.trials.len(),
-            ended,
-            failed,
-            running,
+            planned: self.planned(),
+            ended: self.ended,
+            failed: self.failed,
+            running: self.leased.len(),
             fraction: if all > 0.0 { (done / all).min(1.0) } else { 0.0 },
             rest_s: self.rest_s(all, done, now_ms),
         }
@@ -242,25 +287,24 @@ impl Progress {
         if self.trials.contains_key(&id) {
             return;
         }
-        self.order.push(id.clone());
-        self.trials.insert(id, Trial::new(self.order.len(), spec));
+        let trial = Trial::new(self.trials.len() + 1, spec);
+        self.work_all += trial.work;
+        self.trials.insert(id, trial);
+    }
+
+    fn planned(&self) -> usize {
+        self.trials.len() + usize::try_from(self.undrawn).unwrap_or(usize::MAX)
     }
 
     /// Trials that still ran when the experiment ended have no end of their own.
     fn release_all(&mut self) {
-        for trial in self.trials.values_mut() {
-            if matches!(trial.phase, Phase::Leased { .. }) {
-                trial.phase = Phase::Waiting;
-            }
+        for id in self.leased.values().cloned().collect::<Vec<_>>() {
+            self.set_phase(&id, Phase::Waiting);
         }
     }
 
     fn reopen(&mut self, retried: &[TrialId]) {
-        for id in retried {
-            if let Some(trial) = self.trials.get_mut(id) {
-                trial.phase = Phase::Waiting;
-            }
-        }
+        retried.iter().for_each(|id| self.set_phase(id, Phase::Waiting));
     }
 
     fn start(&mut self, id: &TrialId, attempt: Attempt) -> Option<Note> {
@@ -278,7 +322,7 @@ impl Progress {
         let trial = self.trials.get(id)?;
         Some(TrialName {
             number: trial.number,
-            planned: self.order.len(),
+            planned: self.planned(),
             id: id.clone(),
             label: trial.label.clone(),
         })
@@ -292,8 +336,8 @@ impl Progress {
     }
 
     fn work_done(&self) -> f64 {
-        let trials = self.trials.values();
-        trials.map(|trial| trial.work * trial.fraction()).sum()
+        let running = self.running().map(|(_, trial)| trial.work * trial.fraction());
+        self.work_ended + running.sum::<f64>()
     }
 
     fn rest_s(&self, all: f64, done: f64, now_ms: u64) -> Option<f64> {
@@ -315,7 +359,7 @@ impl Trial {
                 Some(u64::from(train.batch) * u64::from(train.model.sequence)),
                 train.model.training_flops(train.tokens()),
             ),
-            Runner::Command(_) => (None, None, 1.0),
+            Runner::Command(_) | Runner::Noop => (None, None, 1.0),
         };
         Self { number, label: label(spec), steps, phase: Phase::Waiting, tokens_per_step, work }
     }

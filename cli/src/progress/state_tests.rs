@@ -39,6 +39,9 @@ impl Script {
             agent: AgentId::new("a").unwrap(),
             devices: Devices::default(),
             code_version: "1".to_owned(),
+            choice: 0,
+            members: Vec::new(),
+            payer: None,
         })
         .event(Event::AttemptStarted { trial: trial.id(), attempt })
     }

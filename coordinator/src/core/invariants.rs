@@ -1,65 +1,89 @@
 //! What must be true after every step, recomputed from scratch.
 
 use super::Core;
-use super::state::{Trial, TrialState};
-use proto::{AgentId, ExperimentState, TrialId};
+use super::state::{Experiment, Trial, TrialState};
+use proto::{AgentId, AttemptKey, Devices, ExperimentState, Timestamp, TrialId};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Core {
-    /// Recomputes everything that is kept twice and compares.
+    /// Recomputes everything that is kept twice and compares, and checks what must never be.
     ///
     /// # Errors
     /// The first contradiction, in words.
-    pub fn check_invariants(&self) -> Result<(), String> {
-        self.check_queue()?;
+    pub fn check_invariants(&self, now: Timestamp) -> Result<(), String> {
+        self.check_queues()?;
         self.check_leases()?;
-        self.check_counts()
+        self.check_devices()?;
+        self.check_counts()?;
+        self.check_reasons(now)
     }
 
-    fn check_queue(&self) -> Result<(), String> {
-        let waiting = |(id, trial): (&TrialId, &Trial)| {
-            let waits = matches!(trial.state, TrialState::Waiting { .. });
-            (waits && self.is_wanted(trial)).then(|| (trial.order, id.clone()))
-        };
-        let expected: BTreeSet<_> = self.trials.iter().filter_map(waiting).collect();
-        if expected != self.queue {
-            return Err(format!("the queue is {:?} and should be {expected:?}", self.queue));
+    fn check_queues(&self) -> Result<(), String> {
+        for (id, experiment) in &self.experiments {
+            let waits = |trial: &Trial| matches!(trial.state, TrialState::Waiting { .. });
+            let own = experiment.trials.iter().filter_map(|id| self.trials.get_key_value(id));
+            let waiting = own
+                .filter(|(_, trial)| experiment.state == ExperimentState::Running && waits(trial));
+            let expected: BTreeSet<_> =
+                waiting.map(|(id, trial)| (trial.order, id.clone())).collect();
+            if expected != experiment.queue {
+                let queue = &experiment.queue;
+                return Err(format!("the queue of {id} is {queue:?} and should be {expected:?}"));
+            }
         }
         Ok(())
     }
 
     fn check_leases(&self) -> Result<(), String> {
-        let mut by_agent: BTreeMap<&AgentId, BTreeSet<TrialId>> = BTreeMap::new();
+        let mut by_agent: BTreeMap<&AgentId, BTreeSet<AttemptKey>> = BTreeMap::new();
         let mut expiries = BTreeSet::new();
-        let mut promised = BTreeSet::new();
+        let mut yielding = BTreeSet::new();
         for (id, trial) in &self.trials {
             let Some(lease) = trial.lease() else { continue };
             if lease.attempt != trial.attempt {
                 return Err(format!("trial {id} is leased as an attempt that is not its newest"));
             }
-            expiries.insert((lease.deadline, id.clone()));
-            by_agent.entry(&lease.agent).or_default().insert(id.clone());
-            let cpus = lease.devices.cpus.iter().map(|index| ("CPU slot", *index));
-            let gpus = lease.devices.gpus.iter().map(|index| ("GPU", *index));
-            for (kind, index) in cpus.chain(gpus) {
-                if !promised.insert((&lease.agent, kind, index)) {
-                    return Err(format!(
-                        "{kind} {index} of agent {} is promised twice",
-                        lease.agent
-                    ));
-                }
+            let members = trial.spec.placement.members as usize;
+            if lease.members.len() != members {
+                let found = lease.members.len();
+                return Err(format!("trial {id} has {found} of the {members} members of its gang"));
             }
+            for (key, member) in lease.live(id) {
+                expiries.insert((member.deadline, key.clone()));
+                by_agent.entry(&member.agent).or_default().insert(key);
+            }
+            yielding.extend(lease.preempted.iter().map(|(_, at)| (*at, id.clone())));
         }
         if expiries != self.expiries {
             return Err("the deadlines of the leases differ from the leases".to_owned());
         }
+        if yielding != self.yielding {
+            return Err("the attempts that give way differ from the leases".to_owned());
+        }
         for (id, agent) in &self.agents {
             let expected = by_agent.remove(id).unwrap_or_default();
-            if agent.leases != expected {
-                return Err(format!(
-                    "agent {id} lists leases {:?}, not {expected:?}",
-                    agent.leases
-                ));
+            let found: BTreeSet<AttemptKey> = agent.leases.keys().cloned().collect();
+            if found != expected {
+                return Err(format!("agent {id} lists leases {found:?}, not {expected:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// No device is promised beyond what it has, whether by a lease or by what still lets go.
+    fn check_devices(&self) -> Result<(), String> {
+        for (id, agent) in &self.agents {
+            let counted = agent.count_free(&self.trials);
+            if agent.free.as_ref().is_some_and(|free| *free != counted) {
+                return Err(format!("agent {id} counts {:?} free, not {counted:?}", agent.free));
+            }
+            let leased = agent.leases.keys().filter_map(|key| {
+                let lease = self.trials.get(&key.trial)?.lease()?;
+                Some(&lease.members.get(key.rank as usize)?.devices)
+            });
+            let releasing = agent.releasing.values().map(|releasing| &releasing.held.devices);
+            if let Some(what) = promised_twice(leased.chain(releasing)) {
+                return Err(format!("{what} of agent {id} is promised twice"));
             }
         }
         Ok(())
@@ -72,10 +96,71 @@ impl Core {
             if experiment.open != expected {
                 return Err(format!("{id} counts {} open trials, not {expected}", experiment.open));
             }
-            if experiment.state == ExperimentState::Complete && experiment.open > 0 {
-                return Err(format!("{id} is complete with {} open trials", experiment.open));
+            // A trial that another experiment tries again is open in both.
+            let own = |id: &&TrialId| {
+                open(id) && self.trials.get(*id).is_some_and(|trial| trial.owners.len() == 1)
+            };
+            let unfinished = experiment.trials.iter().filter(own).count();
+            if experiment.state == ExperimentState::Complete
+                && (unfinished > 0 || experiment.undrawn > 0)
+            {
+                return Err(format!("{id} is complete with {unfinished} open trials"));
+            }
+            self.check_budget(id.as_str(), experiment)?;
+        }
+        Ok(())
+    }
+
+    /// What cannot be known before is exceeded by no more than what is in flight; what can be
+    /// known is not exceeded at all.
+    fn check_budget(&self, id: &str, experiment: &Experiment) -> Result<(), String> {
+        let leases = self.trials.values().filter_map(Trial::lease);
+        let paid = leases.filter(|lease| lease.payer.as_ref().is_some_and(|p| p.as_str() == id));
+        let leased = paid.count();
+        if experiment.leased as usize != leased {
+            return Err(format!("{id} counts {} leases, not {leased}", experiment.leased));
+        }
+        let (policy, used) = (&experiment.policy, &experiment.used);
+        if policy.trials.is_some_and(|most| used.trials > most) {
+            return Err(format!("{id} started {} trials, more than it may", used.trials));
+        }
+        if policy.flops.is_some_and(|most| used.flops > most) {
+            return Err(format!("{id} started {} FLOPs, more than it may", used.flops));
+        }
+        if policy.at_once.is_some_and(|most| experiment.leased > most) {
+            return Err(format!("{id} holds {} leases, more than it may", experiment.leased));
+        }
+        Ok(())
+    }
+
+    /// Every waiting trial can say why.
+    fn check_reasons(&self, now: Timestamp) -> Result<(), String> {
+        for (id, trial) in &self.trials {
+            let waits = matches!(trial.state, TrialState::Waiting { .. });
+            if waits != self.waits(id, now).is_some() {
+                return Err(format!(
+                    "trial {id} waits without a reason, or has one without waiting"
+                ));
             }
         }
         Ok(())
     }
+}
+
+fn promised_twice<'a>(all: impl Iterator<Item = &'a Devices>) -> Option<String> {
+    let mut cpus = BTreeSet::new();
+    let mut gpus: BTreeMap<u32, u32> = BTreeMap::new();
+    for devices in all {
+        if let Some(cpu) = devices.cpus.iter().find(|cpu| !cpus.insert(**cpu)) {
+            return Some(format!("CPU slot {cpu}"));
+        }
+        for gpu in &devices.gpus {
+            let promised = gpus.entry(*gpu).or_default();
+            *promised += devices.gpu_milli();
+            if *promised > Devices::WHOLE_MILLI {
+                return Some(format!("GPU {gpu}"));
+            }
+        }
+    }
+    None
 }

@@ -2,14 +2,23 @@
 //! study asks for, experiments that are over, and new leases.
 
 use super::state::{Experiment, Trial, TrialState};
-use super::{Core, TRIALS_MAX, schedule};
-use proto::{Event, ExperimentId, ExperimentState, FailureClass, Outcome, Timestamp, TrialId};
+use super::{Core, TRIALS_MAX, YIELD_MS, schedule};
+use proto::{
+    AttemptKey, Event, ExperimentId, ExperimentState, FailureClass, Outcome, Timestamp, TrialId,
+};
+use std::collections::BTreeSet;
 use studies::study::{Next, TrialView};
 
+/// An experiment that waits with fewer drawn trials than this gets more of its range, so that a
+/// turn's placements never run dry.
+const DRAW_BELOW: usize = 512;
+/// Trials drawn at once. Each costs a hash, so a turn stays short.
+const DRAW_MAX: u64 = 1_024;
+
 impl Core {
-    /// The next facts that follow at `now` without any input. Called by the driver after inputs
-    /// and deadlines, applying the answer each time, until nothing follows.
-    pub fn settle(&mut self, now: Timestamp) -> Vec<Event> {
+    /// The next facts that follow at `now` without any request; applied by the caller, who asks
+    /// again until nothing follows.
+    pub(super) fn settle(&mut self, now: Timestamp) -> Vec<Event> {
         let mut events = self.expired(now);
         if events.is_empty() {
             events = self.unwanted(now);
@@ -19,39 +28,50 @@ impl Core {
             events = asked.iter().flat_map(|id| self.ask_study(id)).collect();
         }
         if events.is_empty() {
+            events = self.draw();
+        }
+        if events.is_empty() {
+            self.count_free();
             events = schedule::place(self, now);
         }
         events
     }
 
+    /// Leases that ended, and attempts that did not give way in time.
     fn expired(&self, now: Timestamp) -> Vec<Event> {
+        let mut seen = BTreeSet::new();
         let due = self.expiries.iter().take_while(|(deadline, _)| *deadline <= now);
-        let end = |(_, id): &(Timestamp, TrialId)| {
-            let trial = self.trials.get(id)?;
-            let lease = trial.lease()?;
+        let end = |(_, key): &(Timestamp, AttemptKey)| {
+            let trial = self.trials.get(&key.trial)?;
+            let agent = &trial.lease()?.members.get(key.rank as usize)?.agent;
             let message = format!(
-                "agent {} was not heard for {} ms, so its lease ended",
-                lease.agent, self.lease_ttl_ms
+                "agent {agent} was not heard for {} ms, so its lease ended",
+                self.lease_ttl_ms
             );
             let outcome = Outcome::failed(FailureClass::Infrastructure, message);
-            Some(self.after_attempt(now, id, trial, lease.attempt, outcome))
+            seen.insert(key.trial.clone()).then(|| self.after_attempt(now, key, trial, outcome))
         };
-        due.filter_map(end).collect()
+        let mut events: Vec<Event> = due.filter_map(end).collect();
+        let late = self.yielding.iter().take_while(|(at, _)| at.plus_ms(YIELD_MS) <= now);
+        let take_back = |(_, id): &(Timestamp, TrialId)| {
+            let attempt = self.trials.get(id)?.lease()?.attempt;
+            let message = "it did not give way to a trial of higher priority in time";
+            Some(taken_back(now, id, attempt, message))
+        };
+        events.extend(late.filter(|(_, id)| !seen.contains(id)).filter_map(take_back));
+        events
     }
 
     /// Leases of trials that no running experiment wants any longer.
-    fn unwanted(&self, now: Timestamp) -> Vec<Event> {
-        let take_back = |(id, trial): (&TrialId, &Trial)| {
-            let lease = trial.lease()?;
-            (!self.is_wanted(trial)).then(|| Event::AttemptFailed {
-                trial: id.clone(),
-                attempt: lease.attempt,
-                outcome: Outcome::failed(FailureClass::Cancelled, "its experiment was cancelled"),
-                retry_at: now,
-            })
+    fn unwanted(&mut self, now: Timestamp) -> Vec<Event> {
+        let doubtful = std::mem::take(&mut self.doubtful);
+        let take_back = |id: &TrialId| {
+            let trial = self.trials.get(id)?;
+            let attempt = trial.lease()?.attempt;
+            let message = "its experiment was cancelled";
+            (!self.is_wanted(trial)).then(|| taken_back(now, id, attempt, message))
         };
-        let leased = self.expiries.iter().filter_map(|(_, id)| self.trials.get_key_value(id));
-        leased.filter_map(take_back).collect()
+        doubtful.iter().filter_map(take_back).collect()
     }
 
     fn ask_study(&self, id: &ExperimentId) -> Vec<Event> {
@@ -61,7 +81,9 @@ impl Core {
         let Ok(study) = &experiment.study else {
             return Vec::new();
         };
-        if experiment.open > 0 && !study.wants_each_outcome() {
+        // A study sees only drawn trials; before the first one it would plan its range again.
+        let is_drawn = experiment.undrawn == 0 || !experiment.trials.is_empty();
+        if experiment.unfinished() > 0 && !(study.wants_each_outcome() && is_drawn) {
             return Vec::new();
         }
         let end = |state| vec![Event::ExperimentEnded { experiment: id.clone(), state }];
@@ -72,16 +94,63 @@ impl Core {
             }
             ExperimentState::Failed
         };
+        let fits = |more: u64| self.trial_count().saturating_add(more) <= TRIALS_MAX;
         match study.next(&views) {
             Next::Plan { trials, reason } => {
-                if self.trials.len() + trials.len() > TRIALS_MAX {
+                if !fits(trials.len() as u64) {
                     return end(ExperimentState::Failed);
                 }
                 vec![Event::TrialsPlanned { experiment: id.clone(), reason, trials }]
             }
-            Next::Wait if experiment.open > 0 => Vec::new(),
+            Next::PlanRange { count, reason } => {
+                let first = study.trial(experiment.next_index + experiment.undrawn);
+                let Some(first) = first.filter(|_| fits(count)).map(|spec| spec.id()) else {
+                    return end(ExperimentState::Failed);
+                };
+                vec![Event::RangePlanned { experiment: id.clone(), reason, count, first }]
+            }
+            Next::Stop { trials, reason } => self.stop_early(&trials, &reason),
+            Next::Wait if experiment.unfinished() > 0 => Vec::new(),
             // A study that waits for nothing would wait for ever.
             Next::Wait | Next::Complete => end(final_state()),
+        }
+    }
+
+    fn stop_early(&self, trials: &[TrialId], reason: &str) -> Vec<Event> {
+        let event = |id: &TrialId| {
+            let trial = self.trials.get(id).filter(|trial| trial.outcome().is_none())?;
+            let outcome = Outcome::failed(FailureClass::Pruned, reason);
+            Some(Event::TrialEnded { trial: id.clone(), attempt: trial.attempt, outcome })
+        };
+        trials.iter().filter_map(event).collect()
+    }
+
+    /// All trials, drawn or not.
+    fn trial_count(&self) -> u64 {
+        let undrawn: u64 = self.experiments.values().map(|known| known.undrawn).sum();
+        undrawn + self.trials.len() as u64
+    }
+
+    /// Trials of ranges that agents may soon have room for.
+    fn draw(&self) -> Vec<Event> {
+        let wants = |experiment: &&Experiment| {
+            experiment.state == ExperimentState::Running
+                && experiment.undrawn > 0
+                && experiment.queue.len() < DRAW_BELOW
+                && experiment.study.is_ok()
+        };
+        let experiments = self.experiments.iter();
+        let draw = experiments.filter(|(_, experiment)| wants(experiment)).map(|(id, known)| {
+            let count = known.undrawn.min(DRAW_MAX);
+            Event::TrialsDrawn { experiment: id.clone(), count }
+        });
+        draw.collect()
+    }
+
+    /// Counts anew what is free where something came back.
+    fn count_free(&mut self) {
+        for agent in self.agents.values_mut().filter(|agent| agent.free.is_none()) {
+            agent.free = Some(agent.count_free(&self.trials));
         }
     }
 
@@ -89,12 +158,27 @@ impl Core {
     fn views(&self, experiment: &Experiment) -> Vec<TrialView<'_>> {
         let view = |id: &TrialId| {
             let (id, trial) = self.trials.get_key_value(id)?;
-            let outcome = match &trial.state {
-                TrialState::Ended { outcome, .. } => Some(outcome),
-                TrialState::Waiting { .. } | TrialState::Leased { .. } => None,
-            };
-            Some(TrialView { id, spec: &trial.spec, attempts: trial.attempt.0, outcome })
+            Some(trial_view(id, trial))
         };
         experiment.trials.iter().filter_map(view).collect()
+    }
+}
+
+fn trial_view<'a>(id: &'a TrialId, trial: &'a Trial) -> TrialView<'a> {
+    let outcome = match &trial.state {
+        TrialState::Ended { outcome, .. } => Some(outcome),
+        TrialState::Waiting { .. } | TrialState::Leased(_) => None,
+    };
+    let (spec, attempts, measured) = (&*trial.spec, trial.attempt.0, &*trial.measured);
+    TrialView { id, spec, attempts, outcome, measured }
+}
+
+/// An attempt whose end is nobody's failure.
+fn taken_back(now: Timestamp, id: &TrialId, attempt: proto::Attempt, message: &str) -> Event {
+    Event::AttemptFailed {
+        trial: id.clone(),
+        attempt,
+        outcome: Outcome::failed(FailureClass::Cancelled, message),
+        retry_at: now,
     }
 }

@@ -1,13 +1,14 @@
-//! What the core knows. Plain data; every field is either folded from events or said again by the
-//! agents themselves after a restart.
+//! What the core knows of experiments and trials. Plain data, folded from events; only the
+//! deadlines of leases follow from what agents say.
 
 use proto::{
-    AgentId, Attempt, Checkpoint, Devices, ExperimentId, ExperimentState, FailureClass, Inputs,
-    Outcome, Timestamp, TrialId, TrialSpec,
+    AgentId, Attempt, AttemptKey, Checkpoint, Devices, ExperimentId, ExperimentState, FailureClass,
+    Inputs, Outcome, Timestamp, TrialId, TrialSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use studies::study::Study;
+use studies::recipe::Policy;
+use studies::study::{Measured, Study};
 
 /// A submitted recipe and what became of it.
 pub struct Experiment {
@@ -15,18 +16,60 @@ pub struct Experiment {
     pub recipe: String,
     /// The files it names.
     pub inputs: Inputs,
-    /// Its science; an error when this version of Brine cannot read the stored recipe.
+    /// Who submitted it; empty when nobody said.
+    pub user: String,
+    /// How it stands among others and what it may use.
+    pub policy: Policy,
+    /// Its science; an error when this version of Brine cannot read the stored recipe, or would
+    /// plan other trials from it.
     pub study: Result<Box<dyn Study>, String>,
-    /// Its trials in planning order, each once.
+    /// Its trials in the order in which they were planned or drawn, each once.
     pub trials: Vec<TrialId>,
     /// How many of them have not ended.
     pub open: usize,
+    /// Trials of planned ranges that are not drawn yet.
+    pub undrawn: u64,
+    /// Index of the next one in the study's enumeration.
+    pub(super) next_index: u64,
     /// How it stands.
     pub state: ExperimentState,
     /// When it was first submitted.
     pub submitted_at: Timestamp,
+    /// Place in the order of submission.
+    pub(super) order: u64,
     /// The study's words at each planning.
     pub reasons: Vec<String>,
+    /// Its trials without a lease, in planning order. Empty unless it is running.
+    pub(super) queue: BTreeSet<(u64, TrialId)>,
+    /// What its leases have used.
+    pub used: Usage,
+    /// Leases that it pays for now.
+    pub(super) leased: u32,
+    /// What they hold, in [`units`].
+    pub(super) held: u64,
+}
+
+impl Experiment {
+    /// Trials that have not ended, drawn or not.
+    pub fn unfinished(&self) -> u64 {
+        self.open as u64 + self.undrawn
+    }
+
+    /// All trials that were planned.
+    pub fn planned(&self) -> u64 {
+        self.trials.len() as u64 + self.undrawn
+    }
+}
+
+/// What an experiment has used of what its recipe allows.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Usage {
+    /// Trials that were started.
+    pub trials: u64,
+    /// GPU time over all attempts that are over, in milliseconds of a whole GPU.
+    pub gpu_ms: u64,
+    /// Counted training FLOPs of the started trials.
+    pub flops: f64,
 }
 
 /// A trial and what became of it.
@@ -47,8 +90,30 @@ pub struct Trial {
     pub checkpoint: Option<Checkpoint>,
     /// Who ran it last.
     pub last_agent: Option<AgentId>,
+    /// Whether that ended with a failure of the infrastructure.
+    pub(super) last_agent_failed: bool,
     /// Version of that agent's code; empty before the first attempt.
     pub code_version: String,
+    /// What the study watches, by ascending rung.
+    pub measured: Vec<Measured>,
+    /// Its last failed attempts, at most [`FAILED_MAX`], oldest first.
+    pub failed: Vec<FailedAttempt>,
+}
+
+/// Failed attempts that are remembered of each trial; all are in the journal.
+pub(super) const FAILED_MAX: usize = 8;
+
+/// An attempt that did not end its trial.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FailedAttempt {
+    /// Which.
+    pub attempt: Attempt,
+    /// When.
+    pub at: Timestamp,
+    /// The agent of rank 0.
+    pub agent: Option<AgentId>,
+    /// How.
+    pub outcome: Outcome,
 }
 
 /// How a trial stands.
@@ -57,16 +122,13 @@ pub enum TrialState {
     /// It has no lease. After a failed attempt it gets none before `not_before`, so that a broken
     /// machine does not eat all attempts.
     Waiting {
+        /// Since when, for the order of reservations.
+        since: Timestamp,
         /// Earliest moment of the next lease.
         not_before: Timestamp,
     },
-    /// Granted and recorded. The devices are taken, whether or not the agent has confirmed.
-    Leased {
-        /// Who and where.
-        lease: Lease,
-        /// The agent confirmed that the process runs.
-        started: bool,
-    },
+    /// Granted and recorded. The devices are taken, whether or not the agents have confirmed.
+    Leased(Box<Lease>),
     /// Over for good.
     Ended {
         /// The attempt that decided it.
@@ -76,153 +138,120 @@ pub enum TrialState {
     },
 }
 
-/// An agent's right to run one attempt of a trial.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The right to run one attempt of a trial, of one agent or, for a gang, of several.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
     /// Which try; the fencing token.
     pub attempt: Attempt,
+    /// Which of the trial's choices every member fills.
+    pub choice: u32,
+    /// When it was granted.
+    pub granted_at: Timestamp,
+    /// Which experiment's limits it counts against.
+    pub(super) payer: Option<ExperimentId>,
+    /// Who and where, by rank.
+    pub members: Vec<Member>,
+    /// It was asked to give way to this trial at this moment.
+    pub preempted: Option<(TrialId, Timestamp)>,
+}
+
+/// One process of a leased attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
     /// Who.
     pub agent: AgentId,
     /// On which devices.
     pub devices: Devices,
     /// It ends here unless the agent is heard before.
     pub deadline: Timestamp,
+    /// The agent confirmed that the process runs.
+    pub started: bool,
+    /// How it ended, while others still run.
+    pub outcome: Option<Outcome>,
 }
 
-/// What an agent said it has. Not journaled: it says so again when it comes back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capacity {
-    /// Name of its machine.
-    pub host: String,
-    /// CPU slots, numbered from 0.
-    pub cpus: u32,
-    /// GPUs.
-    pub gpus: Vec<Gpu>,
-    /// Main memory in bytes.
-    pub memory_bytes: u64,
-    /// Version of its code.
-    pub code_version: String,
+impl Lease {
+    /// The member of rank 0, which every lease has.
+    pub fn leader(&self) -> &Member {
+        &self.members[0]
+    }
+
+    /// Whether every process runs.
+    pub fn started(&self) -> bool {
+        self.members.iter().all(|member| member.started)
+    }
+
+    /// The members whose process has not ended, with their keys.
+    pub(super) fn live(&self, trial: &TrialId) -> impl Iterator<Item = (AttemptKey, &Member)> {
+        let keyed = (0..).zip(&self.members).map(|(rank, member)| {
+            (AttemptKey { trial: trial.clone(), attempt: self.attempt, rank }, member)
+        });
+        keyed.filter(|(_, member)| member.outcome.is_none())
+    }
+
+    /// What all members hold, in [`units`].
+    pub(super) fn units(&self) -> u64 {
+        self.members.iter().map(|member| units(&member.devices)).sum()
+    }
+
+    /// Thousandths of GPUs that all members hold.
+    pub(super) fn gpu_milli(&self) -> u64 {
+        self.members.iter().map(|member| gpu_milli(&member.devices)).sum()
+    }
 }
 
-/// One GPU of an agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gpu {
-    /// Number on its machine.
-    pub index: u32,
-    /// Model name.
-    pub name: String,
-    /// Memory in bytes.
-    pub memory_bytes: u64,
+fn gpu_milli(devices: &Devices) -> u64 {
+    devices.gpus.len() as u64 * u64::from(devices.gpu_milli())
 }
 
-/// An agent as the core sees it.
-#[derive(Debug, Clone)]
-pub struct Agent {
-    /// What it has.
-    pub capacity: Capacity,
-    /// Its newest session.
-    pub(super) session: u64,
-    /// When it last said anything.
-    pub(super) heard_at: Timestamp,
-    /// Whether its session is up; leases are granted only then.
-    pub connected: bool,
-    /// It said that it stops; it gets no further leases in this session.
-    pub leaving: bool,
-    /// Trials leased to it.
-    pub leases: BTreeSet<TrialId>,
-    /// Attempts taken back that the agent may still be stopping; their devices are not free.
-    pub(super) releasing: BTreeMap<(TrialId, Attempt), Releasing>,
-    /// Rises with every change of its leases.
-    pub version: u64,
-}
+/// CPU slots that a GPU counts for in a fair share: what machines with GPUs have beside each.
+const CPUS_PER_GPU: u64 = 16;
 
-/// Devices on their way back.
-#[derive(Debug, Clone)]
-pub(super) struct Releasing {
-    pub(super) devices: Devices,
-    pub(super) memory_bytes: u64,
-    /// First assignment without the attempt; a report that knows it and does not list the attempt
-    /// proves that the process is gone.
-    pub(super) version: u64,
-    /// The agent's own watchdog has ended the attempt by then.
-    pub(super) deadline: Timestamp,
+/// What devices count for in a fair share, in thousandths of a CPU slot; at least 1, so that trials
+/// that occupy nothing take turns too.
+pub(super) fn units(devices: &Devices) -> u64 {
+    let units = devices.cpus.len() as u64 * 1_000 + gpu_milli(devices) * CPUS_PER_GPU;
+    units.max(1)
 }
 
 impl Trial {
-    pub(super) fn new(spec: TrialSpec, order: u64) -> Self {
+    pub(super) fn new(spec: TrialSpec, order: u64, since: Timestamp) -> Self {
         Self {
             spec: Arc::new(spec),
             order,
             owners: BTreeSet::new(),
-            state: TrialState::Waiting { not_before: Timestamp(0) },
+            state: TrialState::Waiting { since, not_before: Timestamp(0) },
             attempt: Attempt(0),
             failures: BTreeMap::new(),
             checkpoint: None,
             last_agent: None,
+            last_agent_failed: false,
             code_version: String::new(),
+            measured: Vec::new(),
+            failed: Vec::new(),
         }
     }
 
     /// The live lease, if any.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.state {
-            TrialState::Leased { lease, .. } => Some(lease),
+            TrialState::Leased(lease) => Some(lease),
             TrialState::Waiting { .. } | TrialState::Ended { .. } => None,
         }
+    }
+
+    /// The live lease's member that `agent` may run as `key`.
+    pub(super) fn member(&self, agent: &AgentId, key: &AttemptKey) -> Option<&Member> {
+        let lease = self.lease().filter(|lease| lease.attempt == key.attempt)?;
+        let member = lease.members.get(key.rank as usize)?;
+        (member.agent == *agent && member.outcome.is_none()).then_some(member)
     }
 
     /// How it ended, if it did.
     pub fn outcome(&self) -> Option<&Outcome> {
         match &self.state {
             TrialState::Ended { outcome, .. } => Some(outcome),
-            TrialState::Waiting { .. } | TrialState::Leased { .. } => None,
+            TrialState::Waiting { .. } | TrialState::Leased(_) => None,
         }
-    }
-}
-
-/// What nothing holds on an agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Free {
-    /// CPU slots and GPUs, lowest index first.
-    pub devices: Devices,
-    /// Main memory in bytes that no trial has asked for.
-    pub memory_bytes: u64,
-}
-
-impl Free {
-    /// Takes devices and memory away.
-    pub(super) fn take(&mut self, devices: &Devices, memory_bytes: u64) {
-        self.devices.cpus.retain(|cpu| !devices.cpus.contains(cpu));
-        self.devices.gpus.retain(|gpu| !devices.gpus.contains(gpu));
-        self.memory_bytes = self.memory_bytes.saturating_sub(memory_bytes);
-    }
-}
-
-impl Agent {
-    /// Everything it has.
-    pub(super) fn whole(&self) -> Free {
-        let gpus = self.capacity.gpus.iter().map(|gpu| gpu.index).collect();
-        let devices = Devices { cpus: (0..self.capacity.cpus).collect(), gpus };
-        Free { devices, memory_bytes: self.capacity.memory_bytes }
-    }
-
-    /// What no lease and no stopping attempt holds.
-    pub(super) fn free(&self, trials: &BTreeMap<TrialId, Trial>) -> Free {
-        let mut free = self.whole();
-        for trial in self.leases.iter().filter_map(|id| trials.get(id)) {
-            if let Some(lease) = trial.lease() {
-                free.take(&lease.devices, trial.spec.resources.memory_bytes);
-            }
-        }
-        for releasing in self.releasing.values() {
-            free.take(&releasing.devices, releasing.memory_bytes);
-        }
-        free
-    }
-
-    /// Whether it may get a lease at `now`: its session is up and it was heard within a lease's
-    /// term. A connection alone proves nothing; the machine behind it may be frozen.
-    pub(super) fn is_available(&self, now: Timestamp, lease_ttl_ms: u64) -> bool {
-        self.connected && !self.leaving && now.since_ms(self.heard_at) < lease_ttl_ms
     }
 }

@@ -3,7 +3,7 @@
 mod lab;
 
 use super::*;
-use lab::{Lab, TTL, at_step, completed, failed, spec};
+use lab::{Lab, TTL, at_step, completed, failed, key, spec};
 use proto::FailureClass::{Cancelled, Infrastructure, Invalid, Timeout, Trial as TrialClass};
 
 #[test]
@@ -149,7 +149,7 @@ fn a_trial_that_makes_progress_survives_any_number_of_lost_machines() {
 #[test]
 fn memory_is_promised_once() {
     let resources = proto::Resources { memory_bytes: 10 << 30, ..proto::Resources::default() };
-    let big = |seed| proto::TrialSpec { resources, ..spec(seed) };
+    let big = |seed| proto::TrialSpec { resources: resources.clone(), ..spec(seed) };
     // The agent has 16 GiB.
     let mut lab = Lab::new().agent("a", 4).plan([big(1), big(2)]);
     assert_eq!(lab.leased(), 1);
@@ -280,7 +280,11 @@ fn a_trial_that_fits_nowhere_says_what_it_needs() {
     assert_eq!(lab.waiting_for(), "no agent is connected");
     lab = lab.agent("a", 4);
     lab.expect([]);
-    assert!(lab.waiting_for().starts_with("an agent with 1 CPU slots, 1 GPUs"));
+    assert_eq!(
+        lab.waiting_for(),
+        "an agent that is large enough; none that is connected could run it: \
+         a has 0 fitting GPUs free of 1"
+    );
 }
 
 #[test]
@@ -288,12 +292,12 @@ fn a_failed_trial_runs_again_only_when_somebody_asks() {
     let mut lab = Lab::new().agent("a", 1).submit_sweep();
     let id = lab.only_trial();
     lab.settle();
-    lab.ended_id("a", &id, 1, failed(TrialClass));
+    lab.ended_key("a", &AttemptKey { trial: id.clone(), ..key(1, 1) }, failed(TrialClass));
     lab.expect(["ended ?/1 failed", "experiment s failed"]);
     lab.submit_again(false);
     lab.expect([]);
     lab.submit_again(true);
     lab.expect(["experiment s resumed", "lease ?/2 a[0]"]);
-    lab.ended_id("a", &id, 2, completed());
+    lab.ended_key("a", &AttemptKey { trial: id, ..key(1, 2) }, completed());
     lab.expect(["ended ?/2 completed", "experiment s complete"]);
 }

@@ -1,57 +1,92 @@
 //! What others may see of the core.
 
-use super::state::{Agent, Experiment, Lease, Trial, TrialState};
-use super::{Core, schedule};
+use super::Core;
+use super::agent::{Agent, Free};
+use super::schedule::master_port;
+use super::state::{Experiment, Lease, Trial, TrialState};
 use proto::{
-    AgentId, Attempt, Checkpoint, Devices, ExperimentId, Outcome, Timestamp, TrialId, TrialSpec,
+    AgentId, AttemptKey, Checkpoint, Devices, Event, ExperimentId, ExperimentState, Outcome,
+    Timestamp, TrialId, TrialSpec,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Attempts that left an assignment and that one message names at most; with more the complete set
+/// is shorter.
+const DROPPED_MAX: usize = 4_096;
+
+/// What an agent shall hold.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Rises with every change.
+    pub version: u64,
+    /// The version that this one changes; 0 for the complete set.
+    pub base: u64,
+    /// Leases granted or changed since the base.
+    pub leases: Vec<LeaseView>,
+    /// Attempts taken back since the base.
+    pub dropped: Vec<AttemptKey>,
+}
 
 /// A lease as its agent is told.
 #[derive(Debug, Clone)]
 pub struct LeaseView {
-    /// Which trial.
-    pub trial: TrialId,
-    /// Which try of it.
-    pub attempt: Attempt,
+    /// Which attempt.
+    pub key: AttemptKey,
     /// What to run.
     pub spec: Arc<TrialSpec>,
     /// On what.
     pub devices: Devices,
     /// The newest saved state anywhere.
     pub checkpoint: Option<Checkpoint>,
+    /// It shall give way.
+    pub preempted: bool,
+    /// Members, host and port of the leader; `None` for a trial of one process.
+    pub gang: Option<(u32, String, u16)>,
 }
 
 /// How many trials of an experiment are in which state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// All that were planned.
-    pub trials: usize,
+    pub trials: u64,
     /// Over for good.
-    pub ended: usize,
+    pub ended: u64,
     /// Leased.
-    pub running: usize,
+    pub running: u64,
 }
 
 impl Core {
-    /// The complete set of leases that `agent` shall hold, and the version of that set.
-    pub fn assignments(&self, agent: &AgentId) -> (u64, Vec<LeaseView>) {
-        let Some(agent) = self.agents.get(agent) else {
-            return (0, Vec::new());
-        };
-        let view = |id: &TrialId| {
-            let trial = self.trials.get(id)?;
-            let lease = trial.lease()?;
-            Some(LeaseView {
-                trial: id.clone(),
-                attempt: lease.attempt,
-                spec: Arc::clone(&trial.spec),
-                devices: lease.devices.clone(),
-                checkpoint: trial.checkpoint.clone(),
-            })
-        };
-        (agent.version, agent.leases.iter().filter_map(view).collect())
+    /// What `agent` shall hold, as a change of the version that it last named.
+    pub fn wanted(&self, agent: &AgentId) -> Option<Wanted> {
+        let agent = self.agents.get(agent)?;
+        let whole = agent.acknowledged == 0 || agent.dropped.len() > DROPPED_MAX;
+        let base = if whole { 0 } else { agent.acknowledged };
+        let changed = agent.leases.iter().filter(|(_, version)| **version > base);
+        let leases = changed.filter_map(|(key, _)| self.lease_view(key)).collect();
+        let dropped = if whole { Vec::new() } else { agent.dropped.values().cloned().collect() };
+        Some(Wanted { version: agent.version, base, leases, dropped })
+    }
+
+    fn lease_view(&self, key: &AttemptKey) -> Option<LeaseView> {
+        let trial = self.trials.get(&key.trial)?;
+        let lease = trial.lease()?;
+        Some(LeaseView {
+            key: key.clone(),
+            spec: Arc::clone(&trial.spec),
+            devices: lease.members.get(key.rank as usize)?.devices.clone(),
+            checkpoint: trial.checkpoint.clone(),
+            preempted: lease.preempted.is_some(),
+            gang: self.gang(&key.trial, lease),
+        })
+    }
+
+    fn gang(&self, trial: &TrialId, lease: &Lease) -> Option<(u32, String, u16)> {
+        let members = u32::try_from(lease.members.len()).ok().filter(|members| *members > 1)?;
+        let host = self.agents.get(&lease.leader().agent).map(|agent| &agent.capacity.host);
+        // Without a host rank 0 is not heard; its member never starts and the lease ends.
+        let host = host.cloned().unwrap_or_default();
+        Some((members, host, master_port(trial, lease.attempt)))
     }
 
     /// All experiments by id.
@@ -64,23 +99,79 @@ impl Core {
         self.trials.get(id)
     }
 
+    /// The trials whose id begins so, at most two: enough to see whether it is one.
+    pub fn trials_with_prefix<'a>(&'a self, prefix: &'a str) -> Vec<&'a TrialId> {
+        let ids = self.trials.keys().skip_while(move |id| id.as_str() < prefix);
+        ids.take_while(move |id| id.as_str().starts_with(prefix)).take(2).collect()
+    }
+
+    /// The experiments that want a trial, or wanted it.
+    pub fn owners(&self, trial: &Trial) -> Vec<ExperimentId> {
+        trial.owners.iter().cloned().collect()
+    }
+
+    /// All trials that exist by themselves, by id.
+    pub fn trials(&self) -> &BTreeMap<TrialId, Trial> {
+        &self.trials
+    }
+
     /// All agents that are connected or still hold something.
     pub fn agents(&self) -> &BTreeMap<AgentId, Agent> {
         &self.agents
     }
 
-    /// The devices of an agent that nothing holds.
-    pub fn free_devices(&self, agent: &Agent) -> Devices {
-        agent.free(&self.trials).devices
+    /// What nothing holds on an agent.
+    pub fn free(&self, agent: &Agent) -> Free {
+        agent.count_free(&self.trials)
+    }
+
+    /// The metrics that studies of running experiments watch, with their rungs.
+    pub fn watched(&self) -> BTreeMap<String, BTreeSet<u64>> {
+        let mut watched: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+        let running =
+            self.experiments.values().filter(|known| known.state == ExperimentState::Running);
+        for watch in running.filter_map(|known| known.study.as_ref().ok()?.watch()) {
+            watched.entry(watch.metric.to_owned()).or_default().extend(watch.rungs);
+        }
+        watched
+    }
+
+    /// Whether `experiment` wants the trial's result, or wanted it once.
+    pub fn wants(&self, experiment: &ExperimentId, trial: &TrialId) -> bool {
+        self.trials.get(trial).is_some_and(|trial| trial.owners.contains(experiment))
+    }
+
+    /// The experiments that an event is about.
+    pub fn concerned<'a>(&'a self, event: &'a Event) -> Vec<&'a ExperimentId> {
+        match event {
+            Event::ExperimentSubmitted { experiment, .. }
+            | Event::RecipeChanged { experiment, .. }
+            | Event::TrialsPlanned { experiment, .. }
+            | Event::RangePlanned { experiment, .. }
+            | Event::TrialsDrawn { experiment, .. }
+            | Event::ExperimentResumed { experiment, .. }
+            | Event::ExperimentEnded { experiment, .. } => vec![experiment],
+            Event::LeaseGranted { trial, .. }
+            | Event::AttemptPreempted { trial, .. }
+            | Event::AttemptStarted { trial, .. }
+            | Event::MemberEnded { trial, .. }
+            | Event::Measured { trial, .. }
+            | Event::CheckpointSaved { trial, .. }
+            | Event::AttemptFailed { trial, .. }
+            | Event::TrialEnded { trial, .. } => {
+                let owners = self.trials.get(trial).map(|trial| trial.owners.iter());
+                owners.into_iter().flatten().collect()
+            }
+        }
     }
 
     /// How many trials of `experiment` are in which state.
     pub fn counts(&self, experiment: &Experiment) -> Counts {
         let running = |id: &&TrialId| self.trials.get(*id).and_then(Trial::lease).is_some();
         Counts {
-            trials: experiment.trials.len(),
-            ended: experiment.trials.len() - experiment.open,
-            running: experiment.trials.iter().filter(running).count(),
+            trials: experiment.planned(),
+            ended: experiment.planned() - experiment.unfinished(),
+            running: experiment.trials.iter().filter(running).count() as u64,
         }
     }
 
@@ -92,40 +183,12 @@ impl Core {
     /// One word for a trial's state.
     pub fn trial_word(&self, trial: &Trial, now: Timestamp) -> &'static str {
         match &trial.state {
-            TrialState::Waiting { not_before } if *not_before > now => "backoff",
+            TrialState::Waiting { not_before, .. } if *not_before > now => "backoff",
             TrialState::Waiting { .. } => "waiting",
-            TrialState::Leased { started: false, .. } => "starting",
-            TrialState::Leased { started: true, .. } => "running",
+            TrialState::Leased(lease) if lease.preempted.is_some() => "yielding",
+            TrialState::Leased(lease) if lease.started() => "running",
+            TrialState::Leased(_) => "starting",
             TrialState::Ended { outcome, .. } => Outcome::word(outcome),
         }
-    }
-
-    /// Why a trial has no lease, in words; empty when it does not wait.
-    pub fn waiting_for(&self, trial: &Trial, now: Timestamp) -> String {
-        let not_before = match &trial.state {
-            TrialState::Waiting { not_before } => *not_before,
-            TrialState::Leased { .. } | TrialState::Ended { .. } => return String::new(),
-        };
-        if !self.is_wanted(trial) {
-            return "its experiment is not running".to_owned();
-        }
-        if not_before > now {
-            return format!("a pause of {} ms before its next attempt", not_before.since_ms(now));
-        }
-        let connected = || self.agents.values().filter(|agent| agent.connected && !agent.leaving);
-        if connected().next().is_none() {
-            return "no agent is connected".to_owned();
-        }
-        let wants = &trial.spec.resources;
-        let could =
-            |agent: &Agent| schedule::pick(&agent.capacity, &agent.whole(), wants).is_some();
-        if connected().any(could) {
-            return "free devices or memory".to_owned();
-        }
-        format!(
-            "an agent with {} CPU slots, {} GPUs of {} bytes and {} bytes of memory; none that is \
-             connected has them",
-            wants.cpus, wants.gpus, wants.gpu_memory_bytes, wants.memory_bytes
-        )
     }
 }

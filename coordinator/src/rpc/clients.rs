@@ -1,14 +1,14 @@
 //! Answers to clients, built from the core's state.
 
 use super::{Service, bad, experiment_id, reject};
-use crate::core::Core;
 use crate::core::state::{Experiment, Trial};
+use crate::core::{Core, Submission};
 use crate::driver::Message;
 use prost::Message as _;
 use proto::wire::MESSAGE_BYTES_MAX;
 use proto::wire::{
     AgentView, AgentsReply, AttemptRef, CancelReply, ExperimentReply, ExperimentRequest,
-    ExperimentSummary, ExperimentsReply, Gpu, SubmitReply, SubmitRequest, TrialView,
+    ExperimentSummary, ExperimentsReply, Gpu, Measured, SubmitReply, SubmitRequest, TrialView,
 };
 use proto::{BlobRef, ExperimentId, Inputs, Timestamp, TrialId};
 use tonic::Status;
@@ -16,6 +16,8 @@ use tonic::Status;
 /// Trials of one reply in bytes: half a message, so that the recipe fits beside them. One trial is
 /// a few KB, so every page has many.
 const PAGE_BYTES: usize = MESSAGE_BYTES_MAX / 2;
+/// Longest name of a user; it stands in the journal.
+const USER_BYTES_MAX: usize = 128;
 
 pub(super) async fn submit(
     service: &Service,
@@ -30,8 +32,18 @@ pub(super) async fn submit(
         }
     }
     let before = *service.last.borrow();
-    let (recipe, retry_failed) = (request.recipe, request.retry_failed);
-    let message = |answer| Message::Submit { recipe, inputs, retry_failed, answer };
+    if request.user.len() > USER_BYTES_MAX {
+        return Err(Status::invalid_argument(format!(
+            "a user's name has at most {USER_BYTES_MAX} bytes"
+        )));
+    }
+    let submission = Submission {
+        recipe: request.recipe,
+        inputs,
+        retry_failed: request.retry_failed,
+        user: request.user,
+    };
+    let message = |answer| Message::submit(submission, answer);
     let submitted = service.call(message).await?.map_err(reject)?;
     Ok(SubmitReply {
         experiment: submitted.experiment.into(),
@@ -46,7 +58,7 @@ pub(super) async fn cancel(
 ) -> Result<CancelReply, Status> {
     let experiment = experiment_id(&request.experiment)?;
     let id = experiment.clone();
-    service.call(|answer| Message::Cancel { experiment, answer }).await?.map_err(reject)?;
+    service.call(|answer| Message::cancel(experiment, answer)).await?.map_err(reject)?;
     let state = service.ask(move |core, _| core.experiments().get(&id).map(|e| e.state)).await?;
     Ok(CancelReply { state: state.map_or_else(String::new, |state| state.word().to_owned()) })
 }
@@ -94,11 +106,8 @@ pub(super) async fn experiment(
 pub(super) async fn agents(service: &Service) -> Result<AgentsReply, Status> {
     let agents = service
         .ask(|core, _| {
-            let view = |(id, agent): (&proto::AgentId, &crate::core::state::Agent)| {
-                let free = core.free_devices(agent);
-                let attempt = |id: &TrialId| {
-                    core.current_lease(id).map(|lease| AttemptRef::new(id, lease.attempt))
-                };
+            let view = |(id, agent): (&proto::AgentId, &crate::core::Agent)| {
+                let free = core.free(agent);
                 AgentView {
                     agent: id.to_string(),
                     host: agent.capacity.host.clone(),
@@ -106,8 +115,8 @@ pub(super) async fn agents(service: &Service) -> Result<AgentsReply, Status> {
                     cpus: agent.capacity.cpus,
                     cpus_free: free.cpus.len() as u32,
                     gpus: agent.capacity.gpus.iter().map(gpu).collect(),
-                    gpus_free: free.gpus.len() as u32,
-                    running: agent.leases.iter().filter_map(attempt).collect(),
+                    gpus_free: free.whole_gpus() as u32,
+                    running: agent.leases.keys().map(AttemptRef::new).collect(),
                 }
             };
             core.agents().iter().map(view).collect()
@@ -116,7 +125,11 @@ pub(super) async fn agents(service: &Service) -> Result<AgentsReply, Status> {
     Ok(AgentsReply { agents })
 }
 
-fn gpu(gpu: &crate::core::state::Gpu) -> Gpu {
+fn measured(measured: &studies::study::Measured) -> Measured {
+    Measured { rung: measured.rung, value: measured.value, order: measured.order }
+}
+
+fn gpu(gpu: &crate::core::Gpu) -> Gpu {
     Gpu { index: gpu.index, name: gpu.name.clone(), memory_bytes: gpu.memory_bytes }
 }
 
@@ -132,7 +145,7 @@ fn summary(core: &Core, id: &ExperimentId, experiment: &Experiment) -> Experimen
     }
 }
 
-fn trial(core: &Core, now: Timestamp, id: &TrialId, trial: &Trial) -> TrialView {
+pub(super) fn trial(core: &Core, now: Timestamp, id: &TrialId, trial: &Trial) -> TrialView {
     let json = |outcome| serde_json::to_string(outcome).unwrap_or_default();
     TrialView {
         trial: id.to_string(),
@@ -141,7 +154,8 @@ fn trial(core: &Core, now: Timestamp, id: &TrialId, trial: &Trial) -> TrialView 
         spec_json: serde_json::to_string(&*trial.spec).unwrap_or_default(),
         outcome_json: trial.outcome().map(json).unwrap_or_default(),
         agent: trial.last_agent.as_ref().map_or_else(String::new, ToString::to_string),
-        waiting_for: core.waiting_for(trial, now),
+        waiting_for: core.waits(id, now).map_or_else(String::new, |waits| waits.to_string()),
         code_version: trial.code_version.clone(),
+        measured: trial.measured.iter().map(measured).collect(),
     }
 }

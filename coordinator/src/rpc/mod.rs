@@ -2,17 +2,19 @@
 //! Nothing is decided here.
 
 mod clients;
+mod explain;
 mod session;
 mod streams;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::core::{Core, Rejection};
-use crate::driver::Message;
+use crate::driver::{Message, Watched};
 use crate::logs::Logs;
+use crate::published::Published;
 use crate::store::Store;
 use proto::wire::coordinator_server::Coordinator;
 use proto::wire::{self, AgentMessage, BlobChunk, BlobRequest, CoordinatorMessage};
-use proto::{BlobId, ExperimentId, MetricPoint, Record, Timestamp};
+use proto::{BlobId, ExperimentId, MetricPoint, Timestamp};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -33,9 +35,10 @@ pub(crate) struct Service {
     pub(crate) store: Arc<Store>,
     pub(crate) blobs: Blobs,
     pub(crate) logs: Logs,
-    pub(crate) live: broadcast::Sender<Arc<Record>>,
+    pub(crate) live: broadcast::Sender<Arc<Published>>,
     pub(crate) live_metrics: broadcast::Sender<Arc<Vec<MetricPoint>>>,
     pub(crate) last: watch::Receiver<u64>,
+    pub(crate) watched: watch::Receiver<Arc<Watched>>,
     pub(crate) sessions: Arc<AtomicU64>,
     pub(crate) lease_ttl_ms: u64,
     pub(crate) heartbeat_ms: u64,
@@ -79,7 +82,8 @@ fn reject(rejection: Rejection) -> Status {
             Status::resource_exhausted(message)
         }
         Rejection::UnknownExperiment(_) => Status::not_found(message),
-        Rejection::StaleSession(_) => Status::aborted(message),
+        Rejection::StaleSession(_) | Rejection::StaleReport(_) => Status::aborted(message),
+        Rejection::NameTaken(_) => Status::already_exists(message),
     }
 }
 
@@ -174,6 +178,13 @@ impl Coordinator for Service {
         request: Request<wire::ExperimentRequest>,
     ) -> Result<Response<wire::ExperimentReply>, Status> {
         clients::experiment(self, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn explain(
+        &self,
+        request: Request<wire::ExplainRequest>,
+    ) -> Result<Response<wire::ExplainReply>, Status> {
+        explain::explain(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn agents(

@@ -2,9 +2,8 @@
 //! newest complete assignment, however many were skipped.
 
 use super::{ANSWERS_MAX, Answers, Service, bad, reject, stopped};
-use crate::core::state::{Capacity, Gpu};
-use crate::core::{Heard, LeaseView, Report};
-use crate::driver::{Message, Wanted};
+use crate::core::{Capacity, Gpu, Join, LeaseView, Point, Report};
+use crate::driver::{LatestWanted, Message};
 use crate::store::METRIC_NAME_BYTES_MAX;
 use proto::wire::agent_message::Message as FromAgent;
 use proto::wire::coordinator_message::Message as ToAgent;
@@ -12,9 +11,13 @@ use proto::wire::{
     self, AgentMessage, Assignment, AttemptRef, CoordinatorMessage, Hello, LOG_CHUNK_BYTES, Lease,
     METRIC_BATCH_MAX, Reply, Welcome,
 };
-use proto::{AgentId, Attempt, Checkpoint, FORMAT_VERSION, MetricPoint, Outcome, TrialId};
-use std::sync::Arc;
+use proto::{
+    AgentId, Attempt, AttemptKey, Checkpoint, FORMAT_VERSION, MetricPoint, Outcome, TrialId,
+    WIRE_VERSION_MIN,
+};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,6 +27,10 @@ use tonic::{Response, Status, Streaming};
 const CPUS_MAX: u32 = 4_096;
 /// Kept of an agent's version; it stands in every lease's record.
 const VERSION_CHARACTERS_MAX: usize = 64;
+/// Labels, and extras, that one agent may have.
+const NAMED_MAX: usize = 64;
+/// Longest name or value of one.
+const NAME_BYTES_MAX: usize = 128;
 /// GPUs that one agent may offer.
 const GPUS_MAX: usize = 256;
 /// Attempts in one report; an agent cannot hold more than it has CPU slots.
@@ -49,10 +56,18 @@ pub(super) async fn open(
             hello.format_version
         )));
     }
+    if hello.format_version < WIRE_VERSION_MIN {
+        return Err(Status::failed_precondition(format!(
+            "the agent speaks version {}, this coordinator from {WIRE_VERSION_MIN} on; install \
+             the coordinator's version of Brine there",
+            hello.format_version
+        )));
+    }
     let number = service.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-    let (agent, heard) = joined(number, hello)?;
-    let (wanted, assignment) = watch::channel(Wanted::default());
-    service.call(|answer| Message::Join { heard, wanted, answer }).await?.map_err(reject)?;
+    let join = join(number, hello)?;
+    let agent = join.agent.clone();
+    let (wanted, assignment) = watch::channel(LatestWanted::default());
+    service.call(|answer| Message::Join { join, wanted, answer }).await?.map_err(reject)?;
 
     let (outgoing, receiver) = mpsc::channel(ANSWERS_MAX);
     let welcome = Welcome {
@@ -61,14 +76,25 @@ pub(super) async fn open(
         heartbeat_ms: service.heartbeat_ms,
     };
     say(&outgoing, ToAgent::Welcome(welcome)).await?;
-    let session = Session { service, agent, number, outgoing };
+    let passed = Mutex::default();
+    let session = Session { service, agent, number, outgoing, passed };
     #[expect(clippy::disallowed_methods, reason = "it ends with the agent's stream")]
     tokio::spawn(session.serve(incoming, assignment));
     Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
 }
 
-fn joined(session: u64, hello: Hello) -> Result<(AgentId, Heard), Status> {
+fn join(session: u64, hello: Hello) -> Result<Join, Status> {
     let agent = AgentId::new(hello.agent).map_err(bad("agent"))?;
+    let labels: BTreeMap<String, String> = hello.labels.into_iter().collect();
+    let extras: BTreeMap<String, u64> = hello.extras.into_iter().collect();
+    let texts = || labels.iter().flat_map(|(name, value)| [name, value]).chain(extras.keys());
+    let too_many = labels.len().max(extras.len()) > NAMED_MAX;
+    if too_many || texts().any(|text| text.len() > NAME_BYTES_MAX) {
+        return Err(Status::invalid_argument(format!(
+            "an agent has at most {NAMED_MAX} labels and {NAMED_MAX} extras, each name and value \
+             of at most {NAME_BYTES_MAX} bytes"
+        )));
+    }
     if hello.cpus == 0 || hello.cpus > CPUS_MAX || hello.gpus.len() > GPUS_MAX {
         return Err(Status::invalid_argument(format!(
             "an agent offers 1 to {CPUS_MAX} CPU slots and at most {GPUS_MAX} GPUs"
@@ -82,18 +108,20 @@ fn joined(session: u64, hello: Hello) -> Result<(AgentId, Heard), Status> {
         gpus: hello.gpus.into_iter().map(gpu).collect(),
         memory_bytes: hello.memory_bytes,
         code_version: hello.brine_version.chars().take(VERSION_CHARACTERS_MAX).collect(),
+        labels,
+        extras,
     };
-    let running = running(&hello.running)?.into_iter().map(|(t, a, _)| (t, a)).collect();
-    Ok((agent.clone(), Heard::Joined { agent, session, capacity, running }))
+    let running = running(&hello.running)?.into_iter().map(|(key, _)| key).collect();
+    Ok(Join { agent, instance: hello.instance, number: hello.number, session, capacity, running })
 }
 
-fn running(list: &[wire::Running]) -> Result<Vec<(TrialId, Attempt, bool)>, Status> {
+fn running(list: &[wire::Running]) -> Result<Vec<(AttemptKey, bool)>, Status> {
     if list.len() > ATTEMPTS_MAX {
         return Err(Status::invalid_argument(format!("at most {ATTEMPTS_MAX} attempts")));
     }
     let parse = |item: &wire::Running| {
-        let trial = TrialId::new(item.trial.as_str()).map_err(bad("trial"))?;
-        Ok((trial, Attempt(item.attempt), item.started))
+        let key = wire::key(&item.trial, item.attempt, item.rank).map_err(bad("trial"))?;
+        Ok((key, item.started))
     };
     list.iter().map(parse).collect()
 }
@@ -108,13 +136,15 @@ struct Session {
     agent: AgentId,
     number: u64,
     outgoing: Outgoing,
+    /// How many rungs each trial's watched metric had passed when it was last shown to the core.
+    passed: Mutex<BTreeMap<(TrialId, String), usize>>,
 }
 
 impl Session {
     async fn serve(
         self,
         mut incoming: Streaming<AgentMessage>,
-        mut assignment: watch::Receiver<Wanted>,
+        mut assignment: watch::Receiver<LatestWanted>,
     ) {
         let result = tokio::select! {
             result = self.exchange(&mut incoming, &mut assignment) => result,
@@ -125,15 +155,15 @@ impl Session {
             // The agent may be gone already.
             drop(self.outgoing.send(Err(status)).await);
         }
-        let heard = Heard::Left { agent: self.agent.clone(), session: self.number };
+        let leave = Message::leave(self.agent.clone(), self.number);
         // Without a driver there is nobody to tell.
-        drop(self.service.inbox.send(Message::Leave { heard }).await);
+        drop(self.service.inbox.send(leave).await);
     }
 
     async fn exchange(
         &self,
         incoming: &mut Streaming<AgentMessage>,
-        assignment: &mut watch::Receiver<Wanted>,
+        assignment: &mut watch::Receiver<LatestWanted>,
     ) -> Result<(), Status> {
         let silence = Duration::from_millis(self.service.lease_ttl_ms * SILENCE_TERMS);
         loop {
@@ -151,16 +181,21 @@ impl Session {
                     changed.map_err(|_| Status::aborted(format!(
                         "another session of agent {} began, or the coordinator stops", self.agent
                     )))?;
-                    let wanted = Wanted::clone(&assignment.borrow_and_update());
+                    let wanted = LatestWanted::clone(&assignment.borrow_and_update());
                     self.assign(&wanted).await?;
                 }
             }
         }
     }
 
-    async fn assign(&self, wanted: &Wanted) -> Result<(), Status> {
-        let leases = wanted.1.iter().map(lease).collect::<Result<_, _>>()?;
-        say(&self.outgoing, ToAgent::Assignment(Assignment { version: wanted.0, leases })).await
+    async fn assign(&self, wanted: &LatestWanted) -> Result<(), Status> {
+        let assignment = Assignment {
+            version: wanted.version,
+            leases: wanted.leases.iter().map(lease).collect::<Result<_, _>>()?,
+            base: wanted.base,
+            dropped: wanted.dropped.iter().map(AttemptRef::new).collect(),
+        };
+        say(&self.outgoing, ToAgent::Assignment(assignment)).await
     }
 
     async fn hear(&self, message: FromAgent) -> Result<(), Status> {
@@ -181,10 +216,10 @@ impl Session {
             return Err(Status::invalid_argument(format!("at most {ATTEMPTS_MAX} attempts")));
         }
         let ended = |item: wire::Ended| {
-            let trial = TrialId::new(item.trial).map_err(bad("trial"))?;
+            let key = wire::key(&item.trial, item.attempt, item.rank).map_err(bad("trial"))?;
             let outcome: Outcome =
                 serde_json::from_str(&item.outcome_json).map_err(bad("outcome_json"))?;
-            Ok::<_, Status>((trial, Attempt(item.attempt), outcome))
+            Ok::<_, Status>((key, outcome))
         };
         let saved = |item: wire::SavedCheckpoint| {
             let trial = TrialId::new(item.trial).map_err(bad("trial"))?;
@@ -192,24 +227,19 @@ impl Session {
                 serde_json::from_str(&item.checkpoint_json).map_err(bad("checkpoint_json"))?;
             Ok::<_, Status>((trial, checkpoint))
         };
-        let ended = report.ended.into_iter().map(ended).collect::<Result<Vec<_>, _>>()?;
-        let ended_refs = ended.iter().map(|(trial, attempt, _)| (trial.clone(), *attempt));
-        let heard = Heard::Report {
-            agent: self.agent.clone(),
-            running: running.iter().map(|(t, a, _)| (t.clone(), *a)).chain(ended_refs).collect(),
-            assignment_version: report.assignment_version,
-            leaving: report.leaving,
-        };
         let report = Report {
             agent: self.agent.clone(),
             session: self.number,
+            sequence,
             running,
-            ended,
+            ended: report.ended.into_iter().map(ended).collect::<Result<Vec<_>, _>>()?,
             checkpoints: report.checkpoints.into_iter().map(saved).collect::<Result<_, _>>()?,
+            assignment_version: report.assignment_version,
+            leaving: report.leaving,
         };
-        let message = |answer| Message::Report { report, heard, answer };
+        let message = |answer| Message::report(report, answer);
         let settled = self.service.call(message).await?.map_err(reject)?;
-        let refused = settled.refused.iter().map(|(t, a)| AttemptRef::new(t, *a)).collect();
+        let refused = settled.refused.iter().map(AttemptRef::new).collect();
         say(&self.outgoing, ToAgent::Reply(Reply { sequence, refused })).await
     }
 
@@ -239,9 +269,40 @@ impl Session {
             .await
             .map_err(super::internal)?
             .map_err(super::internal)?;
+        let measured = self.passing(&points);
+        if !measured.is_empty() {
+            let sent = self.service.inbox.send(Message::measure(measured)).await;
+            sent.map_err(|_| stopped())?;
+        }
         // Nobody is watching: the series is stored all the same.
         drop(self.service.live_metrics.send(points));
         Ok(())
+    }
+
+    /// The points of watched metrics that pass a rung: few, so that the core sees few.
+    fn passing(&self, points: &[MetricPoint]) -> Vec<Point> {
+        let watched = Arc::clone(&self.service.watched.borrow());
+        if watched.is_empty() {
+            return Vec::new();
+        }
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        if passed.len() > ATTEMPTS_MAX {
+            passed.clear();
+        }
+        let passing = points.iter().filter(|point| {
+            let Some(rungs) = watched.get(&point.metric) else { return false };
+            let reached = rungs.range(..=point.step).count();
+            let known = passed.entry((point.trial.clone(), point.metric.clone())).or_default();
+            reached > std::mem::replace(known, reached.max(*known))
+        });
+        let point = |point: &MetricPoint| Point {
+            agent: self.agent.clone(),
+            key: AttemptKey { trial: point.trial.clone(), attempt: point.attempt, rank: 0 },
+            metric: point.metric.clone(),
+            step: point.step,
+            value: point.value,
+        };
+        passing.map(point).collect()
     }
 
     async fn log(&self, chunk: wire::LogChunk) -> Result<(), Status> {
@@ -264,12 +325,21 @@ impl Session {
 
 fn lease(view: &LeaseView) -> Result<Lease, Status> {
     let checkpoint = view.checkpoint.as_ref().map(serde_json::to_string).transpose();
+    let gang = view.gang.as_ref().map(|(world_size, master_addr, master_port)| wire::Gang {
+        rank: view.key.rank,
+        world_size: *world_size,
+        master_addr: master_addr.clone(),
+        master_port: u32::from(*master_port),
+    });
     Ok(Lease {
-        trial: view.trial.to_string(),
-        attempt: view.attempt.0,
+        trial: view.key.trial.to_string(),
+        attempt: view.key.attempt.0,
         spec_json: serde_json::to_string(&*view.spec).map_err(super::internal)?,
         cpus: view.devices.cpus.clone(),
         gpus: view.devices.gpus.clone(),
         checkpoint_json: checkpoint.map_err(super::internal)?.unwrap_or_default(),
+        gpu_share_milli: view.devices.gpu_share_milli,
+        preempted: view.preempted,
+        gang,
     })
 }

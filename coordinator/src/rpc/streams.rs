@@ -1,14 +1,15 @@
 //! Streams to clients: past and live records, metric series, logs, blobs.
 
 use super::{ANSWERS_MAX, Answers, Service, bad, internal};
+use crate::core::Core;
+use crate::published::Published;
 use crate::store::READ_MAX;
 use proto::wire::watch_reply::Message as Watched;
 use proto::wire::{
     BLOB_CHUNK_BYTES, BlobChunk, CaughtUp, LOG_CHUNK_BYTES, LogChunk, LogsRequest,
     METRIC_BATCH_MAX, MetricBatch, MetricsRequest, WatchReply, WatchRequest,
 };
-use proto::{Attempt, BlobId, Event, ExperimentId, MetricPoint, Record, TrialId};
-use std::collections::BTreeSet;
+use proto::{Attempt, BlobId, ExperimentId, MetricPoint, TrialId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
@@ -74,38 +75,6 @@ pub(super) async fn blob(
     }))
 }
 
-/// Which records a watcher wants: all, or those of one experiment and its trials. The trials are
-/// learnt from the stream itself.
-struct Filter {
-    experiment: Option<ExperimentId>,
-    trials: BTreeSet<TrialId>,
-}
-
-impl Filter {
-    fn wants(&mut self, event: &Event) -> bool {
-        let Some(wanted) = &self.experiment else {
-            return true;
-        };
-        match event {
-            Event::TrialsPlanned { experiment, trials, .. } => {
-                let is_wanted = experiment == wanted;
-                if is_wanted {
-                    self.trials.extend(trials.iter().map(proto::TrialSpec::id));
-                }
-                is_wanted
-            }
-            Event::ExperimentSubmitted { experiment, .. }
-            | Event::ExperimentResumed { experiment, .. }
-            | Event::ExperimentEnded { experiment, .. } => experiment == wanted,
-            Event::LeaseGranted { trial, .. }
-            | Event::AttemptStarted { trial, .. }
-            | Event::CheckpointSaved { trial, .. }
-            | Event::AttemptFailed { trial, .. }
-            | Event::TrialEnded { trial, .. } => self.trials.contains(trial),
-        }
-    }
-}
-
 pub(super) fn watch(
     service: Service,
     request: WatchRequest,
@@ -114,13 +83,12 @@ pub(super) fn watch(
         "" => None,
         text => Some(super::experiment_id(text)?),
     };
-    let filter = Filter { experiment, trials: BTreeSet::new() };
     // Subscribed before the past is read, so that nothing falls between the two.
     let live = service.live.subscribe();
     let metrics = request.metrics.then(|| service.live_metrics.subscribe());
     let from = request.from_sequence.max(1);
     Ok(spawn(&service.clone(), |sender| async move {
-        let mut watching = Watching { service, sender, filter, next: 1, from };
+        let mut watching = Watching { service, sender, experiment, next: from };
         watching.past().await?;
         let caught_up = CaughtUp { sequence: watching.next - 1 };
         send(&watching.sender, WatchReply { message: Some(Watched::CaughtUp(caught_up)) }).await?;
@@ -131,12 +99,10 @@ pub(super) fn watch(
 struct Watching {
     service: Service,
     sender: Sender<WatchReply>,
-    filter: Filter,
-    /// The next sequence number to look at; the journal is read from its start, because the
-    /// filter learns an experiment's trials from it.
+    /// Only what concerns this one; `None` is everything.
+    experiment: Option<ExperimentId>,
+    /// The next sequence number to send.
     next: u64,
-    /// The first that is sent.
-    from: u64,
 }
 
 impl Watching {
@@ -144,38 +110,36 @@ impl Watching {
     async fn past(&mut self) -> Result<(), Status> {
         loop {
             let (store, next) = (Arc::clone(&self.service.store), self.next);
-            let records = tokio::task::spawn_blocking(move || store.read(next, READ_MAX))
+            let mut records = tokio::task::spawn_blocking(move || store.read(next, READ_MAX))
                 .await
                 .map_err(internal)?
                 .map_err(internal)?;
             // What is written but not flushed yet is not a fact yet.
             let durable = *self.service.last.borrow();
-            let facts = records.iter().take_while(|record| record.sequence <= durable);
-            let before = self.next;
-            for record in facts {
-                self.record(record).await?;
-            }
-            if self.next == before {
+            records.retain(|record| record.sequence <= durable);
+            if records.is_empty() {
                 return Ok(());
             }
+            let published = self.service.ask(move |core, _| Published::new(core, &records)).await?;
+            self.send_records(&published).await?;
         }
     }
 
-    async fn record(&mut self, record: &Record) -> Result<(), Status> {
-        if record.sequence < self.next {
+    async fn send_records(&mut self, published: &Published) -> Result<(), Status> {
+        // Turns are published whole, and the past ends between two of them.
+        if published.first < self.next {
             return Ok(());
         }
-        self.next = record.sequence + 1;
-        if self.filter.wants(&record.event) && record.sequence >= self.from {
-            let json = serde_json::to_string(record).map_err(internal)?;
-            send(&self.sender, WatchReply { message: Some(Watched::RecordJson(json)) }).await?;
+        self.next = published.last + 1;
+        if let Some(records) = published.lines(self.experiment.as_ref()) {
+            send(&self.sender, WatchReply { message: Some(Watched::Records(records)) }).await?;
         }
         Ok(())
     }
 
     async fn live(
         &mut self,
-        mut live: broadcast::Receiver<Arc<Record>>,
+        mut live: broadcast::Receiver<Arc<Published>>,
         mut metrics: Option<broadcast::Receiver<Arc<Vec<MetricPoint>>>>,
     ) -> Result<(), Status> {
         loop {
@@ -186,8 +150,8 @@ impl Watching {
                 }
             };
             tokio::select! {
-                record = live.recv() => match record {
-                    Ok(record) => self.record(&record).await?,
+                published = live.recv() => match published {
+                    Ok(published) => self.send_records(&published).await?,
                     // Too slow for the channel: the journal has everything.
                     Err(RecvError::Lagged(_)) => self.past().await?,
                     Err(RecvError::Closed) => return Err(super::stopped()),
@@ -203,10 +167,18 @@ impl Watching {
         }
     }
 
-    async fn points(&self, points: &[MetricPoint]) -> Result<(), Status> {
-        let all = self.filter.experiment.is_none();
-        let wanted = |point: &&MetricPoint| all || self.filter.trials.contains(&point.trial);
-        let points: Vec<_> = points.iter().filter(wanted).cloned().map(Into::into).collect();
+    async fn points(&self, points: &Arc<Vec<MetricPoint>>) -> Result<(), Status> {
+        let points: Vec<_> = match &self.experiment {
+            None => points.iter().cloned().map(Into::into).collect(),
+            Some(wanted) => {
+                let (points, wanted) = (Arc::clone(points), wanted.clone());
+                let own = move |core: &Core, _| {
+                    let is_own = |point: &&MetricPoint| core.wants(&wanted, &point.trial);
+                    points.iter().filter(is_own).cloned().map(Into::into).collect()
+                };
+                self.service.ask(own).await?
+            }
+        };
         if points.is_empty() {
             return Ok(());
         }

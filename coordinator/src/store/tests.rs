@@ -47,10 +47,10 @@ fn a_second_coordinator_is_told_who_holds_the_folder() {
 fn a_newer_format_is_refused_untouched() {
     let folder = tempfile::tempdir().unwrap();
     filled(folder.path(), 3);
-    fs::write(folder.path().join("format"), "2\n").unwrap();
+    fs::write(folder.path().join("format"), "3\n").unwrap();
     let before = fs::read(folder.path().join("journal/db")).unwrap();
     let error = Store::open(folder.path()).err().unwrap();
-    assert!(matches!(error, StoreError::Newer { found: 2, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 3, .. }), "{error}");
     assert_eq!(fs::read(folder.path().join("journal/db")).unwrap(), before);
 }
 

@@ -219,7 +219,9 @@ fn trial_row(spec: &IsoflopSpec, training: &Training<'_>) -> Vec<Cell> {
             Cell::Number(train.steps as f64),
             Cell::Number(train.optimizer.learning_rate),
         ],
-        Runner::Command(_) => std::array::from_fn(|_| Cell::missing("not a training")),
+        Runner::Command(_) | Runner::Noop => {
+            std::array::from_fn(|_| Cell::missing("not a training"))
+        }
     };
     let (loss, bits) = match training.state {
         State::Measured(loss) => (Cell::Number(loss), bits_per_byte(spec, training, loss)),

@@ -3,7 +3,7 @@
 use super::grid::{FlopsConvention, ParamsConvention};
 use super::planner::IsoflopStudy;
 use crate::fit::Objective;
-use crate::recipe::{DataWanted, StudyError, TrialSettings, Wanted};
+use crate::recipe::{DataWanted, Needs, StudyError, TrialSettings, Wanted};
 use crate::study::Study;
 use proto::{Inputs, Mlp, Norm, Positions, Schedule, TokenFormat, Validation};
 use serde::Serialize;
@@ -182,6 +182,11 @@ impl IsoflopSpec {
     /// The files that the client has to read.
     pub fn wanted(&self) -> Wanted {
         Wanted { data: Some(self.data.source.clone()), files: Vec::new() }
+    }
+
+    /// What executes the trials.
+    pub(crate) fn needs(&self) -> Needs {
+        Needs::Trainer
     }
 
     /// The planner.

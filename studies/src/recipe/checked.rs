@@ -7,7 +7,7 @@ use super::reader::Reader;
 use super::section::StudySpec;
 use super::yaml;
 use crate::study::Study;
-use proto::{ExperimentId, Inputs, Resources, Retries, Runner, TrialSpec, Value};
+use proto::{ExperimentId, Inputs, Placement, Resources, Retries, Runner, TrialSpec, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -32,6 +32,35 @@ pub struct Recipe {
     pub checkpoint_every_ms: u64,
     /// Longest time of one attempt in milliseconds; `None` is no limit.
     pub trial_time_ms: Option<u64>,
+    /// Where trials may run.
+    pub placement: Placement,
+    /// How the experiment stands among others, and what it may use.
+    pub policy: Policy,
+}
+
+/// How an experiment stands among others, and what it may use. Decides when trials run, never what
+/// they find, so it is not part of the experiment's identity and may be changed by submitting the
+/// recipe again.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Policy {
+    /// A higher one goes first, and takes devices from lower ones; 0 unless the recipe says.
+    pub priority: i32,
+    /// Share among experiments of one user, and of the user among users; 1 unless the recipe says.
+    pub weight: f64,
+    /// Most trials that run at once; `None` is no limit.
+    pub at_once: Option<u32>,
+    /// Most trials that are started; `None` is no limit.
+    pub trials: Option<u64>,
+    /// Most GPU hours over all attempts; `None` is no limit.
+    pub gpu_hours: Option<f64>,
+    /// Most counted training FLOPs over all trials; `None` is no limit.
+    pub flops: Option<f64>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { priority: 0, weight: 1.0, at_once: None, trials: None, gpu_hours: None, flops: None }
+    }
 }
 
 impl Recipe {
@@ -67,9 +96,9 @@ impl Recipe {
 
     /// The experiment's id: the name and the first 8 hexadecimal digits of the hash of everything
     /// that decides the results, which is the recipe without comments and layout, and the content
-    /// of its files. Only the time between checkpoints does not count. Retries and time limits
-    /// do: they decide which trials end well, so a recipe that raises them is a new experiment,
-    /// which shares the trials that are the same.
+    /// of its files. The time between checkpoints and the [`Policy`] do not count. Retries and the
+    /// time limit of a trial do: they decide which trials end well, so a recipe that raises them is
+    /// a new experiment, which shares the trials that are the same.
     pub fn id(&self, inputs: &Inputs) -> ExperimentId {
         #[derive(Serialize)]
         struct Identity<'a> {
@@ -78,6 +107,8 @@ impl Recipe {
             retries: &'a Retries,
             trial_time_ms: Option<u64>,
             inputs: &'a Inputs,
+            #[serde(skip_serializing_if = "is_default")]
+            placement: &'a Placement,
         }
         let identity = Identity {
             study: &self.study,
@@ -85,6 +116,7 @@ impl Recipe {
             retries: &self.retries,
             trial_time_ms: self.trial_time_ms,
             inputs,
+            placement: &self.placement,
         };
         let mut hasher = blake3::Hasher::new();
         // Struct fields keep their order and the maps are sorted, so this text is canonical.
@@ -111,12 +143,18 @@ impl Recipe {
     /// What all trials of this recipe have in common.
     pub fn trial_settings(&self) -> TrialSettings {
         TrialSettings {
-            resources: self.resources,
+            resources: self.resources.clone(),
             retries: self.retries,
             time_limit_ms: self.trial_time_ms,
             checkpoint_every_ms: self.checkpoint_every_ms,
+            placement: self.placement.clone(),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_default(placement: &&Placement) -> bool {
+    **placement == Placement::default()
 }
 
 fn header(document: &Node, key: &'static str) -> Result<String, RecipeError> {
@@ -129,7 +167,7 @@ fn header(document: &Node, key: &'static str) -> Result<String, RecipeError> {
 }
 
 /// What all trials of a recipe have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrialSettings {
     /// What one trial occupies.
     pub resources: Resources,
@@ -139,6 +177,8 @@ pub struct TrialSettings {
     pub time_limit_ms: Option<u64>,
     /// Milliseconds between two checkpoints.
     pub checkpoint_every_ms: u64,
+    /// Where it may run.
+    pub placement: Placement,
 }
 
 impl TrialSettings {
@@ -153,10 +193,11 @@ impl TrialSettings {
             runner,
             parameters,
             seed,
-            resources: self.resources,
+            resources: self.resources.clone(),
             retries: self.retries,
             time_limit_ms: self.time_limit_ms,
             checkpoint_every_ms: self.checkpoint_every_ms,
+            placement: self.placement.clone(),
         }
     }
 }

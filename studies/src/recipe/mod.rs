@@ -19,25 +19,32 @@
 //!   Result<ColourSpec, RecipeError>`, which refuses what makes no sense with
 //!   [`RecipeError::new`]`(&at.key("hues").index(1), "...")`;
 //! * `ColourSpec`: `Debug + Clone + PartialEq + Serialize`, valid by construction, with
-//!   `wanted(&self) -> Wanted` (which files the client has to read) and
+//!   `wanted(&self) -> Wanted` (which files the client has to read), `needs(&self) -> Needs` (what
+//!   executes its trials) and
 //!   `study(&self, trial: TrialSettings, inputs: &Inputs) -> Result<Box<dyn Study>, StudyError>`.
 //!
 //! Its JSON is part of the experiment's id: it holds what decides the results and nothing else.
 
 mod checked;
 mod error;
+mod name;
 mod node;
+mod policy;
 mod quantity;
 mod raw;
 mod reader;
+mod resources;
 mod section;
 #[cfg(test)]
 mod tests;
 mod yaml;
 
 pub use checked::{
-    CHECKPOINT_EVERY_MS, DataWanted, RECIPE_BYTES_MAX, Recipe, StudyError, TrialSettings, Wanted,
+    CHECKPOINT_EVERY_MS, DataWanted, Policy, RECIPE_BYTES_MAX, Recipe, StudyError, TrialSettings,
+    Wanted,
 };
 pub use error::{Path, Place, RecipeError};
+pub(crate) use name::{NAME_BYTES_MAX, check_name};
 pub use quantity::{Bytes, Duration, QuantityError};
+pub(crate) use section::Needs;
 pub use section::StudySpec;

@@ -2,22 +2,20 @@
 
 use super::checked::{CHECKPOINT_EVERY_MS, Recipe};
 use super::error::{Path, RecipeError};
-use super::quantity::{Bytes, Duration};
+use super::name::check_experiment;
+use super::policy::{RawLimits, RawPolicy};
+use super::quantity::Duration;
+use super::resources::{RawPlacement, RawResources};
 use super::section::RawStudy;
-use proto::{Resources, Retries};
+use proto::Retries;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// The only version so far. It is read before anything else, so a newer recipe gets one clear
 /// error instead of one about its first new key.
 const API_VERSION: &str = "brine.dev/v1";
 const KIND: &str = "Experiment";
 
-/// Longest experiment name: its id adds 9 characters and is part of file names.
-const NAME_BYTES_MAX: usize = 64;
-/// Most CPU slots of one trial; larger machines do not exist yet.
-const CPUS_MAX: u32 = 4_096;
-/// Most GPUs of one trial: those of one machine.
-const GPUS_MAX: u32 = 64;
 /// Most repetitions of a failed attempt; a trial that fails more often will not succeed.
 const RETRIES_MAX: u32 = 100;
 /// Shortest time between two checkpoints: more often, a trial does little else.
@@ -56,22 +54,18 @@ struct RawMetadata {
 #[derive(Debug, Deserialize)]
 struct RawSpec {
     study: RawStudy,
-    #[serde(default)]
-    resources: RawResources,
+    resources: Option<RawResources>,
+    alternatives: Option<Vec<RawResources>>,
+    labels: Option<BTreeMap<String, String>>,
+    members: Option<u32>,
+    priority: Option<i32>,
+    weight: Option<f64>,
     #[serde(default)]
     retries: RawRetries,
     #[serde(default)]
     checkpoint: RawCheckpoint,
     #[serde(default)]
     limits: RawLimits,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct RawResources {
-    gpus: Option<u32>,
-    gpu_memory: Option<Bytes>,
-    cpus: Option<u32>,
-    memory: Option<Bytes>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -85,77 +79,39 @@ struct RawCheckpoint {
     every: Option<Duration>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct RawLimits {
-    trial_time: Option<Duration>,
-}
-
 impl RawRecipe {
     pub(super) fn check(self) -> Result<Recipe, RecipeError> {
         let root = Path::default();
-        check_name(&self.metadata.name, &root.key("metadata").key("name"))?;
-        let at = root.key("spec");
+        check_experiment(&self.metadata.name, &root.key("metadata").key("name"))?;
+        let (spec, at) = (self.spec, root.key("spec"));
         let checkpoint_every_ms =
-            self.spec.checkpoint.every.map_or(CHECKPOINT_EVERY_MS, |every| every.0);
+            spec.checkpoint.every.map_or(CHECKPOINT_EVERY_MS, |every| every.0);
         if checkpoint_every_ms < CHECKPOINT_EVERY_MS_MIN {
             let least = Duration(CHECKPOINT_EVERY_MS_MIN);
             let path = at.key("checkpoint").key("every");
             return Err(RecipeError::new(&path, format!("must be at least {least}")));
         }
-        let trial_time_ms = self.spec.limits.trial_time.map(|time| time.0);
-        if trial_time_ms == Some(0) {
-            let path = at.key("limits").key("trial_time");
-            return Err(RecipeError::new(&path, "must be longer than zero")
-                .hint("leave the key out for no limit"));
-        }
+        let study = spec.study.check(&at.key("study"))?;
+        let placement = RawPlacement {
+            resources: spec.resources,
+            alternatives: spec.alternatives,
+            labels: spec.labels,
+            members: spec.members,
+        };
+        let (resources, placement) = placement.check(study.needs(), &at)?;
+        let policy =
+            RawPolicy { priority: spec.priority, weight: spec.weight, limits: spec.limits };
+        let (policy, trial_time_ms) = policy.check(study.needs(), &at)?;
         Ok(Recipe {
             name: self.metadata.name,
-            resources: self.spec.resources.check(&at.key("resources"))?,
-            retries: self.spec.retries.check(&at.key("retries"))?,
+            resources,
+            retries: spec.retries.check(&at.key("retries"))?,
             checkpoint_every_ms,
             trial_time_ms,
-            study: self.spec.study.check(&at.key("study"))?,
+            placement,
+            policy,
+            study,
         })
-    }
-}
-
-fn check_name(name: &str, at: &Path) -> Result<(), RecipeError> {
-    let error = |message: String| {
-        Err(RecipeError::new(at, message)
-            .hint("a name holds a-z, 0-9 and '-', and starts and ends with a letter or digit"))
-    };
-    if name.len() > NAME_BYTES_MAX {
-        return error(format!(
-            "a name has at most {NAME_BYTES_MAX} characters, this one has {}",
-            name.chars().count()
-        ));
-    }
-    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    if !name.starts_with(edge) || !name.ends_with(edge) {
-        return error(format!("{name:?} is not a name"));
-    }
-    match name.chars().find(|&c| !edge(c) && c != '-') {
-        Some(c) => error(format!("a name must not hold {c:?}")),
-        None => Ok(()),
-    }
-}
-
-impl RawResources {
-    fn check(self, at: &Path) -> Result<Resources, RecipeError> {
-        let default = Resources::default();
-        let resources = Resources {
-            cpus: self.cpus.unwrap_or(default.cpus),
-            gpus: self.gpus.unwrap_or(default.gpus),
-            gpu_memory_bytes: self.gpu_memory.map_or(default.gpu_memory_bytes, |b| b.0),
-            memory_bytes: self.memory.map_or(default.memory_bytes, |b| b.0),
-        };
-        within(resources.cpus, 1, CPUS_MAX, &at.key("cpus"))?;
-        within(resources.gpus, 0, GPUS_MAX, &at.key("gpus"))?;
-        if resources.gpus == 0 && resources.gpu_memory_bytes > 0 {
-            let message = "asks for GPU memory, but the trial has no GPU";
-            return Err(RecipeError::new(&at.key("gpu_memory"), message).hint("write gpus: 1"));
-        }
-        Ok(resources)
     }
 }
 
@@ -172,7 +128,7 @@ impl RawRetries {
     }
 }
 
-fn within(value: u32, min: u32, max: u32, at: &Path) -> Result<(), RecipeError> {
+pub(super) fn within(value: u32, min: u32, max: u32, at: &Path) -> Result<(), RecipeError> {
     if (min..=max).contains(&value) {
         return Ok(());
     }

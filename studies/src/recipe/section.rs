@@ -7,6 +7,17 @@ use crate::{isoflop, sweep};
 use proto::Inputs;
 use serde::{Deserialize, Serialize};
 
+/// What the trials of a study need, which decides which resources and limits make sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Brine's own trainer: one process, whose FLOPs are counted.
+    Trainer,
+    /// A program of the recipe's author.
+    Program,
+    /// Nothing: they end at once.
+    Nothing,
+}
+
 macro_rules! studies {
     ($($(#[$doc:meta])* $key:literal => $name:ident($spec:ty) from $raw:ty,)*) => {
         /// What a recipe studies: `spec.study`, checked.
@@ -34,6 +45,13 @@ macro_rules! studies {
             pub fn word(&self) -> &'static str {
                 match self {
                     $(Self::$name(_) => $key,)*
+                }
+            }
+
+            /// What its trials need to be executed.
+            pub(super) fn needs(&self) -> Needs {
+                match self {
+                    $(Self::$name(spec) => spec.needs(),)*
                 }
             }
 

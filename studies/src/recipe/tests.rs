@@ -1,8 +1,8 @@
 use super::reader::absent;
-use super::{Path, RECIPE_BYTES_MAX, Recipe, StudyError, StudySpec, Wanted};
+use super::{Path, Policy, RECIPE_BYTES_MAX, Recipe, StudyError, StudySpec, Wanted};
 use crate::study::Next;
 use proptest::prelude::*;
-use proto::{BlobId, BlobRef, Inputs, Resources, Retries};
+use proto::{BlobId, BlobRef, Inputs, Placement, Resources, Retries};
 use std::path::PathBuf;
 
 fn recipes() -> PathBuf {
@@ -54,8 +54,10 @@ fn refused(text: &str, expected: &str) {
 
 #[test]
 fn every_shipped_recipe_is_valid_and_plans_trials() {
-    let all = texts_in(recipes());
-    assert!(all.len() >= 5, "the folder was found");
+    let mut all = texts_in(recipes());
+    let benches = texts_in(recipes().join("bench"));
+    assert!(all.len() >= 6 && benches.len() >= 3, "the folders were found");
+    all.extend(benches);
     for (name, text) in all {
         let recipe = Recipe::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(format!("{}.yaml", recipe.name), name);
@@ -66,10 +68,16 @@ fn every_shipped_recipe_is_valid_and_plans_trials() {
             );
         }
         let study = recipe.study(&inputs_of(&recipe.wanted())).unwrap();
-        assert!(
-            matches!(study.next(&[]), Next::Plan { trials, .. } if !trials.is_empty()),
-            "{name}"
-        );
+        match study.next(&[]) {
+            Next::Plan { trials, .. } => assert!(!trials.is_empty(), "{name}"),
+            Next::PlanRange { count, .. } => {
+                assert!(count > 0 && study.trial(count - 1).is_some(), "{name}");
+                assert!(study.trial(count).is_none(), "{name}");
+            }
+            other @ (Next::Stop { .. } | Next::Wait | Next::Complete) => {
+                panic!("{name}: {other:?}")
+            }
+        }
     }
 }
 
@@ -104,8 +112,18 @@ fn the_reference_writes_every_key_with_its_default() {
     absent::take();
     let reference = recipe("reference-sweep.yaml");
     // These sections are in reference.yaml.
-    let elsewhere =
-        ["resources", "retries", "checkpoint", "limits"].map(|key| format!("spec.{key}"));
+    let elsewhere = [
+        "resources",
+        "alternatives",
+        "labels",
+        "members",
+        "priority",
+        "weight",
+        "retries",
+        "checkpoint",
+        "limits",
+    ]
+    .map(|key| format!("spec.{key}"));
     assert_eq!(absent::take(), elsewhere, "keys that the reference lacks");
     let minimal = with_spec(
         "  study:\n    sweep:\n      command: {arguments: [python3, train.py, \"--width={width}\"]}\n      \
@@ -117,6 +135,30 @@ fn the_reference_writes_every_key_with_its_default() {
 }
 
 #[test]
+fn the_reference_writes_every_rule_of_early_stopping_with_its_defaults() {
+    let text = std::fs::read_to_string(recipes().join("reference-sweep.yaml")).unwrap();
+    let rules: Vec<_> = text.lines().filter_map(|line| line.trim().strip_prefix("#   {")).collect();
+    let rules = rules.iter().filter(|rule| rule.contains("max_steps"));
+    let defaults = [", eta: 3", ", min_trials: 5"];
+    let mut found = Vec::new();
+    for rule in rules {
+        let with = |rule: &str| {
+            let text = text.replace("early_stopping: null", &format!("early_stopping: {{{rule}"));
+            Recipe::parse(&text).unwrap()
+        };
+        absent::take();
+        let whole = with(rule);
+        let left_out = absent::take();
+        assert!(!left_out.iter().any(|key| key.contains("early_stopping")), "{left_out:?}");
+        let short = defaults.iter().fold((*rule).to_owned(), |rule, key| rule.replace(key, ""));
+        assert_ne!(short, **rule);
+        assert_eq!(with(&short), whole);
+        found.extend(rule.split(':').next());
+    }
+    assert_eq!(found, ["asha", "hyperband", "median"]);
+}
+
+#[test]
 fn common_settings_are_read_with_their_units() {
     let text = with_spec(&format!(
         "{STUDY}  resources: {{gpus: 1, gpu_memory: 20GiB, cpus: 2, memory: 8GiB}}\n  \
@@ -124,18 +166,64 @@ fn common_settings_are_read_with_their_units() {
          limits: {{trial_time: 2h}}\n"
     ));
     let recipe = Recipe::parse(&text).unwrap();
-    let resources =
-        Resources { gpus: 1, gpu_memory_bytes: 20 << 30, cpus: 2, memory_bytes: 8 << 30 };
+    let resources = Resources {
+        gpus: 1,
+        gpu_memory_bytes: 20 << 30,
+        cpus: 2,
+        memory_bytes: 8 << 30,
+        ..Resources::default()
+    };
     assert_eq!(recipe.resources, resources);
     assert_eq!(recipe.retries, Retries { infrastructure: 1, trial: 2 });
     assert_eq!(recipe.checkpoint_every_ms, 1_500);
     assert_eq!(recipe.trial_time_ms, Some(7_200_000));
     let study = recipe.study(&Inputs::default()).unwrap();
-    let Next::Plan { trials, .. } = study.next(&[]) else {
-        panic!("the study plans its one trial")
+    let trial = study.trial(0).unwrap();
+    assert_eq!(trial.resources, resources);
+    assert_eq!(trial.time_limit_ms, Some(7_200_000));
+}
+
+#[test]
+fn placement_and_policy_are_read() {
+    let text = with_spec(&format!(
+        "{STUDY}  resources: {{gpus: 0.25, gpu_memory: 4GiB, extras: {{licence: 2}}}}\n  \
+         alternatives: [{{gpus: 1, cpus: 2}}, {{cpus: 16}}]\n  \
+         labels: {{topology.kubernetes.io/zone: a}}\n  members: 4\n  priority: -7\n  weight: 0.5\n  \
+         limits: {{trials_at_once: 3, trials: 100, gpu_hours: 1.5}}\n"
+    ));
+    let recipe = Recipe::parse(&text).unwrap();
+    let resources = Resources {
+        gpu_share_milli: 250,
+        gpu_memory_bytes: 4 << 30,
+        extras: [("licence".to_owned(), 2)].into(),
+        ..Resources::default()
     };
-    assert_eq!(trials[0].resources, resources);
-    assert_eq!(trials[0].time_limit_ms, Some(7_200_000));
+    let placement = Placement {
+        alternatives: vec![
+            Resources { gpus: 1, cpus: 2, ..Resources::default() },
+            Resources { cpus: 16, ..Resources::default() },
+        ],
+        labels: [("topology.kubernetes.io/zone".to_owned(), "a".to_owned())].into(),
+        members: 4,
+    };
+    let policy = Policy {
+        priority: -7,
+        weight: 0.5,
+        at_once: Some(3),
+        trials: Some(100),
+        gpu_hours: Some(1.5),
+        flops: None,
+    };
+    assert_eq!(recipe.policy, policy);
+    let trial = recipe.study(&Inputs::default()).unwrap().trial(0).unwrap();
+    assert_eq!((trial.resources, trial.placement), (resources, placement));
+    for share in 1..1000u32 {
+        let text = with_spec(&format!("{STUDY}  resources: {{gpus: 0.{share:03}}}\n"));
+        assert_eq!(Recipe::parse(&text).unwrap().resources.gpu_share_milli, share);
+    }
+    let isoflop = "  study: {isoflop: {flop_budgets: [1e10], widths: [16, 32, 64]}}\n";
+    let text = with_spec(&format!("{isoflop}  limits: {{flops: 1e15}}\n"));
+    assert_eq!(Recipe::parse(&text).unwrap().policy.flops, Some(1e15));
 }
 
 #[test]
@@ -186,6 +274,11 @@ fn the_id_changes_with_what_decides_the_results() {
     assert_eq!(id(&format!("{base}  checkpoint: {{every: 5s}}\n"), &none), first);
     assert_eq!(id(&format!("{base}  resources: {{cpus: 1, memory: 0B}}\n"), &none), first);
 
+    // The policy decides when trials run, not what they find.
+    for policy in ["priority: 9", "weight: 2", "limits: {trials: 5, trials_at_once: 1}"] {
+        assert_eq!(id(&format!("{base}  {policy}\n"), &none), first);
+    }
+
     let data = Some(BlobRef { blob: BlobId::from_hash(blake3::hash(b"x")), bytes: 1 });
     let others = [
         id(&base.replace("name: a", "name: b"), &none),
@@ -193,6 +286,9 @@ fn the_id_changes_with_what_decides_the_results() {
         id(&format!("{base}  resources: {{cpus: 2}}\n"), &none),
         id(&format!("{base}  limits: {{trial_time: 1h}}\n"), &none),
         id(&format!("{base}  retries: {{trial: 1}}\n"), &none),
+        id(&format!("{base}  labels: {{zone: a}}\n"), &none),
+        id(&format!("{base}  members: 2\n"), &none),
+        id(&format!("{base}  alternatives: [{{cpus: 8}}]\n"), &none),
         id(&base, &Inputs { data, ..Inputs::default() }),
     ];
     for other in others {

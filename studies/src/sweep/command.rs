@@ -1,6 +1,6 @@
 //! The keys of `spec.study.sweep.command` as they are written, and what makes sense.
 
-use super::spec::Domain;
+use super::spec::{Command, Domain};
 use super::template::{SEED, Template};
 use crate::recipe::{Path, RecipeError};
 use serde::Deserialize;
@@ -23,14 +23,6 @@ pub(super) struct RawCommand {
     #[serde(default)]
     environment: BTreeMap<String, String>,
     working_folder: Option<String>,
-}
-
-/// The checked program of a sweep.
-pub(super) struct Command {
-    pub(super) arguments: Vec<Template>,
-    pub(super) environment: BTreeMap<String, Template>,
-    pub(super) working_folder: Option<String>,
-    pub(super) files: BTreeMap<String, String>,
 }
 
 impl RawCommand {
@@ -135,7 +127,9 @@ fn longest(template: &Template, parameters: &BTreeMap<String, Domain>) -> usize 
         Some(Domain::Choice(values)) => {
             values.iter().map(|value| value.to_string().len()).max().unwrap_or(0)
         }
-        Some(Domain::IntUniform(low, high)) => low.to_string().len().max(high.to_string().len()),
+        Some(Domain::IntUniform(low, high) | Domain::Range(low, high)) => {
+            low.to_string().len().max(high.to_string().len())
+        }
         Some(
             Domain::Linear(..) | Domain::Log(..) | Domain::Uniform(..) | Domain::LogUniform(..),
         )

@@ -5,9 +5,13 @@
 //! * `template.rs`: `{name}` in arguments and environment.
 //! * `points.rs`: the parameter values of every trial.
 //! * `planner.rs`: which trials come next.
-//! * `results.rs`, `report.rs`: what they showed.
+//! * [`EarlyStopping`]: which of them are ended before they are done, and why.
+//! * `results.rs`, `report.rs`, `figures.rs`: what they showed; `completion.rs`: when nothing is
+//!   measured.
 
 mod command;
+mod completion;
+mod figures;
 mod interval;
 mod planner;
 mod points;
@@ -15,9 +19,13 @@ pub(crate) mod raw;
 mod report;
 mod results;
 mod spec;
+mod stopping;
 mod template;
 #[cfg(test)]
 mod tests;
 
-pub use spec::{Domain, Goal, Metric, Search, SweepSpec, TRIALS_MAX};
+pub use spec::{
+    Command, Domain, GRID_TRIALS_MAX, Goal, Metric, Program, RANDOM_TRIALS_MAX, Search, SweepSpec,
+};
+pub use stopping::{Asha, EarlyStopping, Hyperband, Median};
 pub use template::Template;

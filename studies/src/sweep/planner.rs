@@ -1,64 +1,57 @@
 //! Which trials come next.
 
 use super::points::{Point, Points};
-use super::spec::{Search, SweepSpec};
+use super::spec::{Command, Program, Search, SweepSpec};
+use super::stopping::Stopper;
 use crate::recipe::{StudyError, TrialSettings};
 use crate::report::Report;
-use crate::study::{Next, Study, TrialView};
+use crate::study::{Next, Study, TrialView, Watch};
 use proto::{BlobRef, CommandSpec, Inputs, Outcome, Runner, TrialSpec};
 use std::collections::BTreeMap;
 
-/// Most trials in one plan. A plan is one event and one message, at most 16 MiB; a trial's text is
-/// bounded by the recipe's check to some 20 KiB.
-const PLAN_TRIALS_MAX: usize = 512;
-
-/// The planner of a sweep. The next trials are planned when at most [`PLAN_TRIALS_MAX`] are
-/// unfinished, so a large grid does not exist as a whole before it is needed.
+/// The planner of a sweep. All its trials are one range, so a large grid does not exist as a whole
+/// at any time.
 #[derive(Debug)]
 pub(super) struct Sweep {
     pub(super) spec: SweepSpec,
     pub(super) points: Points,
-    trial: TrialSettings,
+    pub(super) stopper: Option<Stopper>,
+    settings: TrialSettings,
     files: BTreeMap<String, BlobRef>,
 }
 
 impl Sweep {
     pub(super) fn new(
         spec: SweepSpec,
-        trial: TrialSettings,
+        settings: TrialSettings,
         inputs: &Inputs,
     ) -> Result<Self, StudyError> {
         let file = |name: &String| match inputs.files.get(name) {
             Some(blob) => Ok((name.clone(), blob.clone())),
             None => Err(StudyError::FileMissing(name.clone())),
         };
-        Ok(Self {
-            files: spec.files.keys().map(file).collect::<Result<_, _>>()?,
-            points: Points::new(&spec),
-            spec,
-            trial,
-        })
+        let files = match &spec.program {
+            Program::Command(command) => {
+                command.files.keys().map(file).collect::<Result<_, _>>()?
+            }
+            Program::Noop => BTreeMap::new(),
+        };
+        let stopper = spec
+            .early_stopping
+            .zip(spec.metric.as_ref())
+            .map(|(rule, metric)| Stopper::new(rule, metric.clone(), spec.seeds.len()));
+        Ok(Self { files, points: Points::new(&spec), stopper, spec, settings })
     }
 
     /// Trials of the whole sweep.
-    pub(super) fn len(&self) -> usize {
-        self.points.len() * self.spec.seeds.len()
+    pub(super) fn len(&self) -> u64 {
+        self.points.len() * self.spec.seeds.len() as u64
     }
 
-    /// The trial at `index` in planning order: all seeds of a point, then the next point.
-    fn trial(&self, index: usize) -> TrialSpec {
-        let seeds = self.spec.seeds.len();
-        let seed = self.spec.seeds[index % seeds];
-        let point = self.points.get(index / seeds);
-        let runner = Runner::Command(self.command(&point, seed));
-        self.trial.trial(runner, point, seed)
-    }
-
-    fn command(&self, point: &Point, seed: u64) -> CommandSpec {
-        let environment = self.spec.environment.iter();
+    fn command(&self, command: &Command, point: &Point, seed: u64) -> CommandSpec {
+        let environment = command.environment.iter();
         CommandSpec {
-            arguments: self
-                .spec
+            arguments: command
                 .arguments
                 .iter()
                 .map(|argument| argument.fill(point, seed))
@@ -66,45 +59,77 @@ impl Sweep {
             environment: environment
                 .map(|(name, value)| (name.clone(), value.fill(point, seed)))
                 .collect(),
-            working_folder: self.spec.working_folder.clone(),
+            working_folder: command.working_folder.clone(),
             files: self.files.clone(),
         }
     }
 }
 
 impl Study for Sweep {
-    fn has_result(&self, trials: &[TrialView<'_>]) -> bool {
-        let has_metric = |trial: &TrialView<'_>| match trial.outcome {
-            Some(Outcome::Completed { metrics, .. }) => {
-                metrics.contains_key(&self.spec.metric.name)
-            }
-            Some(Outcome::Diverged { .. } | Outcome::Failed { .. }) | None => false,
-        };
-        trials.iter().any(has_metric)
+    fn next(&self, trials: &[TrialView<'_>]) -> Next {
+        let planned = trials.len() as u64;
+        // The whole search is one range. A history of the first format may hold a part of it as
+        // lists of trials; such a sweep is asked when these are over, and plans the rest.
+        let is_cut = !self.wants_each_outcome() && planned < self.len();
+        if trials.is_empty() || is_cut {
+            let search = match self.spec.search {
+                Search::Grid => "grid",
+                Search::Random { .. } => "random search",
+            };
+            let (points, seeds) = (self.points.len(), self.spec.seeds.len());
+            let reason = match seeds {
+                1 => format!("{search}: {points} points"),
+                _ => format!("{search}: {points} points with {seeds} seeds"),
+            };
+            return Next::PlanRange { count: self.len() - planned, reason };
+        }
+        if let Some(stop) = self.stopper.as_ref().and_then(|stopper| stopper.next(trials)) {
+            return stop;
+        }
+        let open = trials.iter().any(|trial| trial.outcome.is_none());
+        if open || planned < self.len() { Next::Wait } else { Next::Complete }
     }
 
-    fn next(&self, trials: &[TrialView<'_>]) -> Next {
-        let unfinished = trials.iter().filter(|trial| trial.outcome.is_none()).count();
-        // Points and seeds are distinct, so the trials planned so far are the first ones.
-        let (first, all) = (trials.len(), self.len());
-        if first >= all {
-            return if unfinished == 0 { Next::Complete } else { Next::Wait };
-        }
-        if unfinished > PLAN_TRIALS_MAX {
-            return Next::Wait;
-        }
-        let end = all.min(first + PLAN_TRIALS_MAX);
-        let search = match self.spec.search {
-            Search::Grid => "grid",
-            Search::Random { .. } => "random search",
+    /// The trial at `index` in planning order: all seeds of a point, then the next point.
+    fn trial(&self, index: u64) -> Option<TrialSpec> {
+        let seeds = self.spec.seeds.len() as u64;
+        let point = self.points.get(index / seeds)?;
+        let seed = *self.spec.seeds.get((index % seeds) as usize)?;
+        let runner = match &self.spec.program {
+            Program::Command(command) => Runner::Command(self.command(command, &point, seed)),
+            Program::Noop => Runner::Noop,
         };
-        Next::Plan {
-            trials: (first..end).map(|index| self.trial(index)).collect(),
-            reason: format!("{search}: trials {} to {end} of {all}", first + 1),
+        Some(self.settings.trial(runner, point, seed))
+    }
+
+    fn watch(&self) -> Option<Watch<'_>> {
+        self.stopper.as_ref().map(Stopper::watch)
+    }
+
+    /// Nothing but early stopping depends on an outcome.
+    fn wants_each_outcome(&self) -> bool {
+        self.stopper.is_some()
+    }
+
+    /// Whether a trial has a value of the metric; without a metric, whether all completed.
+    fn has_result(&self, trials: &[TrialView<'_>]) -> bool {
+        let completed = |trial: &TrialView<'_>| match trial.outcome {
+            Some(Outcome::Completed { metrics, .. }) => match &self.spec.metric {
+                Some(metric) => metrics.contains_key(&metric.name),
+                None => true,
+            },
+            Some(Outcome::Diverged { .. } | Outcome::Failed { .. }) | None => false,
+        };
+        match self.spec.metric {
+            Some(_) => trials.iter().any(completed),
+            None => !trials.is_empty() && trials.iter().all(completed),
         }
     }
 
     fn report(&self, trials: &[TrialView<'_>]) -> Report {
-        super::report::report(self, trials)
+        match &self.spec.metric {
+            Some(metric) => super::report::report(self, metric, trials),
+            None => super::completion::report(self, trials),
+        }
     }
 }

@@ -17,104 +17,113 @@ const GRID_DIGITS: usize = 12;
 /// All points in order, computed when they are asked for.
 #[derive(Debug)]
 pub(super) struct Points {
-    /// Names in order, each with its values (grid) or its domain (random).
-    axes: Axes,
-    /// Draws that repeat an earlier one are left out; these are the others.
-    distinct: Vec<u32>,
-    repeated: usize,
+    axes: BTreeMap<String, Domain>,
+    order: Order,
 }
 
 #[derive(Debug)]
-enum Axes {
-    Grid(Vec<(String, Vec<Value>)>),
-    Random { domains: BTreeMap<String, Domain>, seed: u64 },
+enum Order {
+    /// Every combination, this many; the last parameter varies fastest.
+    Grid(u64),
+    Random {
+        seed: u64,
+        /// Draws that repeat an earlier one are left out; these are the others.
+        distinct: Vec<u32>,
+        repeated: usize,
+    },
 }
 
 impl Points {
     pub(super) fn new(spec: &SweepSpec) -> Self {
-        match &spec.search {
-            Search::Grid => {
-                let axis = |(name, domain): (&String, &Domain)| (name.clone(), listed(domain));
-                let axes: Vec<_> = spec.parameters.iter().map(axis).collect();
-                let count: usize = axes.iter().map(|(_, values)| values.len()).product();
-                Self {
-                    axes: Axes::Grid(axes),
-                    // The recipe's check keeps the number below TRIALS_MAX.
-                    distinct: (0..count as u32).collect(),
-                    repeated: 0,
-                }
-            }
+        let axes = spec.parameters.clone();
+        let order = match spec.search {
+            // The recipe's check keeps the number below GRID_TRIALS_MAX.
+            Search::Grid => Order::Grid(axes.values().map(listed).product()),
             Search::Random { trials, seed } => {
-                let axes = Axes::Random { domains: spec.parameters.clone(), seed: *seed };
                 let mut seen = BTreeSet::new();
-                let distinct: Vec<u32> =
-                    (0..*trials).filter(|&index| seen.insert(key(&axes.point(index)))).collect();
-                Self { repeated: *trials as usize - distinct.len(), axes, distinct }
+                let is_new = |index: &u32| seen.insert(key(&drawn(&axes, seed, *index)));
+                let distinct: Vec<u32> = (0..trials).filter(is_new).collect();
+                Order::Random { seed, repeated: trials as usize - distinct.len(), distinct }
             }
-        }
+        };
+        Self { axes, order }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.distinct.len()
+    pub(super) fn len(&self) -> u64 {
+        match &self.order {
+            Order::Grid(count) => *count,
+            Order::Random { distinct, .. } => distinct.len() as u64,
+        }
     }
 
     /// Draws that were left out because they repeat an earlier one.
     pub(super) fn repeated(&self) -> usize {
-        self.repeated
+        match &self.order {
+            Order::Grid(_) => 0,
+            Order::Random { repeated, .. } => *repeated,
+        }
     }
 
-    /// The point at `index`, which is below [`len`](Self::len).
-    pub(super) fn get(&self, index: usize) -> Point {
-        self.axes.point(self.distinct[index])
-    }
-}
-
-impl Axes {
-    fn point(&self, index: u32) -> Point {
-        match self {
-            Self::Grid(axes) => {
-                // The last parameter varies fastest.
-                let mut rest = index as usize;
-                let mut point = Point::new();
-                for (name, values) in axes.iter().rev() {
-                    point.insert(name.clone(), values[rest % values.len()].clone());
-                    rest /= values.len();
-                }
-                point
-            }
-            Self::Random { domains, seed } => {
-                // A stream of its own for every draw: the number of trials changes none of them.
-                let mut rng = ChaCha8Rng::seed_from_u64(*seed);
-                rng.set_stream(u64::from(index));
-                let draw = |(name, domain): (&String, &Domain)| {
-                    (name.clone(), draw(domain, rng.next_u64()))
+    /// The point at `index`; `None` past the end.
+    pub(super) fn get(&self, index: u64) -> Option<Point> {
+        match &self.order {
+            Order::Grid(count) if index >= *count => None,
+            Order::Grid(_) => {
+                let mut rest = index;
+                let value = |(name, domain): (&String, &Domain)| {
+                    let values = listed(domain);
+                    let value = at(domain, rest % values);
+                    rest /= values;
+                    (name.clone(), value)
                 };
-                domains.iter().map(draw).collect()
+                Some(self.axes.iter().rev().map(value).collect())
+            }
+            Order::Random { seed, distinct, .. } => {
+                let index = distinct.get(usize::try_from(index).ok()?)?;
+                Some(drawn(&self.axes, *seed, *index))
             }
         }
     }
 }
 
+fn drawn(axes: &BTreeMap<String, Domain>, seed: u64, index: u32) -> Point {
+    // A stream of its own for every draw: the number of trials changes none of them.
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(u64::from(index));
+    axes.iter().map(|(name, domain)| (name.clone(), draw(domain, rng.next_u64()))).collect()
+}
+
 /// A text that equal points share.
-pub(super) fn key(point: &Point) -> String {
+fn key(point: &Point) -> String {
     serde_json::to_string(point).expect("names and scalars are JSON")
 }
 
-/// The values of a domain that lists them; a continuous one has none.
-fn listed(domain: &Domain) -> Vec<Value> {
-    let spaced = |n: u32, at: &dyn Fn(f64) -> f64| -> Vec<Value> {
-        (0..n)
-            .map(|i| f64::from(i) / f64::from(n - 1))
-            .map(|share| Value::Number(rounded(at(share), GRID_DIGITS)))
-            .collect()
+/// How many values a domain lists; none when it is continuous.
+pub(super) fn listed(domain: &Domain) -> u64 {
+    match domain {
+        Domain::Choice(values) => values.len() as u64,
+        Domain::Linear(_, _, n) | Domain::Log(_, _, n) => u64::from(*n),
+        Domain::Range(low, high) => high.abs_diff(*low),
+        Domain::Uniform(..) | Domain::LogUniform(..) | Domain::IntUniform(..) => 0,
+    }
+}
+
+/// The value at `index`, which is below [`listed`], of a domain that lists its values.
+fn at(domain: &Domain, index: u64) -> Value {
+    let spaced = |n: u32, at: &dyn Fn(f64) -> f64| {
+        let share = index as f64 / f64::from(n - 1);
+        Value::Number(rounded(at(share), GRID_DIGITS))
     };
     match domain {
-        Domain::Choice(values) => values.clone(),
+        Domain::Choice(values) => values[index as usize].clone(),
         Domain::Linear(low, high, n) => spaced(*n, &|share| low * (1.0 - share) + high * share),
         Domain::Log(low, high, n) => {
             spaced(*n, &|share| (low.ln() * (1.0 - share) + high.ln() * share).exp())
         }
-        Domain::Uniform(..) | Domain::LogUniform(..) | Domain::IntUniform(..) => Vec::new(),
+        Domain::Range(low, _) => Value::Integer(low.wrapping_add_unsigned(index)),
+        Domain::Uniform(..) | Domain::LogUniform(..) | Domain::IntUniform(..) => {
+            unreachable!("the recipe's check refused a continuous parameter in a grid")
+        }
     }
 }
 
@@ -138,7 +147,7 @@ fn draw(domain: &Domain, bits: u64) -> Value {
             let n = (i128::from(*high) - i128::from(*low) + 1) as u128;
             Value::Integer((i128::from(*low) + one_of(n) as i128) as i64)
         }
-        Domain::Linear(..) | Domain::Log(..) => {
+        Domain::Linear(..) | Domain::Log(..) | Domain::Range(..) => {
             unreachable!("the recipe's check refused points in a random search")
         }
     }

@@ -1,27 +1,45 @@
 //! The keys of `spec.study.sweep` as they are written, and what makes sense.
 
 use super::command::{RawCommand, check_no_nul};
-use super::spec::{Domain, Goal, Metric, Search, SweepSpec, TRIALS_MAX};
+use super::points::listed;
+use super::spec::{
+    Domain, GRID_TRIALS_MAX, Goal, Metric, Program, RANDOM_TRIALS_MAX, Search, SweepSpec,
+};
+use super::stopping::raw::RawEarlyStopping;
 use super::template::SEED;
-use crate::recipe::{Path, RecipeError};
+use crate::recipe::{NAME_BYTES_MAX, Path, RecipeError, check_name};
 use proto::Value;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most parameters; a grid over more has too many points anyway.
 const PARAMETERS_MAX: usize = 32;
-/// Longest name of a parameter or a metric, as agents accept it.
-const NAME_BYTES_MAX: usize = 128;
 /// Longest text that a parameter may choose.
 const CHOICE_BYTES_MAX: usize = 128;
+/// Most points of one parameter at equal distances: a picture needs far fewer.
+const SPACED_MAX: u32 = 100_000;
+
 #[derive(Debug, Deserialize)]
 pub(crate) struct RawSweep {
-    command: RawCommand,
+    command: Option<RawCommand>,
+    noop: Option<RawNoop>,
     #[serde(default)]
     parameters: BTreeMap<String, RawDomain>,
     search: RawSearch,
     seeds: Option<Vec<u64>>,
-    metric: RawMetric,
+    /// `Some(None)` is `metric: null`, which says that none is wanted.
+    #[serde(default, deserialize_with = "written")]
+    metric: Option<Option<RawMetric>>,
+    early_stopping: Option<RawEarlyStopping>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawNoop {}
+
+fn written<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<RawMetric>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 #[derive(Debug, Deserialize)]
@@ -30,6 +48,7 @@ enum RawDomain {
     Choice(Vec<Value>),
     Linear(f64, f64, u32),
     Log(f64, f64, u32),
+    Range(i64, i64),
     Uniform(f64, f64),
     LogUniform(f64, f64),
     IntUniform(i64, i64),
@@ -63,19 +82,58 @@ impl RawSweep {
             RawSearch::Random(RawRandom { trials, seed }) => Search::Random { trials, seed },
         };
         let seeds = check_seeds(self.seeds.unwrap_or_else(|| vec![0]), &at.key("seeds"))?;
-        check_search(&search, &parameters, seeds.len() as u64, at)?;
-        check_metric(&self.metric.name, &at.key("metric").key("name"))?;
-        let command = self.command.check(&parameters, &at.key("command"))?;
-        Ok(SweepSpec {
-            arguments: command.arguments,
-            environment: command.environment,
-            working_folder: command.working_folder,
-            files: command.files,
-            parameters,
-            search,
-            seeds,
-            metric: Metric { name: self.metric.name, goal: self.metric.goal },
-        })
+        let trials = check_search(&search, &parameters, seeds.len() as u64, at)?;
+        let program = check_program(self.command, self.noop, &parameters, at)?;
+        let metric = check_metric(self.metric, &program, at)?;
+        let stopping_at = at.key("early_stopping");
+        let early_stopping = match self.early_stopping {
+            None => None,
+            Some(_) if metric.is_none() => {
+                return Err(RecipeError::new(&stopping_at, "needs a metric to compare"));
+            }
+            Some(raw) => Some(raw.check(trials, &stopping_at)?),
+        };
+        Ok(SweepSpec { program, parameters, search, seeds, metric, early_stopping })
+    }
+}
+
+fn check_program(
+    command: Option<RawCommand>,
+    noop: Option<RawNoop>,
+    parameters: &BTreeMap<String, Domain>,
+    at: &Path,
+) -> Result<Program, RecipeError> {
+    match (command, noop) {
+        (Some(command), None) => {
+            command.check(parameters, &at.key("command")).map(Program::Command)
+        }
+        (None, Some(RawNoop {})) => Ok(Program::Noop),
+        (Some(_), Some(_)) => {
+            let message = "a trial is a command or a noop, not both";
+            Err(RecipeError::new(&at.key("noop"), message).hint("keep one of the two"))
+        }
+        (None, None) => Err(RecipeError::new(at, "the key `command` is missing")
+            .hint("write for example command: {arguments: [python3, train.py]}")),
+    }
+}
+
+fn check_metric(
+    raw: Option<Option<RawMetric>>,
+    program: &Program,
+    at: &Path,
+) -> Result<Option<Metric>, RecipeError> {
+    match (raw, program) {
+        (Some(None), _) | (None, Program::Noop) => Ok(None),
+        (Some(Some(_)), Program::Noop) => {
+            Err(RecipeError::new(&at.key("metric"), "a noop reports no metric")
+                .hint("leave the key out"))
+        }
+        (None, Program::Command(_)) => Err(RecipeError::new(at, "the key `metric` is missing")
+            .hint("write metric: null when only the end of the programs counts")),
+        (Some(Some(RawMetric { name, goal })), Program::Command(_)) => {
+            check_metric_name(&name, &at.key("metric").key("name"))?;
+            Ok(Some(Metric { name, goal }))
+        }
     }
 }
 
@@ -91,7 +149,7 @@ fn check_parameters(
     let mut parameters = BTreeMap::new();
     for (name, domain) in raw {
         let path = at.key(&name);
-        check_parameter_name(&name, &path)?;
+        check_name(&name, "a parameter", &path)?;
         if name == SEED {
             return Err(RecipeError::new(&path, "`seed` is the trial's own seed")
                 .hint("list seeds under spec.study.sweep.seeds"));
@@ -113,6 +171,7 @@ impl RawDomain {
             Self::Choice(values) => Domain::Choice(values),
             Self::Linear(low, high, n) => Domain::Linear(low, high, n),
             Self::Log(low, high, n) => Domain::Log(low, high, n),
+            Self::Range(low, high) => Domain::Range(low, high),
             Self::Uniform(low, high) => Domain::Uniform(low, high),
             Self::LogUniform(low, high) => Domain::LogUniform(low, high),
             Self::IntUniform(low, high) => Domain::IntUniform(low, high),
@@ -122,8 +181,8 @@ impl RawDomain {
             Domain::Choice(values) => check_choice(values, &at)?,
             Domain::Linear(low, high, n) | Domain::Log(low, high, n) => {
                 check_bounds(*low, *high, &at)?;
-                if *n < 2 || u64::from(*n) > TRIALS_MAX {
-                    let message = format!("the number of points must be from 2 to {TRIALS_MAX}");
+                if !(2..=SPACED_MAX).contains(n) {
+                    let message = format!("the number of points must be from 2 to {SPACED_MAX}");
                     return Err(RecipeError::new(&at.index(2), message)
                         .hint("points are written [low, high, number]"));
                 }
@@ -131,7 +190,9 @@ impl RawDomain {
             Domain::Uniform(low, high) | Domain::LogUniform(low, high) => {
                 check_bounds(*low, *high, &at)?;
             }
-            Domain::IntUniform(low, high) => check_bounds(*low, *high, &at)?,
+            Domain::IntUniform(low, high) | Domain::Range(low, high) => {
+                check_bounds(*low, *high, &at)?;
+            }
         }
         match domain {
             Domain::Log(low, ..) | Domain::LogUniform(low, _) if low <= 0.0 => {
@@ -141,6 +202,7 @@ impl RawDomain {
             Domain::Choice(_)
             | Domain::Linear(..)
             | Domain::Log(..)
+            | Domain::Range(..)
             | Domain::Uniform(..)
             | Domain::LogUniform(..)
             | Domain::IntUniform(..) => Ok(domain),
@@ -194,56 +256,51 @@ fn check_seeds(seeds: Vec<u64>, at: &Path) -> Result<Vec<u64>, RecipeError> {
     }
 }
 
-/// Refuses domains that do not fit the kind of search, and more trials than [`TRIALS_MAX`].
+/// Refuses domains that do not fit the kind of search, and more trials than it can have. Gives
+/// the number of trials; a random search has fewer when draws repeat.
 fn check_search(
     search: &Search,
     parameters: &BTreeMap<String, Domain>,
     seeds: u64,
     at: &Path,
-) -> Result<(), RecipeError> {
-    let mut points = 1u64;
+) -> Result<u64, RecipeError> {
     for (name, domain) in parameters {
-        let values = match (search, domain) {
-            (Search::Grid, Domain::Choice(values)) => values.len() as u64,
-            (Search::Grid, Domain::Linear(_, _, n) | Domain::Log(_, _, n)) => u64::from(*n),
-            (
-                Search::Grid,
-                Domain::Uniform(..) | Domain::LogUniform(..) | Domain::IntUniform(..),
-            )
-            | (Search::Random { .. }, Domain::Linear(..) | Domain::Log(..)) => {
-                return Err(misfit(domain, &at.key("parameters").key(name)));
-            }
-            (
-                Search::Random { .. },
-                Domain::Choice(_)
-                | Domain::Uniform(..)
-                | Domain::LogUniform(..)
-                | Domain::IntUniform(..),
-            ) => 1,
+        let fits = match (search, domain) {
+            (_, Domain::Choice(_)) => true,
+            (Search::Grid, _) => listed(domain) > 0,
+            (Search::Random { .. }, _) => listed(domain) == 0,
         };
-        points = points.saturating_mul(values);
+        if !fits {
+            return Err(misfit(domain, &at.key("parameters").key(name)));
+        }
     }
     let mut counted = at.key("search");
-    if let Search::Random { trials, .. } = search {
-        counted = counted.key("random").key("trials");
-        points = u64::from(*trials);
-        if points == 0 {
-            return Err(RecipeError::new(&counted, "must be at least 1, found 0"));
+    let (points, max) = match search {
+        Search::Grid => {
+            let values = parameters.values().map(listed);
+            (values.fold(1, u64::saturating_mul), GRID_TRIALS_MAX)
         }
-        if parameters.is_empty() {
-            let message = "a random search needs a parameter to draw";
-            return Err(RecipeError::new(&at.key("search"), message));
+        Search::Random { trials, .. } => {
+            counted = counted.key("random").key("trials");
+            if *trials == 0 {
+                return Err(RecipeError::new(&counted, "must be at least 1, found 0"));
+            }
+            if parameters.is_empty() {
+                let message = "a random search needs a parameter to draw";
+                return Err(RecipeError::new(&at.key("search"), message));
+            }
+            (u64::from(*trials), RANDOM_TRIALS_MAX)
         }
-    }
+    };
     let trials = points.saturating_mul(seeds);
-    if trials > TRIALS_MAX {
+    if trials > max {
         let message = format!(
-            "{points} points with {seeds} seeds are {trials} trials; at most {TRIALS_MAX} are allowed"
+            "{points} points with {seeds} seeds are {trials} trials; at most {max} are allowed"
         );
         return Err(RecipeError::new(&counted, message)
             .hint("use fewer values, or search: {random: {trials: 100}}"));
     }
-    Ok(())
+    Ok(trials)
 }
 
 fn misfit(domain: &Domain, at: &Path) -> RecipeError {
@@ -264,25 +321,16 @@ fn misfit(domain: &Domain, at: &Path) -> RecipeError {
         Domain::LogUniform(low, high) => grid(format!("{{log: [{low}, {high}, 5]}}")),
         Domain::Linear(low, high, _) => random(format!("{{uniform: [{low}, {high}]}}")),
         Domain::Log(low, high, _) => random(format!("{{log_uniform: [{low}, {high}]}}")),
-        Domain::IntUniform(low, high) => grid(format!("{{choice: [{low}, {high}]}}")),
+        Domain::Range(low, high) => random(format!("{{int_uniform: [{low}, {}]}}", high - 1)),
+        Domain::IntUniform(low, high) => {
+            grid(format!("{{range: [{low}, {}]}}", high.saturating_add(1)))
+        }
         Domain::Choice(_) => unreachable!("a choice fits every search"),
     }
 }
 
-fn check_parameter_name(name: &str, at: &Path) -> Result<(), RecipeError> {
-    let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    let valid = name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(letters);
-    if valid && name.len() <= NAME_BYTES_MAX {
-        return Ok(());
-    }
-    Err(RecipeError::new(at, "is not the name of a parameter").hint(format!(
-        "a name holds letters, digits, '_' and '-', starts with a letter, and has at most \
-         {NAME_BYTES_MAX} characters"
-    )))
-}
-
 /// Programs name their metrics as they like: `loss`, `eval/loss`, `top-5 accuracy`.
-fn check_metric(name: &str, at: &Path) -> Result<(), RecipeError> {
+fn check_metric_name(name: &str, at: &Path) -> Result<(), RecipeError> {
     if name.trim().is_empty() || name.contains(char::is_control) {
         return Err(RecipeError::new(at, format!("{name:?} is not the name of a metric")));
     }

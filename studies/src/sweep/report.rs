@@ -1,56 +1,54 @@
 //! What a sweep showed.
 
+use super::figures::{SHOWN_MAX, figures};
 use super::planner::Sweep;
 use super::points::Point;
-use super::results::{Group, State, TrialResult, ranked};
-use super::spec::Domain;
-use crate::report::{
-    Axis, Cell, Chart, Column, Figure, Point as Mark, Report, Section, Series, Style, Table,
-};
+use super::results::{Group, State, TrialResult, mean_cell, ranked};
+use super::spec::{Domain, Metric};
+use crate::report::{Cell, Column, Report, Section, Table};
 use crate::study::TrialView;
 use proto::Value;
 use serde_json::json;
 
 /// Most rows of a table; people do not read further, and the JSON has every trial anyway.
-const ROWS_MAX: usize = 1_000;
+pub(super) const ROWS_MAX: usize = 1_000;
 /// Most trials that one note names.
 const NAMED_MAX: usize = 5;
-/// Values of a parameter that span more than this ratio are drawn on a logarithmic axis.
-const LOG_AXIS_RATIO: f64 = 50.0;
 
-pub(super) fn report(sweep: &Sweep, trials: &[TrialView<'_>]) -> Report {
-    let metric = &sweep.spec.metric;
-    let results: Vec<_> = trials.iter().map(|view| TrialResult::new(view, &metric.name)).collect();
-    let points = ranked(sweep, &results);
+pub(super) fn report(sweep: &Sweep, metric: &Metric, trials: &[TrialView<'_>]) -> Report {
+    let views = trials.iter().enumerate();
+    let results: Vec<_> =
+        views.map(|(index, view)| TrialResult::new(sweep, metric, index, view)).collect();
+    let points = ranked(sweep, metric, &results);
     let best = points.first().filter(|point| point.is_complete(sweep));
-    let mut sections = vec![best_section(sweep, best)];
+    let findings = sweep.stopper.as_ref().map(|stopper| stopper.findings(trials));
+    let mut sections = vec![best_section(metric, best)];
+    let figures = figures(sweep, metric, &results, best);
+    if !figures.is_empty() {
+        let heading = format!("{} by parameter", metric.name);
+        sections.push(Section { heading, figures, ..Section::default() });
+    }
+    sections.extend(findings.as_ref().map(|findings| findings.section()));
     sections.push(Section {
         heading: "Results".into(),
-        tables: vec![point_table(sweep, &points), trial_table(sweep, &results)],
+        tables: vec![point_table(sweep, metric, &points), trial_table(sweep, metric, &results)],
         ..Section::default()
     });
-    let figures = figures(sweep, &results, best);
-    if !figures.is_empty() {
-        sections.insert(
-            1,
-            Section {
-                heading: format!("{} by parameter", metric.name),
-                figures,
-                ..Section::default()
-            },
-        );
+    let mut summary = summary(sweep, metric, &results, best);
+    if let Some(findings) = findings {
+        summary["early_stopping"] = findings.summary();
     }
     Report {
         title: format!("Sweep: {} {}", metric.goal.word(), metric.name),
-        summary: summary(sweep, &results, best),
+        summary,
         sections,
-        notes: notes(sweep, &results, &points),
+        notes: notes(sweep, metric, &results, &points),
         curve_parameter: sweep.spec.parameters.keys().next().cloned(),
     }
 }
 
-fn best_section(sweep: &Sweep, best: Option<&Group<'_>>) -> Section {
-    let metric = &sweep.spec.metric.name;
+fn best_section(metric: &Metric, best: Option<&Group<'_>>) -> Section {
+    let metric = &metric.name;
     let Some(best) = best else {
         return Section {
             heading: "Best".into(),
@@ -86,7 +84,7 @@ fn selection(sweep: &Sweep) -> String {
     }
 }
 
-fn label(parameters: &Point) -> String {
+pub(super) fn label(parameters: &Point) -> String {
     if parameters.is_empty() {
         return "The command without parameters".into();
     }
@@ -105,7 +103,7 @@ fn value_cell(value: Option<&Value>) -> Cell {
     }
 }
 
-fn parameter_columns(sweep: &Sweep) -> Vec<Column> {
+pub(super) fn parameter_columns(sweep: &Sweep) -> Vec<Column> {
     let column = |(name, domain): (&String, &Domain)| match domain {
         Domain::Choice(values) if values.iter().any(|value| value.as_f64().is_none()) => {
             Column::text(name.as_str())
@@ -113,6 +111,7 @@ fn parameter_columns(sweep: &Sweep) -> Vec<Column> {
         Domain::Choice(_)
         | Domain::Linear(..)
         | Domain::Log(..)
+        | Domain::Range(..)
         | Domain::Uniform(..)
         | Domain::LogUniform(..)
         | Domain::IntUniform(..) => Column::number(name.as_str(), ""),
@@ -120,17 +119,32 @@ fn parameter_columns(sweep: &Sweep) -> Vec<Column> {
     sweep.spec.parameters.iter().map(column).collect()
 }
 
-fn parameter_cells(sweep: &Sweep, parameters: &Point) -> Vec<Cell> {
+pub(super) fn parameter_cells(sweep: &Sweep, parameters: &Point) -> Vec<Cell> {
     let names = sweep.spec.parameters.keys();
     names.map(|name| value_cell(parameters.get(name))).collect()
 }
 
-fn point_table(sweep: &Sweep, points: &[Group<'_>]) -> Table {
+fn point_table(sweep: &Sweep, metric: &Metric, points: &[Group<'_>]) -> Table {
     let seeds = sweep.spec.seeds.len();
+    let name = metric.name.as_str();
     let mut columns = vec![Column::number("rank", "")];
     columns.extend(parameter_columns(sweep));
-    columns.push(Column::number(sweep.spec.metric.name.as_str(), ""));
-    columns.push(Column::number("seeds", ""));
+    columns.extend([Column::number(name, ""), Column::number("seeds", "")]);
+    let mut caption = format!(
+        "Points, best first ({} {name}); mean and 95 % interval over the seeds where there are \
+         several. A point is ranked when every seed gave a final value.",
+        metric.goal.word(),
+    );
+    if sweep.stopper.is_some() {
+        columns.extend([
+            Column::number("reached", "steps"),
+            Column::number(format!("{name} there"), ""),
+        ]);
+        caption.push_str(
+            " The others follow by the last step that all their seeds reached, then by the value \
+             there: values at different steps are not compared.",
+        );
+    }
     let row = |(place, point): (usize, &Group<'_>)| {
         let mut cells = vec![match point.is_complete(sweep) {
             true => Cell::Number((place + 1) as f64),
@@ -139,103 +153,65 @@ fn point_table(sweep: &Sweep, points: &[Group<'_>]) -> Table {
         cells.extend(parameter_cells(sweep, point.parameters));
         cells.push(point.cell());
         cells.push(Cell::text(format!("{} of {seeds}", point.values().count())));
+        if sweep.stopper.is_some() {
+            cells.extend(match point.reached {
+                Some((step, mean)) => [
+                    Cell::Number(step as f64),
+                    mean.map_or_else(|| Cell::missing("not a number"), mean_cell),
+                ],
+                None => [Cell::missing(""), Cell::missing("")],
+            });
+        }
         cells
     };
     Table {
         name: "points".into(),
-        caption: format!(
-            "Points, best first ({} {}); mean and 95 % interval over the seeds where there are \
-             several. A point is ranked when every seed gave a value.",
-            sweep.spec.metric.goal.word(),
-            sweep.spec.metric.name
-        ),
+        caption,
         columns,
         rows: points.iter().enumerate().take(ROWS_MAX).map(row).collect(),
     }
 }
 
-fn trial_table(sweep: &Sweep, results: &[TrialResult<'_>]) -> Table {
+fn trial_table(sweep: &Sweep, metric: &Metric, results: &[TrialResult<'_>]) -> Table {
     let mut columns = vec![Column::text("trial")];
     columns.extend(parameter_columns(sweep));
     columns.push(Column::number("seed", ""));
     columns.push(Column::text("state"));
-    columns.push(Column::number(sweep.spec.metric.name.as_str(), ""));
+    columns.push(Column::number(metric.name.as_str(), ""));
     let row = |result: &TrialResult<'_>| {
         let mut cells = vec![Cell::Trial(result.view.id.clone())];
         cells.extend(parameter_cells(sweep, &result.view.spec.parameters));
         cells.push(Cell::text(result.view.spec.seed.to_string()));
-        cells.push(Cell::text(result.word()));
-        cells.push(match result.value() {
-            Some(value) => Cell::Number(value),
-            None => Cell::missing(result.word()),
+        cells.extend(match result.state {
+            State::Measured(value) => [Cell::text(result.word()), Cell::Number(value)],
+            State::Stopped(end) => {
+                [Cell::text(format!("stopped at step {}", end.rung)), Cell::Number(end.value)]
+            }
+            State::MetricMissing
+            | State::Diverged { .. }
+            | State::Failed { .. }
+            | State::Unfinished => [Cell::text(result.word()), Cell::missing(result.word())],
         });
         cells
     };
+    let caption = match sweep.stopper {
+        Some(_) => "Trials in planning order. A stopped one has the value of its last step.",
+        None => "Trials in planning order.",
+    };
     Table {
         name: "trials".into(),
-        caption: "Trials in planning order.".into(),
+        caption: caption.into(),
         columns,
         rows: results.iter().take(ROWS_MAX).map(row).collect(),
     }
 }
 
-/// One figure per numeric parameter that takes at least two values.
-fn figures(sweep: &Sweep, results: &[TrialResult<'_>], best: Option<&Group<'_>>) -> Vec<Figure> {
-    let metric = &sweep.spec.metric;
-    let figure = |name: &String| {
-        let x_of = |parameters: &Point| parameters.get(name).and_then(Value::as_f64);
-        let marks: Vec<Mark> = results
-            .iter()
-            .filter_map(|result| {
-                Some(Mark {
-                    x: x_of(&result.view.spec.parameters)?,
-                    y: result.value()?,
-                    trial: Some(result.view.id.clone()),
-                    label: label(&result.view.spec.parameters),
-                    ..Mark::default()
-                })
-            })
-            .collect();
-        let low = marks.iter().map(|mark| mark.x).fold(f64::INFINITY, f64::min);
-        let high = marks.iter().map(|mark| mark.x).fold(f64::NEG_INFINITY, f64::max);
-        if low >= high {
-            return None;
-        }
-        let logarithmic = low > 0.0 && high / low > LOG_AXIS_RATIO;
-        let mut series =
-            vec![Series { label: "trials".into(), points: marks, ..Series::default() }];
-        let optimum = best.and_then(|best| Some((x_of(best.parameters)?, best.mean?)));
-        series.extend(optimum.map(|(x, (y, y_interval))| Series {
-            label: "best point".into(),
-            group: 1,
-            style: Style::Minimum,
-            points: vec![Mark { x, y, y_interval, ..Mark::default() }],
-            ..Series::default()
-        }));
-        Some(Figure {
-            name: format!("by_{name}"),
-            caption: format!(
-                "{} of every completed trial against {name}. Other parameters vary along.",
-                metric.name
-            ),
-            chart: Chart {
-                title: format!("{} by {name}", metric.name),
-                x: if logarithmic { Axis::log(name.as_str()) } else { Axis::linear(name.as_str()) },
-                y: Axis::linear(metric.name.as_str()),
-                series,
-                ..Chart::default()
-            },
-        })
-    };
-    sweep.spec.parameters.keys().filter_map(figure).collect()
-}
-
 fn summary(
     sweep: &Sweep,
+    metric: &Metric,
     results: &[TrialResult<'_>],
     best: Option<&Group<'_>>,
 ) -> serde_json::Value {
-    let metric = &sweep.spec.metric;
     let count = |wanted: &dyn Fn(&State<'_>) -> bool| {
         results.iter().filter(|result| wanted(&result.state)).count()
     };
@@ -262,22 +238,23 @@ fn summary(
             "measured": count(&|state| matches!(state, State::Measured(_))),
             "metric_missing": count(&|state| matches!(state, State::MetricMissing)),
             "diverged": count(&|state| matches!(state, State::Diverged { .. })),
+            "stopped": count(&|state| matches!(state, State::Stopped(_))),
             "failed": count(&|state| matches!(state, State::Failed { .. })),
             "unfinished": count(&|state| matches!(state, State::Unfinished)),
         },
     })
 }
 
-fn notes(sweep: &Sweep, results: &[TrialResult<'_>], points: &[Group<'_>]) -> Vec<String> {
-    let metric = &sweep.spec.metric;
+fn notes(
+    sweep: &Sweep,
+    metric: &Metric,
+    results: &[TrialResult<'_>],
+    points: &[Group<'_>],
+) -> Vec<String> {
     let mut notes = vec![selection(sweep)];
     let mut left_out = |wanted: &dyn Fn(&TrialResult<'_>) -> Option<String>, what: &str| {
-        let found: Vec<String> = results.iter().filter_map(wanted).collect();
-        if !found.is_empty() {
-            let named = found.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join("; ");
-            let more = if found.len() > NAMED_MAX { "; ..." } else { "" };
-            notes.push(format!("{} {what}: {named}{more}.", counted(found.len())));
-        }
+        let found = results.iter().filter_map(wanted);
+        notes.extend(named(found, what));
     };
     let failed = |result: &TrialResult<'_>| {
         let State::Failed { class, message } = result.state else {
@@ -299,10 +276,7 @@ fn notes(sweep: &Sweep, results: &[TrialResult<'_>], points: &[Group<'_>]) -> Ve
         matches!(result.state, State::MetricMissing).then(|| result.view.id.to_string())
     };
     left_out(&missing, &format!("completed without reporting `{}` and left out", metric.name));
-    let unfinished = sweep.len() - results.iter().filter(|r| r.view.outcome.is_some()).count();
-    if unfinished > 0 {
-        notes.push(format!("{} not finished yet.", counted(unfinished)));
-    }
+    notes.extend(unfinished(sweep, results.iter().map(|result| result.view)));
     let partial =
         points.iter().filter(|point| point.mean.is_some() && !point.is_complete(sweep)).count();
     if partial > 0 {
@@ -314,13 +288,46 @@ fn notes(sweep: &Sweep, results: &[TrialResult<'_>], points: &[Group<'_>]) -> Ve
             sweep.points.repeated()
         ));
     }
+    if sweep.stopper.is_some() {
+        notes.push(
+            "A trial that early stopping ended might have become the best one later; nobody knows."
+                .into(),
+        );
+    }
     if results.len() > ROWS_MAX {
         notes.push(format!("The tables show {ROWS_MAX} of {} trials.", results.len()));
+    }
+    if results.len() > SHOWN_MAX {
+        notes.push(format!("The figures show at most {SHOWN_MAX} trials, chosen by lot."));
     }
     notes
 }
 
-fn counted(trials: usize) -> String {
+/// A note that counts trials and names the first few; `None` without any.
+pub(super) fn named(mut found: impl Iterator<Item = String>, what: &str) -> Option<String> {
+    let first: Vec<String> = found.by_ref().take(NAMED_MAX).collect();
+    let more = found.count() as u64;
+    if first.is_empty() {
+        return None;
+    }
+    let count = counted(first.len() as u64 + more);
+    let dots = if more > 0 { "; ..." } else { "" };
+    Some(format!("{count} {what}: {}{dots}.", first.join("; ")))
+}
+
+/// A note on the trials that have not ended, planned or not; `None` without any.
+pub(super) fn unfinished<'a>(
+    sweep: &Sweep,
+    trials: impl Iterator<Item = &'a TrialView<'a>>,
+) -> Option<String> {
+    let ended = trials.filter(|trial| trial.outcome.is_some()).count() as u64;
+    match sweep.len().saturating_sub(ended) {
+        0 => None,
+        open => Some(format!("{} not finished yet.", counted(open))),
+    }
+}
+
+fn counted(trials: u64) -> String {
     match trials {
         1 => "1 trial".into(),
         many => format!("{many} trials"),

@@ -1,19 +1,53 @@
 //! A checked sweep.
 
 use super::planner::Sweep;
+use super::stopping::EarlyStopping;
 use super::template::Template;
-use crate::recipe::{StudyError, TrialSettings, Wanted};
+use crate::recipe::{Needs, StudyError, TrialSettings, Wanted};
 use crate::study::Study;
 use proto::{Inputs, Value};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Most trials of one recipe: more is a mistake in a grid, and the report is read by people.
-pub const TRIALS_MAX: u64 = 100_000;
+/// Most trials of a random search: every draw is kept, so that none is repeated.
+pub const RANDOM_TRIALS_MAX: u64 = 100_000;
+/// Most trials of a grid, which costs nothing until its trials are drawn: what one coordinator
+/// starts in a few hours. More is a mistake in a grid.
+pub const GRID_TRIALS_MAX: u64 = 10_000_000;
 
 /// Grid or random search over the parameters of a program. Valid by construction.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SweepSpec {
+    /// What every trial executes. Its keys are written beside the others here, so that the
+    /// experiments' ids, which are hashes of this, stay as they are.
+    #[serde(flatten)]
+    pub program: Program,
+    /// What varies, by name.
+    pub parameters: BTreeMap<String, Domain>,
+    /// How it varies. Every domain fits the kind of search.
+    pub search: Search,
+    /// Every point is tried once with each of these; distinct, at least one.
+    pub seeds: Vec<u64>,
+    /// What is measured; `None` asks only that the trials complete.
+    pub metric: Option<Metric>,
+    /// Which trials are ended before they are done; only where there is a metric.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
+}
+
+/// What every trial of a sweep executes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Program {
+    /// A program.
+    Command(Command),
+    /// Nothing: the trials complete at once, which measures Brine itself.
+    Noop,
+}
+
+/// The program of a sweep.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Command {
     /// Program and arguments; the first is not empty.
     pub arguments: Vec<Template>,
     /// Extra environment variables.
@@ -22,14 +56,6 @@ pub struct SweepSpec {
     pub working_folder: Option<String>,
     /// Files for the trial's folder, as the recipe names them, by file name.
     pub files: BTreeMap<String, String>,
-    /// What varies, by name.
-    pub parameters: BTreeMap<String, Domain>,
-    /// How it varies. Every domain fits the kind of search.
-    pub search: Search,
-    /// Every point is tried once with each of these; distinct, at least one.
-    pub seeds: Vec<u64>,
-    /// What is measured.
-    pub metric: Metric,
 }
 
 /// The values that a parameter may take. Bounds are finite and ascend.
@@ -42,6 +68,8 @@ pub enum Domain {
     Linear(f64, f64, u32),
     /// This many points from low to high at equal ratios; low is positive.
     Log(f64, f64, u32),
+    /// Every whole number from low to below high.
+    Range(i64, i64),
     /// Any number from low to high.
     Uniform(f64, f64),
     /// Any number from low to high whose logarithm is uniform; low is positive.
@@ -57,6 +85,7 @@ impl Domain {
             Self::Choice(_) => "choice",
             Self::Linear(..) => "linear",
             Self::Log(..) => "log",
+            Self::Range(..) => "range",
             Self::Uniform(..) => "uniform",
             Self::LogUniform(..) => "log_uniform",
             Self::IntUniform(..) => "int_uniform",
@@ -119,7 +148,20 @@ impl Goal {
 impl SweepSpec {
     /// The files that the client has to read.
     pub fn wanted(&self) -> Wanted {
-        Wanted { data: None, files: self.files.values().cloned().collect() }
+        match &self.program {
+            Program::Command(command) => {
+                Wanted { data: None, files: command.files.values().cloned().collect() }
+            }
+            Program::Noop => Wanted::default(),
+        }
+    }
+
+    /// What executes the trials.
+    pub(crate) fn needs(&self) -> Needs {
+        match self.program {
+            Program::Command(_) => Needs::Program,
+            Program::Noop => Needs::Nothing,
+        }
     }
 
     /// The planner.

@@ -1,4 +1,4 @@
-use super::spec::TRIALS_MAX;
+use super::spec::{GRID_TRIALS_MAX, RANDOM_TRIALS_MAX};
 use crate::recipe::Recipe;
 use crate::report::{Cell, Report};
 use crate::study::{Next, Study, TrialView};
@@ -44,21 +44,25 @@ impl Lab {
                 spec,
                 attempts: u32::from(outcome.is_some()),
                 outcome: outcome.as_ref(),
+                measured: &[],
             })
             .collect()
     }
 
-    /// Plans until the study waits or is complete, and returns that answer.
+    /// Draws the planned range, if any, and returns the answer after it.
     fn plan(&mut self) -> Next {
-        loop {
-            match self.study.next(&self.views()) {
-                Next::Plan { trials, .. } => {
-                    let ids = trials.into_iter().map(|spec| (spec.id(), spec, None));
-                    self.trials.extend(ids);
-                }
-                answer @ (Next::Wait | Next::Complete) => return answer,
-            }
-        }
+        let answer = self.study.next(&self.views());
+        let Next::PlanRange { count, .. } = answer else {
+            return answer;
+        };
+        self.draw(count);
+        self.study.next(&self.views())
+    }
+
+    fn draw(&mut self, count: u64) {
+        let first = self.trials.len() as u64;
+        let specs = (first..first + count).map(|index| self.study.trial(index).unwrap());
+        self.trials.extend(specs.map(|spec| (spec.id(), spec, None)));
     }
 
     fn end(&mut self, outcome_of: impl Fn(usize, &TrialSpec) -> Option<Outcome>) {
@@ -106,21 +110,47 @@ fn a_grid_is_every_combination_with_every_seed() {
 }
 
 #[test]
-fn a_large_sweep_is_planned_in_parts_and_each_trial_once() {
+fn a_sweep_is_one_range_and_complete_when_all_of_it_ended() {
     let mut lab = Lab::new(sweep("{lr: {linear: [0, 1, 2001]}}", "grid", "[0]"));
-    let mut plans = 0;
-    while lab.plan() == Next::Wait {
-        plans += 1;
-        let unfinished = lab.trials.iter().filter(|trial| trial.2.is_none()).count();
-        assert!(unfinished <= 1024, "{unfinished}");
-        lab.end(|index, _| (index % 7 != 0 || index < 1_900).then(|| loss(1.0)).flatten());
-        if lab.trials.len() == 2001 {
-            lab.end(|_, _| loss(1.0));
-        }
-    }
-    assert!(plans > 1);
+    let Next::PlanRange { count, reason } = lab.study.next(&[]) else { panic!("one range") };
+    assert_eq!((count, reason.as_str()), (2001, "grid: 2001 points"));
+    assert!(!lab.study.wants_each_outcome());
+    lab.draw(2000);
+    lab.end(|_, _| loss(1.0));
+    let Next::PlanRange { count, .. } = lab.study.next(&lab.views()) else {
+        panic!("a history that holds a part only plans the rest")
+    };
+    assert_eq!(count, 1);
+    lab.draw(1);
+    assert_eq!(lab.plan(), Next::Wait);
+    lab.end(|_, _| loss(1.0));
+    assert_eq!(lab.plan(), Next::Complete);
+    assert_eq!(lab.study.trial(2001), None);
     let ids: BTreeSet<_> = lab.trials.iter().map(|trial| &trial.0).collect();
-    assert_eq!((ids.len(), lab.trials.len()), (2001, 2001));
+    assert_eq!(ids.len(), 2001);
+}
+
+#[test]
+fn a_range_is_its_whole_numbers_without_the_end() {
+    let mut lab = Lab::new(sweep("{lr: {range: [-2, 3]}}", "grid", "[0]"));
+    lab.plan();
+    let values: Vec<_> = lab.trials.iter().map(|(_, spec, _)| lr(spec)).collect();
+    assert_eq!(values, [-2.0, -1.0, 0.0, 1.0, 2.0]);
+    let whole = format!("{{lr: {{range: [{}, {}]}}}}", i64::MAX - 2, i64::MAX);
+    let last = sweep(&whole, "grid", "[0]").trial(1).unwrap();
+    assert_eq!(last.parameters["lr"], proto::Value::Integer(i64::MAX - 1));
+}
+
+#[test]
+fn the_largest_grid_has_every_trial_without_a_list_of_them() {
+    let size = GRID_TRIALS_MAX / 10;
+    let parameters = format!("{{lr: {{range: [0, {size}]}}, b: {{range: [0, 5]}}}}");
+    let study = sweep(&parameters, "grid", "[7, 8]");
+    assert!(matches!(study.next(&[]), Next::PlanRange { count: GRID_TRIALS_MAX, .. }));
+    let last = study.trial(GRID_TRIALS_MAX - 1).unwrap();
+    assert_eq!((lr(&last), last.seed), ((size - 1) as f64, 8));
+    assert_eq!(study.trial(GRID_TRIALS_MAX), None);
+    assert_eq!(study.trial(u64::MAX), None);
 }
 
 const RANDOM: &str = "{lr: {log_uniform: [0.001, 1.0]}, drop: {uniform: [-1, 1]}, n: {int_uniform: [-2, 9]}, \
@@ -277,11 +307,80 @@ fn a_report_before_the_first_trial_says_that_nothing_is_known() {
 }
 
 #[test]
-fn the_largest_sweep_is_planned_without_delay_or_repetition() {
-    let search = format!("{{random: {{trials: {TRIALS_MAX}}}}}");
+fn the_largest_random_search_leaves_out_what_it_repeats() {
+    let search = format!("{{random: {{trials: {RANDOM_TRIALS_MAX}}}}}");
     let study = sweep("{lr: {uniform: [0, 1]}}", &search, "[0]");
-    let Next::Plan { trials, reason } = study.next(&[]) else { panic!("a new sweep plans") };
-    assert_eq!(trials.len(), 512);
-    // Of 100,000 draws with six digits some repeat; those are left out.
-    assert!(reason.starts_with("random search: trials 1 to 512 of 9"), "{reason}");
+    let Next::PlanRange { count, reason } = study.next(&[]) else { panic!("one range") };
+    // Of 100,000 draws with six digits some repeat.
+    assert!((90_000..RANDOM_TRIALS_MAX).contains(&count), "{count}");
+    assert_eq!(reason, format!("random search: {count} points"));
+}
+
+#[test]
+fn the_report_of_a_large_sweep_stays_small() {
+    let mut lab = Lab::new(sweep("{lr: {range: [0, 20000]}}", "grid", "[0]"));
+    lab.plan();
+    lab.end(|index, spec| match index % 10 {
+        0 => Some(Outcome::failed(FailureClass::Trial, "exit code 1")),
+        _ => loss(lr(spec)),
+    });
+    let report = lab.report();
+    assert_eq!(report.summary["trials"]["measured"], 18_000);
+    assert_eq!(report.summary["best"]["parameters"]["lr"], 1);
+    for section in &report.sections {
+        assert!(section.tables.iter().all(|table| table.rows.len() <= 1_000));
+        let series = section.figures.iter().flat_map(|figure| &figure.chart.series);
+        assert!(series.into_iter().all(|series| series.points.len() <= 2_000));
+    }
+    // The points of the figure are spread over the grid.
+    let points = &report.sections[1].figures[0].chart.series[0].points;
+    let low = points.iter().filter(|point| point.x < 10_000.0).count();
+    assert!((800..1_200).contains(&low), "{low}");
+    let failed = "2000 trials failed and left out: ";
+    let note = report.notes.iter().find(|note| note.starts_with(failed)).unwrap();
+    assert!(note.ends_with("; ...."), "{note}");
+}
+
+fn without_metric(program: &str) -> Lab {
+    let text = format!(
+        "apiVersion: brine.dev/v1\nkind: Experiment\nmetadata: {{name: a}}\nspec:\n  study:\n    \
+         sweep:\n      {program}\n      parameters: {{n: {{range: [0, 4]}}}}\n      search: grid\n"
+    );
+    Lab::new(Recipe::parse(&text).unwrap().study(&Inputs::default()).unwrap())
+}
+
+#[test]
+fn a_noop_occupies_nothing_and_its_sweep_asks_only_for_completion() {
+    let mut lab = without_metric("noop: {}");
+    lab.plan();
+    let spec = &lab.trials[3].1;
+    assert_eq!((&spec.runner, spec.resources.cpus), (&Runner::Noop, 0));
+    assert_eq!(spec.parameters["n"], proto::Value::Integer(3));
+    assert!(!lab.study.has_result(&[]));
+    let done = || Some(Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None });
+    lab.end(|index, _| match index {
+        2 => Some(Outcome::failed(FailureClass::Infrastructure, "lost")),
+        _ => done(),
+    });
+    assert!(!lab.study.has_result(&lab.views()));
+    let report = lab.report();
+    assert_eq!(report.sections[0].text, ["3 of 4 trials completed."]);
+    assert_eq!(report.sections[0].tables[1].rows.len(), 1);
+    let expected = format!("1 trial did not complete: {} (infrastructure: lost).", lab.trials[2].0);
+    assert_eq!(report.notes, [expected]);
+    lab.end(|_, _| done());
+    assert!(lab.study.has_result(&lab.views()));
+    assert_eq!(lab.plan(), Next::Complete);
+    let report = lab.report();
+    assert_eq!(report.summary["completed"], 4);
+    assert_eq!(report.notes, [""; 0]);
+}
+
+#[test]
+fn a_command_without_a_metric_is_judged_by_its_end() {
+    let mut lab = without_metric("command: {arguments: [/bin/true]}\n      metric: null");
+    lab.plan();
+    assert!(matches!(lab.trials[0].1.runner, Runner::Command(_)));
+    lab.end(|index, _| (index < 3).then(|| loss(1.0)).flatten());
+    assert_eq!(lab.report().notes, ["1 trial not finished yet."]);
 }

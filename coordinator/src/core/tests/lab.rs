@@ -1,9 +1,11 @@
 //! A control plane on a table: time moves when told, agents say what they are told to say, and the
 //! invariants are checked after every step.
 
-use super::super::state::Capacity;
 use super::super::*;
-use proto::{Attempt, Checkpoint, CommandSpec, Inputs, Resources, Retries, Runner};
+use proto::{
+    Attempt, Checkpoint, CommandSpec, Event, FailureClass, Inputs, Outcome, Placement, Resources,
+    Retries, Runner, TrialSpec,
+};
 
 pub(super) const TTL: u64 = 5_000;
 
@@ -14,7 +16,8 @@ pub(super) struct Lab {
     /// How far `expect` has read the journal.
     read: usize,
     sessions: u64,
-    refused: Vec<(TrialId, Attempt)>,
+    sequence: u64,
+    refused: Vec<AttemptKey>,
     /// What the next reports say about their agent's plans.
     pub(super) leaving: bool,
 }
@@ -34,6 +37,7 @@ pub(super) fn spec(seed: u64) -> TrialSpec {
         retries: Retries::default(),
         time_limit_ms: None,
         checkpoint_every_ms: 60_000,
+        placement: Placement::default(),
     }
 }
 
@@ -71,6 +75,7 @@ impl Lab {
             journal: Vec::new(),
             read: 0,
             sessions: 0,
+            sequence: 0,
             refused: Vec::new(),
             leaving: false,
         }
@@ -90,8 +95,8 @@ impl Lab {
         let experiment = experiment_id(name);
         // No study can be read from this text, so nothing but the test plans or ends anything.
         let recipe = "none".to_owned();
-        let inputs = Inputs::default();
-        self.take(Event::ExperimentSubmitted { experiment, recipe, inputs });
+        let (inputs, user) = (Inputs::default(), String::new());
+        self.take(Event::ExperimentSubmitted { experiment, recipe, inputs, user });
         let (experiment, reason) = (experiment_id(name), "the test asks".to_owned());
         self.take(Event::TrialsPlanned { experiment, reason, trials: trials.to_vec() });
         self.read = self.journal.len();
@@ -107,8 +112,10 @@ impl Lab {
 
     pub(super) fn submit_again(&mut self, retry_failed: bool) {
         let recipe = include_str!("sweep.yaml").to_owned();
-        let inputs = Inputs::default();
-        self.decide(&Input::Submit { recipe, inputs, retry_failed }).unwrap();
+        let (inputs, user) = (Inputs::default(), String::new());
+        let submission = Submission { recipe, inputs, retry_failed, user };
+        let (_, events) = self.core.decide_submit(&submission).unwrap();
+        events.into_iter().for_each(|event| self.take(event));
     }
 
     pub(super) fn only_trial(&self) -> TrialId {
@@ -121,20 +128,13 @@ impl Lab {
     fn take(&mut self, event: Event) {
         self.core.apply(self.now, &event);
         self.journal.push((self.now, event));
-        self.core.check_invariants().unwrap();
-    }
-
-    fn decide(&mut self, input: &Input) -> Result<(), Rejection> {
-        for event in self.core.decide(self.now, input)? {
-            self.take(event);
-        }
-        Ok(())
     }
 
     pub(super) fn settle(&mut self) {
         self.core.pass_time(self.now);
         for _ in 0..100 {
             let events = self.core.settle(self.now);
+            self.core.check_invariants(self.now).unwrap();
             if events.is_empty() {
                 return;
             }
@@ -170,10 +170,23 @@ impl Lab {
             None => "?".to_owned(),
         };
         match event {
-            Event::LeaseGranted { trial, attempt, agent, devices, .. } => {
-                let [cpu] = devices.cpus[..] else { panic!("one CPU slot each") };
-                format!("lease {}/{attempt} {agent}[{cpu}]", number(trial))
+            Event::LeaseGranted { trial, attempt, agent, devices, members, .. } => {
+                let leader = (agent, devices);
+                let others = members.iter().map(|member| (&member.agent, &member.devices));
+                let places = std::iter::once(leader).chain(others).map(|(agent, devices)| {
+                    let gpus = devices.gpus.iter().map(|gpu| format!("gpu{gpu}"));
+                    let all = devices.cpus.iter().map(u32::to_string).chain(gpus);
+                    format!(" {agent}[{}]", all.collect::<Vec<_>>().join(","))
+                });
+                format!("lease {}/{attempt}{}", number(trial), places.collect::<String>())
             }
+            Event::AttemptPreempted { trial, attempt, by } => {
+                format!("preempted {}/{attempt} by {}", number(trial), number(by))
+            }
+            Event::MemberEnded { trial, attempt, rank, .. } => {
+                format!("member {rank} ended {}/{attempt}", number(trial))
+            }
+            Event::Measured { trial, rung, .. } => format!("rung {rung} of {}", number(trial)),
             Event::AttemptStarted { trial, attempt } => {
                 format!("started {}/{attempt}", number(trial))
             }
@@ -193,9 +206,11 @@ impl Lab {
             Event::ExperimentResumed { experiment, .. } => {
                 format!("experiment {} resumed", short(experiment))
             }
-            Event::ExperimentSubmitted { .. } | Event::TrialsPlanned { .. } => {
-                format!("{event:?}")
-            }
+            Event::RangePlanned { count, .. } => format!("range of {count}"),
+            Event::TrialsDrawn { count, .. } => format!("drawn {count}"),
+            Event::ExperimentSubmitted { .. }
+            | Event::RecipeChanged { .. }
+            | Event::TrialsPlanned { .. } => format!("{event:?}"),
         }
     }
 
@@ -208,27 +223,42 @@ impl Lab {
     }
 
     pub(super) fn waiting_for(&self) -> String {
-        self.core.waiting_for(&self.core.trials[&self.only_trial()], self.now)
+        self.core.waits(&self.only_trial(), self.now).unwrap().to_string()
     }
 
     pub(super) fn join_holding(&mut self, name: &str, cpus: u32, held: &[(u64, u32)]) {
-        let agent = agent_id(name);
-        let held = held.iter().map(|(seed, attempt)| (spec(*seed).id(), Attempt(*attempt)));
-        let running: Vec<_> = held.collect();
-        self.decide(&Input::Joined { agent: agent.clone(), running: running.clone() }).unwrap();
+        self.join(name, Capacity { cpus, ..capacity() }, held).unwrap();
+    }
+
+    pub(super) fn join(
+        &mut self,
+        name: &str,
+        capacity: Capacity,
+        held: &[(u64, u32)],
+    ) -> Result<(), Rejection> {
         self.sessions += 1;
-        let gpus = Vec::new();
-        let (host, code_version, memory_bytes) = ("h".into(), "1".into(), 1 << 34);
-        let capacity = Capacity { host, cpus, gpus, memory_bytes, code_version };
-        self.core
-            .hear(self.now, &Heard::Joined { agent, session: self.sessions, capacity, running });
-        self.core.check_invariants().unwrap();
+        let join = Join {
+            agent: agent_id(name),
+            instance: 1,
+            number: self.sessions,
+            session: self.sessions,
+            capacity,
+            running: held.iter().map(|(seed, attempt)| key(*seed, *attempt)).collect(),
+        };
+        self.join_as(join)
+    }
+
+    pub(super) fn join_as(&mut self, join: Join) -> Result<(), Rejection> {
+        let events = self.core.decide_join(self.now, &join)?;
+        events.into_iter().for_each(|event| self.take(event));
+        self.core.hear_join(self.now, &join);
+        Ok(())
     }
 
     pub(super) fn leave(&mut self, name: &str) {
         let agent = agent_id(name);
         let session = self.core.agents[&agent].session;
-        self.core.hear(self.now, &Heard::Left { agent, session });
+        self.core.hear_leave(&agent, session);
     }
 
     /// Folds the journal anew, as after a crash.
@@ -239,14 +269,14 @@ impl Lab {
     pub(super) fn restarted_at(&self, now: Timestamp) -> Self {
         let mut lab = Self::new();
         lab.now = now;
-        lab.sessions = self.sessions;
+        (lab.sessions, lab.sequence) = (self.sessions, self.sequence);
         for (at, event) in &self.journal {
             lab.core.apply(*at, event);
             lab.journal.push((*at, event.clone()));
         }
         lab.read = self.read;
         lab.core.restart(lab.now);
-        lab.core.check_invariants().unwrap();
+        lab.core.check_invariants(lab.now).unwrap();
         lab
     }
 
@@ -254,7 +284,8 @@ impl Lab {
     pub(super) fn cancel(&mut self, name: &str) {
         let known = self.core.experiments.keys().find(|id| id.as_str().starts_with(name));
         let experiment = known.unwrap().clone();
-        self.decide(&Input::Cancel { experiment }).unwrap();
+        let events = self.core.decide_cancel(&experiment).unwrap();
+        events.into_iter().for_each(|event| self.take(event));
     }
 
     /// Settles, and counts the live leases.
@@ -268,33 +299,32 @@ impl Lab {
         self.heartbeat_knowing(name, version);
     }
 
+    /// Says that the agent holds what is leased to it, and knows this assignment.
     pub(super) fn heartbeat_knowing(&mut self, name: &str, version: u64) {
-        self.report(self.empty_report(name), version).unwrap();
+        let mut report = self.empty_report(name);
+        report.assignment_version = version;
+        self.report(report).unwrap();
     }
 
     pub(super) fn running(&mut self, name: &str, seed: u64, attempt: u32) {
         let mut report = self.empty_report(name);
-        report.running.push((spec(seed).id(), Attempt(attempt), true));
-        self.report(report, 0).unwrap();
+        report.running = vec![(key(seed, attempt), true)];
+        self.report(report).unwrap();
     }
 
     pub(super) fn ended(&mut self, name: &str, seed: u64, attempt: u32, outcome: Outcome) -> &Self {
-        self.ended_id(name, &spec(seed).id(), attempt, outcome)
+        self.ended_key(name, &key(seed, attempt), outcome)
     }
 
-    pub(super) fn ended_id(
-        &mut self,
-        name: &str,
-        id: &TrialId,
-        attempt: u32,
-        outcome: Outcome,
-    ) -> &Self {
+    pub(super) fn ended_key(&mut self, name: &str, key: &AttemptKey, outcome: Outcome) -> &Self {
         let mut report = self.empty_report(name);
-        report.ended.push((id.clone(), Attempt(attempt), outcome));
-        self.report(report, u64::MAX).unwrap();
+        report.running.retain(|(other, _)| other != key);
+        report.ended.push((key.clone(), outcome));
+        report.assignment_version = self.core.agents[&agent_id(name)].version;
+        self.report(report).unwrap();
         let refused = std::mem::take(&mut self.refused);
         // The next report no longer lists the attempt, so its devices are free.
-        self.report(self.empty_report(name), u64::MAX).unwrap();
+        self.heartbeat(name);
         self.refused = refused;
         self
     }
@@ -303,44 +333,60 @@ impl Lab {
         let mut report = self.empty_report(name);
         let (attempt, agent) = (Attempt(attempt), agent_id(name));
         report.checkpoints.push((spec(seed).id(), Checkpoint { attempt, agent, ..what }));
-        self.report(report, 0).unwrap();
+        self.report(report).unwrap();
     }
 
     pub(super) fn report_of_session(&mut self, name: &str, session: u64) -> Result<(), Rejection> {
         let report = Report { session, ..self.empty_report(name) };
-        self.report(report, 0)
+        self.report(report)
     }
 
-    fn empty_report(&self, name: &str) -> Report {
-        let agent = agent_id(name);
+    /// Says nothing but that the agent runs what is leased to it.
+    pub(super) fn empty_report(&mut self, name: &str) -> Report {
+        let id = agent_id(name);
+        let agent = self.core.agents.get(&id);
+        self.sequence += 1;
+        let leases = agent.map_or_else(Vec::new, |agent| agent.leases.keys().cloned().collect());
         Report {
-            session: self.core.agents.get(&agent).map_or(0, |agent| agent.session),
-            agent,
-            running: Vec::new(),
+            session: agent.map_or(0, |agent| agent.session),
+            agent: id,
+            sequence: self.sequence,
+            running: leases.into_iter().map(|key| (key, false)).collect(),
             ended: Vec::new(),
             checkpoints: Vec::new(),
+            assignment_version: 0,
+            leaving: self.leaving,
         }
     }
 
-    fn report(&mut self, report: Report, assignment_version: u64) -> Result<(), Rejection> {
+    pub(super) fn report(&mut self, report: Report) -> Result<(), Rejection> {
         let (events, settled) = self.core.decide_report(self.now, &report)?;
         self.refused = settled.refused;
         events.into_iter().for_each(|event| self.take(event));
-        let ended = report.ended.iter().map(|(id, attempt, _)| (id.clone(), *attempt));
-        let running = report.running.iter().map(|(id, attempt, _)| (id.clone(), *attempt));
-        let running = running.chain(ended).collect();
-        let (agent, leaving) = (report.agent.clone(), self.leaving);
-        let heard = Heard::Report { agent, running, assignment_version, leaving };
-        self.core.hear(self.now, &heard);
-        assert_eq!(self.core.check_invariants(), Ok(()));
+        self.core.hear_report(self.now, &report);
         Ok(())
     }
 
     /// The last report's reply refused exactly this attempt.
     #[track_caller]
     pub(super) fn refused(&self, seed: u64, attempt: u32) {
-        assert_eq!(self.refused, [(spec(seed).id(), Attempt(attempt))]);
+        assert_eq!(self.refused, [key(seed, attempt)]);
     }
+}
+
+/// An agent with 16 GiB of memory, no GPUs and one CPU slot.
+pub(super) fn capacity() -> Capacity {
+    Capacity {
+        host: "h".into(),
+        cpus: 1,
+        memory_bytes: 1 << 34,
+        code_version: "1".into(),
+        ..Capacity::default()
+    }
+}
+
+pub(super) fn key(seed: u64, attempt: u32) -> AttemptKey {
+    AttemptKey { trial: spec(seed).id(), attempt: Attempt(attempt), rank: 0 }
 }
 
 fn short(id: &ExperimentId) -> &str {

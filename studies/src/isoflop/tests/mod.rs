@@ -53,6 +53,7 @@ pub(super) fn settings() -> TrialSettings {
         retries: Retries::default(),
         time_limit_ms: None,
         checkpoint_every_ms: 1_000,
+        placement: proto::Placement::default(),
     }
 }
 
@@ -77,6 +78,7 @@ impl Lab {
                 spec,
                 attempts: 1,
                 outcome: outcome.as_ref(),
+                measured: &[],
             })
             .collect()
     }
@@ -111,7 +113,13 @@ impl Lab {
     ) {
         let spec = self.study.spec.clone();
         for (id, trial, outcome) in &mut self.trials {
-            let view = TrialView { id, spec: trial, attempts: 1, outcome: outcome.as_ref() };
+            let view = TrialView {
+                id,
+                spec: trial,
+                attempts: 1,
+                outcome: outcome.as_ref(),
+                measured: &[],
+            };
             let trainings = Training::read_all(&spec, &[view]);
             let training = trainings[0];
             if outcome.is_some() || !chosen(training.budget, training.width) {

@@ -1,0 +1,455 @@
+//! Which attempts this agent holds, and what follows from what it hears. Plain data: nothing here
+//! can block, fail on disk or look at a clock.
+//!
+//! The driver feeds [`Input`]s to [`Core::handle`], carries out the [`Effect`]s, and sends
+//! [`Core::report`] whenever [`Core::report_is_due`] and at every heartbeat.
+//!
+//! An attempt's life: waiting (its devices are still held) -> starting -> running ->
+//! stopping (asked, with a time to be killed) -> killed -> ended (until the coordinator settles
+//! it). The coordinator's wish arrives as a whole set, so a message that is lost, late or repeated
+//! changes nothing.
+
+use crate::attempt::{STOP_GRACE_MS, TrialEnd};
+use crate::clock::Moment;
+use crate::held::{Held, State, StopReason, Unsettled, interrupted};
+use crate::messages::{Assignment, Effect, Input, Report};
+use proto::{Attempt, AttemptKey, Devices, FailureClass, Outcome, TrialId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Time that a trial has, beyond what it gives its own program, to save a checkpoint and end.
+pub const KILL_AFTER_MS: u64 = STOP_GRACE_MS + 5_000;
+/// Reports whose reply may still come. More than this many heartbeats without a reply are longer
+/// than any lease, so an older reply could renew nothing.
+const REPORTS_IN_FLIGHT_MAX: usize = 256;
+/// Settled attempts that are remembered in a session, so that a late assignment cannot start one
+/// again. Assignments are settled in order, so a few would do.
+const SETTLED_MAX: usize = 4_096;
+
+/// The state of an agent.
+#[derive(Debug, Default)]
+pub struct Core {
+    attempts: BTreeMap<AttemptKey, Held>,
+    /// Those of them that have no process yet, so that a long list of others costs nothing.
+    waiting: BTreeSet<AttemptKey>,
+    /// No deadline is earlier. A renewal may leave it too early, which the next look corrects;
+    /// so an input that concerns one attempt need not look at all the others.
+    due: Option<Moment>,
+    session: Option<Session>,
+    shutting_down: bool,
+    report_is_due: bool,
+}
+
+#[derive(Debug)]
+struct Session {
+    lease_ttl_ms: u64,
+    sequence: u64,
+    sent: VecDeque<(u64, Moment)>,
+    /// When the newest message was sent that the coordinator answered.
+    confirmed: Moment,
+    assignment_version: Option<u64>,
+    settled: BTreeSet<AttemptKey>,
+    /// The same, oldest first.
+    settled_order: VecDeque<AttemptKey>,
+    /// First report that said that the agent ends, and whether the coordinator heard it.
+    leaving_since: Option<u64>,
+    leaving_heard: bool,
+}
+
+impl Session {
+    fn remember(&mut self, key: AttemptKey) {
+        self.settled_order.push_back(key.clone());
+        self.settled.insert(key);
+        if self.settled_order.len() > SETTLED_MAX
+            && let Some(oldest) = self.settled_order.pop_front()
+        {
+            self.settled.remove(&oldest);
+        }
+    }
+}
+
+impl Core {
+    /// Takes in what happened and says what to do.
+    pub fn handle(&mut self, now: Moment, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Connected { hello_sent, lease_ttl_ms } => {
+                self.connected(hello_sent, lease_ttl_ms);
+            }
+            Input::Disconnected => self.session = None,
+            Input::Assignment(assignment) => self.assigned(now, assignment, &mut effects),
+            Input::Reply { sequence, refused } => {
+                self.replied(now, sequence, &refused, &mut effects);
+            }
+            Input::Started(key) => {
+                if let Some(held) = self.attempts.get_mut(&key) {
+                    held.started = true;
+                    self.report_is_due = true;
+                }
+            }
+            Input::Saved(key, checkpoint) => {
+                if let Some(held) = self.attempts.get_mut(&key) {
+                    held.checkpoint = Some(Unsettled { fact: checkpoint, said_since: None });
+                    self.report_is_due = true;
+                }
+            }
+            Input::Exited { key, end, how } => self.exited(&key, end, &how),
+            Input::Shutdown => self.shut_down(now, &mut effects),
+            Input::Tick => {}
+        }
+        self.enforce_deadlines(now, &mut effects);
+        self.start_what_can(&mut effects);
+        effects
+    }
+
+    /// Says everything that the coordinator should know, under the next number.
+    /// Empty while there is no session.
+    pub fn report(&mut self, now: Moment) -> Report {
+        let Some(session) = &mut self.session else {
+            return Report::default();
+        };
+        session.sequence += 1;
+        session.sent.push_back((session.sequence, now));
+        if session.sent.len() > REPORTS_IN_FLIGHT_MAX {
+            session.sent.pop_front();
+        }
+        let sequence = session.sequence;
+        if self.shutting_down {
+            session.leaving_since.get_or_insert(sequence);
+        }
+        let mut report = Report {
+            sequence,
+            assignment_version: session.assignment_version.unwrap_or(0),
+            leaving: self.shutting_down,
+            ..Report::default()
+        };
+        for (key, held) in &mut self.attempts {
+            if let Some(checkpoint) = &mut held.checkpoint {
+                checkpoint.said_since.get_or_insert(sequence);
+                report.checkpoints.push((key.clone(), checkpoint.fact.clone()));
+            }
+            if let State::Ended(outcome) = &mut held.state {
+                outcome.said_since.get_or_insert(sequence);
+                report.ended.push((key.clone(), outcome.fact.clone()));
+            } else {
+                held.listed_since.get_or_insert(sequence);
+                report.running.push((key.clone(), held.started));
+            }
+        }
+        self.report_is_due = false;
+        report
+    }
+
+    /// Every attempt that the agent holds, ended but unsettled ones too, and whether its process
+    /// began: what a hello says.
+    pub fn held(&self) -> Vec<(AttemptKey, bool)> {
+        self.attempts.iter().map(|(key, held)| (key.clone(), held.started)).collect()
+    }
+
+    /// Whether something happened that the coordinator should hear before the next heartbeat.
+    pub fn report_is_due(&self) -> bool {
+        self.report_is_due && self.session.is_some()
+    }
+
+    /// The next moment at which [`Input::Tick`] may change something.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.due
+    }
+
+    /// Whether a process of any attempt may still exist.
+    pub fn holds_processes(&self) -> bool {
+        self.attempts.values().any(Held::has_process)
+    }
+
+    /// Whether an agent that ends has nothing more to tell: all is settled, and the coordinator
+    /// knows that it leaves.
+    pub fn has_taken_leave(&self) -> bool {
+        let heard = self.session.as_ref().is_none_or(|session| session.leaving_heard);
+        self.attempts.is_empty() && heard
+    }
+
+    fn connected(&mut self, hello_sent: Moment, lease_ttl_ms: u64) {
+        self.session = Some(Session {
+            lease_ttl_ms,
+            sequence: 0,
+            sent: VecDeque::new(),
+            confirmed: hello_sent,
+            assignment_version: None,
+            settled: BTreeSet::new(),
+            settled_order: VecDeque::new(),
+            leaving_since: None,
+            leaving_heard: false,
+        });
+        // Numbers are per session: what the last session's reports said must be said again.
+        for held in self.attempts.values_mut() {
+            held.listed_since = None;
+            if let Some(checkpoint) = &mut held.checkpoint {
+                checkpoint.said_since = None;
+            }
+            if let State::Ended(outcome) = &mut held.state {
+                outcome.said_since = None;
+            }
+        }
+        self.report_is_due = true;
+    }
+
+    fn assigned(&mut self, now: Moment, wanted: Assignment, effects: &mut Vec<Effect>) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let seen = session.assignment_version;
+        let is_news = seen.is_none_or(|seen| wanted.version > seen);
+        // What changed since a version that never came means nothing.
+        let is_known = wanted.base == 0 || seen.is_some_and(|seen| wanted.base <= seen);
+        if !is_news || !is_known {
+            return;
+        }
+        session.assignment_version = Some(wanted.version);
+        let lease_until = session.confirmed.plus_ms(session.lease_ttl_ms);
+        let unwanted = self.unwanted(&wanted);
+        let preempted = wanted.leases.iter().filter(|lease| lease.preempted);
+        let preempted: Vec<AttemptKey> = preempted.map(|lease| lease.key.clone()).collect();
+        let leased = wanted.leases.into_iter().map(|lease| {
+            let devices = lease.devices.clone();
+            (lease.key.clone(), devices, State::Waiting(Box::new(lease)))
+        });
+        let refused = wanted.unreadable.into_iter().map(|(key, reason)| {
+            let fact = Outcome::failed(FailureClass::Invalid, reason);
+            (key, Devices::default(), State::Ended(Unsettled { fact, said_since: None }))
+        });
+        for (key, devices, state) in leased.chain(refused) {
+            let settled = self.session.as_ref().is_some_and(|s| s.settled.contains(&key));
+            if !settled && !self.shutting_down && !self.attempts.contains_key(&key) {
+                self.insert(key, Held::new(devices, lease_until, state));
+                self.report_is_due = true;
+            }
+        }
+        for key in unwanted {
+            self.stop(now, &key, StopReason::Unwanted, effects);
+        }
+        for key in preempted {
+            self.stop(now, &key, StopReason::Preempted, effects);
+        }
+    }
+
+    /// Attempts that are held and that an assignment does not want any longer.
+    fn unwanted(&self, wanted: &Assignment) -> Vec<AttemptKey> {
+        if wanted.base > 0 {
+            return wanted.dropped.clone();
+        }
+        let leases = wanted.leases.iter().map(|lease| &lease.key);
+        let kept: BTreeSet<&AttemptKey> =
+            leases.chain(wanted.unreadable.iter().map(|(key, _)| key)).collect();
+        self.attempts.keys().filter(|key| !kept.contains(key)).cloned().collect()
+    }
+
+    fn insert(&mut self, key: AttemptKey, held: Held) {
+        if matches!(held.state, State::Waiting(_)) {
+            self.waiting.insert(key.clone());
+        }
+        self.due = earlier(self.due, held.deadline());
+        self.attempts.insert(key, held);
+    }
+
+    fn remove(&mut self, key: &AttemptKey) {
+        self.waiting.remove(key);
+        self.attempts.remove(key);
+    }
+
+    fn replied(
+        &mut self,
+        now: Moment,
+        sequence: u64,
+        refused: &[AttemptKey],
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        while session.sent.front().is_some_and(|(sent, _)| *sent < sequence) {
+            session.sent.pop_front();
+        }
+        // A reply that is repeated, older than the window or to a report that was never sent.
+        if session.sent.front().is_none_or(|(sent, _)| *sent != sequence) {
+            return;
+        }
+        let Some((_, sent_at)) = session.sent.pop_front() else {
+            return;
+        };
+        session.confirmed = session.confirmed.max(sent_at);
+        session.leaving_heard |= session.leaving_since.is_some_and(|since| since <= sequence);
+        let lease_until = sent_at.plus_ms(session.lease_ttl_ms);
+        let not_renewed: BTreeSet<&AttemptKey> = refused.iter().collect();
+        let settled = self.attempts.iter_mut().filter_map(|(key, held)| {
+            let renewable = !not_renewed.contains(key);
+            held.settle(key, sequence, renewable.then_some(lease_until), effects)
+        });
+        for key in settled.collect::<Vec<_>>() {
+            self.attempts.remove(&key);
+            session.remember(key);
+        }
+        for key in refused {
+            self.refused(now, key, effects);
+        }
+    }
+
+    fn refused(&mut self, now: Moment, key: &AttemptKey, effects: &mut Vec<Effect>) {
+        let Some(held) = self.attempts.get(key) else {
+            return;
+        };
+        if matches!(held.state, State::Ended(_)) {
+            self.remove(key);
+        } else {
+            self.stop(now, key, StopReason::Unwanted, effects);
+        }
+    }
+
+    fn stop(
+        &mut self,
+        now: Moment,
+        key: &AttemptKey,
+        reason: StopReason,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(held) = self.attempts.get_mut(key) else {
+            return;
+        };
+        match &mut held.state {
+            State::Waiting(_) => {
+                self.remove(key);
+            }
+            State::Active => {
+                held.state = State::Stopping { reason, kill_at: now.plus_ms(KILL_AFTER_MS) };
+                self.due = earlier(self.due, held.deadline());
+                effects.push(Effect::Stop(key.clone()));
+            }
+            // It is asked only once; an outcome that nobody awaits is forgotten at the exit.
+            State::Stopping { reason: old, .. } | State::Killed { reason: old } => {
+                if reason == StopReason::Unwanted {
+                    *old = reason;
+                }
+            }
+            State::Ended(_) => {}
+        }
+    }
+
+    fn exited(&mut self, key: &AttemptKey, end: Option<TrialEnd>, how: &str) {
+        let Some(held) = self.attempts.get_mut(key) else {
+            return;
+        };
+        let (reason, killed) = match &held.state {
+            State::Stopping { reason, .. } => (Some(*reason), false),
+            State::Killed { reason } => (Some(*reason), true),
+            State::Waiting(_) | State::Active => (None, false),
+            State::Ended(_) => return,
+        };
+        if reason == Some(StopReason::Unwanted) {
+            self.remove(key);
+            return;
+        }
+        let outcome = match end {
+            // A failure that was seen while everything was being killed is not the trial's own.
+            Some(TrialEnd::Outcome(Outcome::Failed { .. })) if killed => interrupted(reason, how),
+            Some(TrialEnd::Outcome(outcome)) => outcome,
+            Some(TrialEnd::Stopped) | None => interrupted(reason, how),
+        };
+        held.state = State::Ended(Unsettled { fact: outcome, said_since: None });
+        self.report_is_due = true;
+    }
+
+    fn shut_down(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        self.shutting_down = true;
+        self.report_is_due = true;
+        for key in self.attempts.keys().cloned().collect::<Vec<_>>() {
+            self.stop(now, &key, StopReason::Shutdown, effects);
+        }
+    }
+
+    fn enforce_deadlines(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        if self.due.is_none_or(|due| now < due) {
+            return;
+        }
+        let mut forgotten = Vec::new();
+        for (key, held) in &mut self.attempts {
+            let expired = held.lease_until <= now;
+            let reason = match &held.state {
+                State::Waiting(_) if expired => {
+                    forgotten.push(key.clone());
+                    continue;
+                }
+                State::Active if expired => StopReason::LeaseExpired,
+                State::Stopping { reason, kill_at } if expired || *kill_at <= now => *reason,
+                State::Waiting(_)
+                | State::Active
+                | State::Stopping { .. }
+                | State::Killed { .. }
+                | State::Ended(_) => continue,
+            };
+            held.state = State::Killed { reason };
+            effects.push(Effect::Kill(key.clone()));
+        }
+        forgotten.iter().for_each(|key| self.remove(key));
+        self.due = self.attempts.values().filter_map(Held::deadline).min();
+    }
+
+    fn start_what_can(&mut self, effects: &mut Vec<Effect>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut busy = Busy::default();
+        let active = self.attempts.iter().filter(|(_, held)| held.has_process());
+        active.for_each(|(key, held)| busy.take(key, &held.devices));
+        let ready = self.waiting.iter().filter(|key| {
+            let Some(held) = self.attempts.get(key) else { return false };
+            let free = busy.is_free(key, &held.devices);
+            if free {
+                busy.take(key, &held.devices);
+            }
+            free
+        });
+        for key in ready.cloned().collect::<Vec<_>>() {
+            self.waiting.remove(&key);
+            let Some(held) = self.attempts.get_mut(&key) else { continue };
+            let state = std::mem::replace(&mut held.state, State::Active);
+            if let State::Waiting(lease) = state {
+                effects.push(Effect::Start { lease, lease_until: held.lease_until });
+            }
+        }
+    }
+}
+
+/// The earlier of two moments that may be absent.
+fn earlier(one: Option<Moment>, other: Option<Moment>) -> Option<Moment> {
+    one.into_iter().chain(other).min()
+}
+
+/// What processes hold.
+#[derive(Default)]
+struct Busy {
+    trials: BTreeMap<TrialId, Attempt>,
+    cpus: BTreeSet<u32>,
+    /// Thousandths in use, by GPU.
+    gpus: BTreeMap<u32, u32>,
+}
+
+impl Busy {
+    fn take(&mut self, key: &AttemptKey, devices: &Devices) {
+        self.trials.insert(key.trial.clone(), key.attempt);
+        self.cpus.extend(&devices.cpus);
+        for gpu in &devices.gpus {
+            *self.gpus.entry(*gpu).or_default() += devices.gpu_milli();
+        }
+    }
+
+    /// Members of one attempt may run beside each other; two attempts of a trial never.
+    fn is_free(&self, key: &AttemptKey, devices: &Devices) -> bool {
+        let has_room = |gpu: &u32| {
+            self.gpus.get(gpu).copied().unwrap_or(0) + devices.gpu_milli() <= Devices::WHOLE_MILLI
+        };
+        self.trials.get(&key.trial).is_none_or(|attempt| *attempt == key.attempt)
+            && !devices.cpus.iter().any(|cpu| self.cpus.contains(cpu))
+            && devices.gpus.iter().all(has_room)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! One attempt that the agent holds.
+
+use crate::clock::Moment;
+use crate::messages::{Effect, Lease};
+use proto::{AttemptKey, Checkpoint, Devices, FailureClass, Outcome};
+
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) devices: Devices,
+    pub(crate) lease_until: Moment,
+    pub(crate) started: bool,
+    pub(crate) state: State,
+    /// First report of the session that listed the attempt.
+    pub(crate) listed_since: Option<u64>,
+    pub(crate) checkpoint: Option<Unsettled<Checkpoint>>,
+}
+
+/// Something that is reported until a reply settles it.
+#[derive(Debug)]
+pub(crate) struct Unsettled<T> {
+    pub(crate) fact: T,
+    /// First report of the session that said it.
+    pub(crate) said_since: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(crate) enum State {
+    /// Leased, but an earlier attempt still holds the trial or one of the devices.
+    Waiting(Box<Lease>),
+    /// The process was started, or works.
+    Active,
+    /// The process was asked to end and is killed at `kill_at`.
+    Stopping { reason: StopReason, kill_at: Moment },
+    /// The process was killed; its exit is awaited.
+    Killed { reason: StopReason },
+    /// The process is gone.
+    Ended(Unsettled<Outcome>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopReason {
+    /// The coordinator does not want the attempt here any more, so nobody awaits its outcome.
+    Unwanted,
+    /// The lease passed without a word from the coordinator.
+    LeaseExpired,
+    /// A trial of higher priority needs the devices.
+    Preempted,
+    /// The agent itself ends.
+    Shutdown,
+}
+
+impl Held {
+    pub(crate) fn new(devices: Devices, lease_until: Moment, state: State) -> Self {
+        Self { devices, lease_until, started: false, state, listed_since: None, checkpoint: None }
+    }
+
+    pub(crate) fn has_process(&self) -> bool {
+        match self.state {
+            State::Active | State::Stopping { .. } | State::Killed { .. } => true,
+            State::Waiting(_) | State::Ended(_) => false,
+        }
+    }
+
+    /// When something must happen to it, unless it is renewed.
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        match &self.state {
+            State::Waiting(_) | State::Active => Some(self.lease_until),
+            State::Stopping { kill_at, .. } => Some(self.lease_until.min(*kill_at)),
+            State::Killed { .. } | State::Ended(_) => None,
+        }
+    }
+
+    /// Applies the reply to report `sequence`, which extends the lease to `renewed` unless it
+    /// refused the attempt. Answers the key when the attempt is settled and may be forgotten.
+    pub(crate) fn settle(
+        &mut self,
+        key: &AttemptKey,
+        sequence: u64,
+        renewed: Option<Moment>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<AttemptKey> {
+        let lease_until = renewed?;
+        let said = |since: Option<u64>| since.is_some_and(|since| since <= sequence);
+        if self.checkpoint.as_ref().is_some_and(|checkpoint| said(checkpoint.said_since)) {
+            self.checkpoint = None;
+        }
+        if let State::Ended(outcome) = &self.state {
+            if !said(outcome.said_since) {
+                return None;
+            }
+            effects.push(Effect::Settled { key: key.clone(), outcome: outcome.fact.clone() });
+            return Some(key.clone());
+        }
+        if said(self.listed_since) && lease_until > self.lease_until {
+            self.lease_until = lease_until;
+            if self.has_process() {
+                effects.push(Effect::Renew { key: key.clone(), lease_until });
+            }
+        }
+        None
+    }
+}
+
+/// The outcome of a process that ended before its trial did. An attempt that is given back because
+/// the agent was asked to end is nobody's failure and costs none of the recipe's retries.
+pub(crate) fn interrupted(reason: Option<StopReason>, how: &str) -> Outcome {
+    use FailureClass::{Cancelled, Infrastructure};
+    match reason {
+        Some(StopReason::LeaseExpired) => {
+            let message = "the agent lost contact with the coordinator and stopped the trial at \
+                           its lease's end";
+            Outcome::failed(Infrastructure, message)
+        }
+        Some(StopReason::Shutdown) => {
+            let message = "the agent was asked to end; the trial goes on from its last checkpoint";
+            Outcome::failed(Cancelled, message)
+        }
+        Some(StopReason::Preempted) => {
+            let message = "a trial of higher priority needs its place; the trial goes on from its \
+                           last checkpoint";
+            Outcome::failed(Cancelled, message)
+        }
+        Some(StopReason::Unwanted) | None => {
+            let message = format!("the trial's process ended without an outcome: it {how}");
+            Outcome::failed(Infrastructure, message)
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The way to the coordinator while a session lasts: which report goes when, and which of the
+//! checkpoints that were said the coordinator has.
+
+use crate::session;
+use agent_core::{Moment, Report};
+use proto::wire::{self, agent_message::Message as Out};
+use proto::{AttemptKey, Checkpoint};
+use std::collections::{BTreeSet, VecDeque};
+use tokio::sync::mpsc;
+
+/// Reports whose checkpoints are remembered until their reply; as many as the core waits for.
+const REPORTS_IN_FLIGHT_MAX: usize = 256;
+/// Places for messages that logs leave to metrics and reports.
+const PLACES_KEPT: usize = 16;
+
+/// One session, as the driver uses it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    outbound: mpsc::Sender<wire::AgentMessage>,
+    heartbeat_ms: u64,
+    reported_at: Option<Moment>,
+    last_sequence: u64,
+    /// The newest report that said news and has no reply. What happens meanwhile goes together
+    /// into the next one, so a flood of outcomes is said once and not again with each of them.
+    awaited: Option<u64>,
+    /// Checkpoints of reports without a reply, oldest first.
+    said: VecDeque<(u64, Vec<(AttemptKey, Checkpoint)>)>,
+}
+
+impl Link {
+    pub(crate) fn new(outbound: mpsc::Sender<wire::AgentMessage>, heartbeat_ms: u64) -> Self {
+        Self {
+            outbound,
+            heartbeat_ms,
+            reported_at: None,
+            last_sequence: 0,
+            awaited: None,
+            said: VecDeque::new(),
+        }
+    }
+
+    /// Whether a report goes now: a heartbeat, or `news` that no earlier report holds up.
+    pub(crate) fn report_is_due(&self, now: Moment, news: bool) -> bool {
+        (news && self.awaited.is_none()) || self.heartbeat_at().is_none_or(|at| at <= now)
+    }
+
+    /// When the next report goes even without news; `None` is at once.
+    pub(crate) fn heartbeat_at(&self) -> Option<Moment> {
+        self.reported_at.map(|at| at.plus_ms(self.heartbeat_ms))
+    }
+
+    /// A place for one message; `None` while the network is behind.
+    pub(crate) fn place(&self) -> Option<mpsc::Permit<'_, wire::AgentMessage>> {
+        self.outbound.try_reserve().ok()
+    }
+
+    /// A place for a piece of a log, which leaves others free.
+    pub(crate) fn place_for_log(&self) -> Option<mpsc::Permit<'_, wire::AgentMessage>> {
+        (self.outbound.capacity() > PLACES_KEPT).then(|| self.place()).flatten()
+    }
+
+    /// Where to wait for a place.
+    pub(crate) fn outbound(&self) -> mpsc::Sender<wire::AgentMessage> {
+        self.outbound.clone()
+    }
+
+    /// Sends what `report` answers, which says `news` or only that the agent lives. Answers whether
+    /// there was a place for it; if not, it goes later and is then newer.
+    pub(crate) fn send_report(
+        &mut self,
+        now: Moment,
+        news: bool,
+        report: impl FnOnce() -> Report,
+    ) -> bool {
+        let Ok(place) = self.outbound.try_reserve() else {
+            return false;
+        };
+        let report = report();
+        let sequence = report.sequence;
+        let checkpoints = report.checkpoints.clone();
+        match session::report_message(report) {
+            Ok(message) => place.send(message),
+            Err(error) => tracing::error!(%error, "a report cannot be written"),
+        }
+        self.reported_at = Some(now);
+        self.last_sequence = sequence;
+        if news {
+            self.awaited.get_or_insert(sequence);
+        }
+        if !checkpoints.is_empty() {
+            self.said.push_back((sequence, checkpoints));
+            if self.said.len() > REPORTS_IN_FLIGHT_MAX {
+                self.said.pop_front();
+            }
+        }
+        true
+    }
+
+    /// Takes in the reply to report `sequence`; answers the checkpoints that the coordinator has
+    /// now, oldest first.
+    pub(crate) fn replied(
+        &mut self,
+        sequence: u64,
+        refused: &[AttemptKey],
+    ) -> Vec<(AttemptKey, Checkpoint)> {
+        if sequence > self.last_sequence {
+            return Vec::new();
+        }
+        if self.awaited.is_some_and(|awaited| awaited <= sequence) {
+            self.awaited = None;
+        }
+        let refused: BTreeSet<&AttemptKey> = refused.iter().collect();
+        let count = self.said.partition_point(|(said, _)| *said <= sequence);
+        let heard = self.said.drain(..count).flat_map(|(_, checkpoints)| checkpoints);
+        heard.filter(|(key, _)| !refused.contains(key)).collect()
+    }
+}
+
+/// Wraps what every session sends.
+pub(crate) fn send(place: mpsc::Permit<'_, wire::AgentMessage>, message: Out) {
+    place.send(session::message(message));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::{AgentId, Attempt, TrialId};
+
+    #[test]
+    fn news_waits_for_one_reply_and_heartbeats_for_none() {
+        let (outbound, mut sent) = mpsc::channel(4);
+        let mut link = Link::new(outbound, 100);
+        assert!(link.report_is_due(Moment(0), false), "the first one says that the agent is there");
+        assert!(link.send_report(Moment(0), true, || report(1)));
+        for (at, news, due) in [(1, true, false), (99, true, false), (100, false, true)] {
+            assert_eq!(link.report_is_due(Moment(at), news), due, "at {at}");
+        }
+        assert!(link.send_report(Moment(100), true, || report(2)));
+        link.replied(7, &[]);
+        assert!(!link.report_is_due(Moment(101), true), "nobody sent a report 7");
+        link.replied(1, &[]);
+        assert!(link.report_is_due(Moment(101), true));
+        assert!(!link.report_is_due(Moment(101), false));
+        assert!(sent.try_recv().is_ok() && sent.try_recv().is_ok());
+    }
+
+    #[test]
+    fn a_reply_names_the_checkpoints_that_the_coordinator_has() {
+        let (outbound, _sent) = mpsc::channel(4);
+        let mut link = Link::new(outbound, 100);
+        for sequence in 1..=3 {
+            link.send_report(Moment(0), true, || Report {
+                checkpoints: vec![(key(), checkpoint(sequence))],
+                ..report(sequence)
+            });
+        }
+        let steps = |heard: Vec<(AttemptKey, Checkpoint)>| -> Vec<u64> {
+            heard.iter().map(|(_, checkpoint)| checkpoint.step).collect()
+        };
+        assert_eq!(steps(link.replied(2, &[])), [1, 2]);
+        assert_eq!(steps(link.replied(2, &[])), [0_u64; 0]);
+        assert_eq!(steps(link.replied(3, &[key()])), [0_u64; 0], "a refused one is not had");
+    }
+
+    fn report(sequence: u64) -> Report {
+        Report { sequence, ..Report::default() }
+    }
+
+    fn key() -> AttemptKey {
+        let trial = TrialId::new("0123456789abcdef").unwrap();
+        AttemptKey { trial, attempt: Attempt(1), rank: 0 }
+    }
+
+    fn checkpoint(step: u64) -> Checkpoint {
+        let agent = AgentId::new("a").unwrap();
+        Checkpoint { step, attempt: Attempt(1), agent, folder: "/x".into(), files: Vec::new() }
+    }
+}

@@ -1,0 +1,163 @@
+//! What waits for the coordinator: reports, metrics and logs, each when it is due and as far as the
+//! network takes it.
+
+use crate::link::{self, Link};
+use crate::order::Metric;
+use crate::stream::{LogTail, MetricBuffer};
+use agent_core::{Core, Moment};
+use proto::wire::{self, METRIC_BATCH_MAX, agent_message::Message as Out};
+use proto::{AttemptKey, Checkpoint};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use tokio::sync::mpsc;
+
+/// How often running attempts' logs are looked at. One that ended is looked at at once.
+const LOG_PERIOD_MS: u64 = 100;
+/// How long metric points are gathered before they are sent.
+const METRIC_PERIOD_MS: u64 = 200;
+
+/// What waits, and the session that it waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    link: Option<Link>,
+    /// Whether something waits for a place in the link.
+    is_crowded: bool,
+    tails: BTreeMap<AttemptKey, LogTail>,
+    logs_due: Moment,
+    metrics: MetricBuffer,
+    metrics_sent_at: Moment,
+}
+
+impl Outbox {
+    /// A session began. Log pieces are not acknowledged, so it gets them again.
+    pub(crate) fn joined(&mut self, link: Link) {
+        self.link = Some(link);
+        self.tails.values_mut().for_each(LogTail::rewind);
+        self.logs_due = Moment::default();
+    }
+
+    pub(crate) fn left(&mut self) {
+        self.link = None;
+    }
+
+    pub(crate) fn is_joined(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// The coordinator answered; answers the checkpoints that it has now.
+    pub(crate) fn replied(
+        &mut self,
+        sequence: u64,
+        refused: &[AttemptKey],
+    ) -> Vec<(AttemptKey, Checkpoint)> {
+        let link = self.link.as_mut();
+        link.map_or(Vec::new(), |link| link.replied(sequence, refused))
+    }
+
+    /// A metric of an attempt. The wire has no place for a rank beside metrics and logs, so those
+    /// of a gang's first member stand for it.
+    pub(crate) fn metric(&mut self, key: &AttemptKey, metric: Metric) {
+        if key.rank == 0 {
+            self.metrics.push(key, metric);
+        }
+    }
+
+    /// An attempt has a log. Other members' logs stay on their machines.
+    pub(crate) fn log(&mut self, key: AttemptKey, path: PathBuf) {
+        if key.rank == 0 {
+            self.tails.insert(key, LogTail::new(path));
+        }
+    }
+
+    /// Nothing more comes into an attempt's log; the rest of it goes out at once.
+    pub(crate) fn log_ended(&mut self, key: &AttemptKey) {
+        if let Some(tail) = self.tails.get_mut(key) {
+            tail.end();
+            self.logs_due = Moment::default();
+        }
+    }
+
+    /// Sends what is due: metrics and logs before the report, so that what a reply settles is
+    /// complete.
+    pub(crate) fn send(&mut self, now: Moment, core: &mut Core) {
+        self.is_crowded = false;
+        let Some(mut link) = self.link.take() else { return };
+        let news = core.report_is_due();
+        let reports = link.report_is_due(now, news);
+        let metrics_due = now.since_ms(self.metrics_sent_at) >= METRIC_PERIOD_MS
+            || self.metrics.len() >= METRIC_BATCH_MAX
+            || reports;
+        if metrics_due {
+            self.metrics_sent_at = now;
+            self.send_metrics(&link);
+        }
+        if self.logs_due <= now {
+            self.logs_due = now.plus_ms(LOG_PERIOD_MS);
+            self.send_logs(&link);
+        }
+        if reports {
+            self.is_crowded |= !link.send_report(now, news, || core.report(now));
+        }
+        self.link = Some(link);
+    }
+
+    fn send_metrics(&mut self, link: &Link) {
+        while self.metrics.len() > 0 {
+            let Some(place) = link.place() else {
+                self.is_crowded = true;
+                return;
+            };
+            match self.metrics.batch() {
+                Some(batch) => link::send(place, Out::Metrics(batch)),
+                None => return,
+            }
+        }
+    }
+
+    fn send_logs(&mut self, link: &Link) {
+        self.tails.retain(|key, tail| {
+            // One piece of a running attempt, so that a long log does not crowd out the others; all
+            // of one that ended, so that it is there before its outcome.
+            loop {
+                let Some(place) = link.place_for_log() else { return true };
+                match tail.chunk(key) {
+                    Ok(Some(chunk)) => link::send(place, Out::Log(chunk)),
+                    Ok(None) => return !tail.has_ended(),
+                    // The log appears with the process.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        return !tail.has_ended();
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, attempt = %key, "the log cannot be read");
+                        return false;
+                    }
+                }
+                if !tail.has_ended() {
+                    return true;
+                }
+            }
+        });
+    }
+
+    /// Where to wait for a place, when something waits for one.
+    pub(crate) fn crowded(&self) -> Option<mpsc::Sender<wire::AgentMessage>> {
+        self.link.as_ref().filter(|_| self.is_crowded).map(Link::outbound)
+    }
+
+    /// When something is due that no event announces; `None` when nothing is.
+    pub(crate) fn next_at(&self, now: Moment) -> Option<Moment> {
+        // A crowded link wakes the driver itself.
+        let link = self.link.as_ref().filter(|_| !self.is_crowded)?;
+        let heartbeat = link.heartbeat_at().unwrap_or(now);
+        let waits = self.metrics.len() > 0;
+        let metrics = waits.then(|| self.metrics_sent_at.plus_ms(METRIC_PERIOD_MS));
+        let logs = (!self.tails.is_empty()).then_some(self.logs_due);
+        [Some(heartbeat), metrics, logs].into_iter().flatten().min()
+    }
+}
+
+/// Waits until `outbound` has a place; `None` when nobody waits for one.
+pub(crate) async fn room(outbound: Option<mpsc::Sender<wire::AgentMessage>>) -> Option<()> {
+    outbound?.reserve().await.ok().map(drop)
+}
