@@ -6,6 +6,7 @@
 //! of a gang count as trials of their own here.
 
 use crate::folders::member;
+use agent_keeper::work;
 use proto::{AgentId, AttemptKey, Checkpoint, FORMAT_VERSION, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -108,7 +109,8 @@ impl CheckpointStore {
     /// # Errors
     /// The disk refuses.
     pub(crate) fn attempt_folder(&self, key: &AttemptKey) -> io::Result<PathBuf> {
-        create_numbered(&self.own.join(member(key)), &key.attempt.to_string())
+        let wanted = self.own.join(member(key)).join(key.attempt.to_string());
+        work::numbered(&wanted, |path| fs::create_dir(path))
     }
 
     /// The coordinator has this checkpoint and names none that is older.
@@ -314,29 +316,6 @@ fn check_format(database: &sled::Db, folder: &Path) -> Result<(), CheckpointErro
             Ok(())
         }
     }
-}
-
-/// Creates `<parent>/<name>`, or `<parent>/<name>.1` and so on when it exists.
-///
-/// # Errors
-/// The disk refuses.
-pub(crate) fn create_numbered(parent: &Path, name: &str) -> io::Result<PathBuf> {
-    /// Starts of one attempt. An attempt is started once by each life of an agent.
-    const STARTS_MAX: u32 = 10_000;
-    fs::create_dir_all(parent)?;
-    let names = (0..STARTS_MAX).map(|count| match count {
-        0 => name.to_owned(),
-        count => format!("{name}.{count}"),
-    });
-    for name in names {
-        let path = parent.join(name);
-        match fs::create_dir(&path) {
-            Ok(()) => return Ok(path),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::Error::other(format!("{} holds too many folders named {name}.*", parent.display())))
 }
 
 fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {

@@ -3,10 +3,12 @@
 
 use crate::devices::{self, DeviceError, GpuChoice, Inventory};
 use crate::doctor::{self, Findings};
-use crate::driver::{self, DriverError, Setup};
+use crate::driver;
 use crate::folders::{DataFolders, FolderError};
-use crate::order::Metric;
-use crate::trial::{self, SendError, TrialError};
+use crate::report::{self, SendError};
+use crate::setup::{DriverError, Setup};
+use crate::trial::{self, TrialError};
+use agent_keeper::order::Metric;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use proto::{AgentId, IdError};
 use std::io::{self, IsTerminal, Read, Write};
@@ -99,7 +101,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Output::Human)]
         output: Output,
     },
-    /// Run one attempt (started by an agent, not by people).
+    /// Run one training (started by an agent, not by people).
     #[command(hide = true)]
     RunTrial,
 }
@@ -173,7 +175,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
     match (cli.command, cli.serve) {
         (Some(Command::Report { metric, step, value }), _) => {
             let metric = Metric { metric, step, value };
-            Ok(trial::send_metric(&metric, |name| std::env::var_os(name))?)
+            Ok(report::send(&metric, |name| std::env::var_os(name))?)
         }
         (Some(Command::Doctor { output }), _) => {
             let findings = doctor::examine(VERSION.to_owned());
@@ -252,6 +254,8 @@ fn start_log(verbose: u8) {
         .with_env_filter(filter)
         .with_ansi(colours)
         .with_writer(io::stderr)
+        // A full disk under the log must not end the agent: the complaint would panic.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -1,27 +1,27 @@
 //! The one task that owns the agent: it takes in what trials, coordinator, clock and operator say,
 //! asks the core what follows, and does it. It never waits for a disk or a process.
 
+use crate::attempts::{Attempts, KeeperBehind};
 use crate::blobs::{self, Blobs};
-use crate::checkpoints::{CheckpointError, CheckpointStore};
-use crate::clock;
-use crate::devices::Inventory;
-use crate::folders::{DataFolders, FolderError};
+use crate::checkpoints::CheckpointStore;
+use crate::folders::AttemptNames;
+use crate::keeper::{self, KeeperSetup};
 use crate::link::Link;
 use crate::operator::{self, Wanted};
-use crate::order::{Order, TrialRecord};
 use crate::outbox::{self, Outbox};
-use crate::process;
 use crate::recorder::{self, Answer, Prepared, Recorder, Request};
-use crate::session::{self, SessionError, SessionEvent};
-use crate::supervisor::{Leaders, Life, TrialEvent, Wish, supervise};
+use crate::session::{self, SessionEvent};
+use crate::setup::{DriverError, Setup};
+use crate::supervisor::{Leaders, Life, TrialEvent, fetch_program, supervise};
 use agent_core::{Core, Effect, Input, Lease, Moment, TrialEnd};
+use agent_keeper::order::{Folders, Order, TrialRecord};
+use agent_keeper::say::Ask;
+use agent_keeper::{clock, process};
 use proto::wire;
-use proto::{AgentId, AttemptKey, FailureClass, Outcome, Runner};
+use proto::{AttemptKey, Checkpoint, FailureClass, Outcome, Runner};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// Longest time between two looks at the clock. Everything that is due has a deadline of its own;
@@ -34,50 +34,6 @@ const TRIAL_EVENTS_PER_TURN_MAX: usize = 4_096;
 const SESSION_EVENTS_MAX: usize = 64;
 /// How long an agent that ends waits for the coordinator to settle what it reported.
 const SETTLE_MAX_MS: u64 = 3_000;
-
-/// What an agent needs to begin.
-#[derive(Debug)]
-pub(crate) struct Setup {
-    /// Its name.
-    pub(crate) agent: AgentId,
-    /// The program that runs attempts: `brine-agent` itself.
-    pub(crate) program: PathBuf,
-    /// Where it keeps files.
-    pub(crate) folders: DataFolders,
-    /// What it offers.
-    pub(crate) inventory: Inventory,
-    /// The coordinator's address, `http://HOST:PORT`.
-    pub(crate) coordinator: String,
-    /// What proves that it may join.
-    pub(crate) token: String,
-    /// Version of the code, for the record.
-    pub(crate) version: String,
-    /// Whether it ends when its standard input does.
-    pub(crate) exit_with_stdin: bool,
-}
-
-/// Why an agent ended before anybody asked it to.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DriverError {
-    /// No session is possible.
-    #[error(transparent)]
-    Session(#[from] SessionError),
-    /// The records of checkpoints cannot be used.
-    #[error(transparent)]
-    Checkpoints(#[from] CheckpointError),
-    /// The folders of earlier attempts do not list.
-    #[error(transparent)]
-    Folders(#[from] FolderError),
-    /// The system refuses signals or processes.
-    #[error("cannot set up the agent's process")]
-    System(#[from] io::Error),
-    /// A task of the agent itself broke.
-    #[error("a part of the agent broke")]
-    Internal(#[from] tokio::task::JoinError),
-    /// The thread that owns the disk broke.
-    #[error("the agent's recorder broke")]
-    Recorder,
-}
 
 /// Joins the coordinator and runs trials until somebody asks the agent to end.
 ///
@@ -96,8 +52,12 @@ pub(crate) async fn serve(setup: Setup) -> Result<(), DriverError> {
     let store = CheckpointStore::open(&folders.records, &folders.checkpoints, &setup.agent)?;
     let (recorder, mut recorded) = Recorder::start(store, folders.attempts()?)?;
     let mut session = Box::pin(session::keep(client, session_sender));
-    let mut driver = Driver::new(setup, recorder, trial_sender, blob_sender);
+    let (keeper_sender, keeper_asks) = mpsc::channel(keeper::ASKS_MAX);
+    let keeper = KeeperSetup { agent: setup.program.clone(), folder: setup.folders.keeper() };
+    let mut driver = Driver::new(setup, recorder, keeper_sender, trial_sender, blob_sender);
     driver.spawned.spawn(blobs.serve(blob_requests));
+    let (trials, leaders) = (driver.trial_sender.clone(), driver.leaders.clone());
+    driver.spawned.spawn(keeper::serve(keeper, keeper_asks, trials, leaders));
     let ended = loop {
         let pause = driver.pause();
         tokio::select! {
@@ -141,8 +101,8 @@ struct Driver {
     core: Core,
     recorder: Recorder,
     outbox: Outbox,
-    /// What the agent wants of the attempts that were started and have not exited.
-    wishes: BTreeMap<AttemptKey, watch::Sender<Wish>>,
+    attempts: Attempts,
+    names: AttemptNames,
     /// Attempts that may have checkpoints and are not settled.
     trainings: BTreeSet<AttemptKey>,
     leaders: Leaders,
@@ -164,23 +124,25 @@ impl Driver {
     fn new(
         setup: Setup,
         recorder: Recorder,
+        keeper: mpsc::Sender<Ask>,
         trial_sender: mpsc::Sender<TrialEvent>,
         blob_sender: mpsc::Sender<blobs::Request>,
     ) -> Self {
         Self {
-            setup,
             instance: rand::random(),
             hellos: 0,
             core: Core::default(),
             recorder,
             outbox: Outbox::default(),
-            wishes: BTreeMap::new(),
+            attempts: Attempts::new(keeper),
+            names: setup.folders.names(),
             trainings: BTreeSet::new(),
             leaders: Leaders::default(),
             spawned: JoinSet::new(),
             trial_sender,
             blob_sender,
             shutdown: None,
+            setup,
         }
     }
 
@@ -247,20 +209,33 @@ impl Driver {
             }
             // The supervisor keeps it for the exit.
             TrialEvent::Said(_, TrialRecord::Ended(_)) => {}
-            TrialEvent::Exited { key, end, how } => {
-                process::kill_adopted(&self.leaders.all());
-                let asked =
-                    Request::Exited { key: key.clone(), end: end.clone(), how: how.clone() };
-                if let Err(behind) = self.recorder.ask(asked) {
-                    let unsaved = |end| match end {
-                        TrialEnd::Outcome(Outcome::Completed { checkpoint: Some(_), .. }) => {
-                            recorder::unrecorded(&behind)
-                        }
-                        TrialEnd::Outcome(_) | TrialEnd::Stopped => end,
-                    };
-                    self.exited(key, end.map(unsaved), how);
+            TrialEvent::Logs(key, path) => self.outbox.log(key, path),
+            TrialEvent::Fetched(order, result) => self.fetched(order, result),
+            TrialEvent::Exited { key, end, how, kept } => {
+                if let Some(path) = kept {
+                    self.ask(Request::Kept(path));
+                }
+                if self.trainings.contains(&key) {
+                    self.training_exited(key, end, how);
+                } else {
+                    self.exited(key, end, how);
                 }
             }
+        }
+    }
+
+    /// What it saved before must be recorded before its end is told.
+    fn training_exited(&mut self, key: AttemptKey, end: Option<TrialEnd>, how: String) {
+        process::kill_adopted(&self.leaders.all());
+        let asked = Request::Exited { key: key.clone(), end: end.clone(), how: how.clone() };
+        if let Err(behind) = self.recorder.ask(asked) {
+            let unsaved = |end| match end {
+                TrialEnd::Outcome(Outcome::Completed { checkpoint: Some(_), .. }) => {
+                    recorder::unrecorded(&behind)
+                }
+                TrialEnd::Outcome(_) | TrialEnd::Stopped => end,
+            };
+            self.exited(key, end.map(unsaved), how);
         }
     }
 
@@ -273,9 +248,9 @@ impl Driver {
     }
 
     fn exited(&mut self, key: AttemptKey, end: Option<TrialEnd>, how: String) {
-        self.wishes.remove(&key);
+        self.attempts.remove(&key);
         self.outbox.log_ended(&key);
-        tracing::info!(attempt = %key, how, "ended");
+        tracing::debug!(attempt = %key, how, "ended");
         self.feed(Input::Exited { key, end, how });
     }
 
@@ -288,6 +263,15 @@ impl Driver {
     fn feed(&mut self, input: Input) {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
+            match &input {
+                Input::Exited { .. } | Input::Saved(..) | Input::Shutdown => self.outbox.urgent(),
+                Input::Connected { .. }
+                | Input::Disconnected
+                | Input::Assignment(_)
+                | Input::Reply { .. }
+                | Input::Started(_)
+                | Input::Tick => {}
+            }
             for effect in self.core.handle(clock::now(), input) {
                 inputs.extend(self.carry_out(effect));
             }
@@ -298,11 +282,9 @@ impl Driver {
     fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
             Effect::Start { lease, lease_until } => return self.start(lease, lease_until),
-            Effect::Renew { key, lease_until } => {
-                self.wish(&key, |wish| wish.lease_until = lease_until);
-            }
-            Effect::Stop(key) => self.wish(&key, |wish| wish.life = Life::Stop),
-            Effect::Kill(key) => self.wish(&key, |wish| wish.life = Life::Kill),
+            Effect::Renew { key, lease_until } => self.attempts.renew(key, lease_until),
+            Effect::Stop(key) => self.attempts.stop(key),
+            Effect::Kill(key) => self.attempts.kill(key),
             Effect::Settled { key, outcome } => {
                 if self.trainings.remove(&key) {
                     self.ask(Request::Settled(key, outcome));
@@ -314,27 +296,68 @@ impl Driver {
 
     fn start(&mut self, lease: Box<Lease>, lease_until: Moment) -> Option<Input> {
         let key = lease.key.clone();
-        match &lease.spec.runner {
+        tracing::debug!(attempt = %key, "starting");
+        let started = match &lease.spec.runner {
             Runner::Noop => return Some(completed_at_once(key)),
-            Runner::Command(_) => {}
+            Runner::Command(spec) => {
+                let has_files = !spec.files.is_empty();
+                self.start_program(*lease, lease_until, has_files).map_err(|e| e.to_string())
+            }
             Runner::Train(_) => {
                 // Those that the coordinator did not want any more are never settled.
                 let held: BTreeSet<_> = self.core.held().into_iter().map(|(key, _)| key).collect();
                 self.trainings.retain(|key| held.contains(key));
                 self.trainings.insert(key.clone());
+                self.attempts.supervised(key.clone(), lease_until);
+                self.recorder.ask(Request::Prepare(lease)).map_err(|error| error.to_string())
             }
-        }
-        tracing::info!(attempt = %key, "starting");
-        let (wish, _) = watch::channel(Wish { lease_until, life: Life::GoOn });
-        self.wishes.insert(key.clone(), wish);
-        let asked = self.recorder.ask(Request::Prepare(lease));
-        asked.err().map(|error| self.not_started(key, error.to_string()))
+        };
+        started.err().map(|message| self.not_started(key, message))
     }
 
-    /// The attempt's folders are there, or not.
+    fn start_program(
+        &mut self,
+        lease: Lease,
+        lease_until: Moment,
+        has_files: bool,
+    ) -> Result<(), KeeperBehind> {
+        let key = lease.key.clone();
+        let folders = self.names.of(&key);
+        let order = Box::new(self.order(lease, lease_until, folders, Vec::new()));
+        if !has_files {
+            return self.attempts.keeper(key, Ask::Start(order));
+        }
+        let wish = self.attempts.supervised(key, lease_until);
+        let (blobs, events) = (self.blob_sender.clone(), self.trial_sender.clone());
+        self.spawned.spawn(fetch_program(order, wish, blobs, events));
+        Ok(())
+    }
+
+    /// A program's files are there, or not.
+    fn fetched(&mut self, mut order: Box<Order>, result: Result<(), TrialEnd>) {
+        let key = order.key.clone();
+        let Some(wish) = self.attempts.wish(&key) else { return };
+        let wanted = *wish.borrow();
+        let result = match wanted.life {
+            Life::GoOn => result,
+            Life::Stop | Life::Kill => Err(TrialEnd::Stopped),
+        };
+        let kept = order.is_prepared.then(|| order.folders.attempt.clone());
+        let Err(end) = result else {
+            order.lease_until = wanted.lease_until;
+            if let Err(error) = self.attempts.keeper(key.clone(), Ask::Start(order)) {
+                let input = self.not_started(key, error.to_string());
+                self.feed(input);
+            }
+            return;
+        };
+        let how = "was not started".to_owned();
+        self.trial(TrialEvent::Exited { key, end: Some(end), how, kept });
+    }
+
+    /// A training's folders are there, or not.
     fn prepared(&mut self, lease: Lease, prepared: Result<Prepared, String>) {
-        let Some(wish) = self.wishes.get(&lease.key) else { return };
-        let wish = wish.subscribe();
+        let Some(wish) = self.attempts.wish(&lease.key) else { return };
         let wanted = *wish.borrow();
         let Prepared { folders, resume } = match prepared {
             Ok(prepared) => prepared,
@@ -346,24 +369,10 @@ impl Driver {
         };
         if wanted.life != Life::GoOn {
             let how = "was not started".to_owned();
-            self.trial(TrialEvent::Exited { key: lease.key, end: Some(TrialEnd::Stopped), how });
-            return;
+            return self.training_exited(lease.key, Some(TrialEnd::Stopped), how);
         }
-        // The wire has no place for a rank beside metrics and logs, so those of the first member
-        // stand for the gang; the others' logs stay on their machine.
-        if lease.key.rank == 0 {
-            self.outbox.log(lease.key.clone(), folders.log());
-        }
-        let order = Order {
-            key: lease.key,
-            agent: self.setup.agent.clone(),
-            spec: lease.spec,
-            devices: lease.devices,
-            gang: lease.gang,
-            lease_until: wanted.lease_until,
-            folders,
-            resume,
-        };
+        self.outbox.log(lease.key.clone(), folders.log());
+        let order = self.order(lease, wanted.lease_until, folders, resume);
         self.spawned.spawn(supervise(
             self.setup.program.clone(),
             order,
@@ -374,18 +383,31 @@ impl Driver {
         ));
     }
 
+    fn order(
+        &self,
+        lease: Lease,
+        lease_until: Moment,
+        folders: Folders,
+        resume: Vec<Checkpoint>,
+    ) -> Order {
+        Order {
+            key: lease.key,
+            agent: self.setup.agent.clone(),
+            spec: lease.spec,
+            devices: lease.devices,
+            gang: lease.gang,
+            lease_until,
+            folders,
+            resume,
+            is_prepared: false,
+        }
+    }
+
     fn not_started(&mut self, key: AttemptKey, message: String) -> Input {
-        self.wishes.remove(&key);
+        self.attempts.remove(&key);
         let outcome = Outcome::failed(FailureClass::Infrastructure, message);
         let end = Some(TrialEnd::Outcome(outcome));
         Input::Exited { key, end, how: "was not started".into() }
-    }
-
-    fn wish(&self, key: &AttemptKey, change: impl FnOnce(&mut Wish)) {
-        // A trial that just ended has nobody to tell; its exit is on the way.
-        if let Some(wish) = self.wishes.get(key) {
-            wish.send_modify(change);
-        }
     }
 
     /// Looks at the clock, and sends what there is to send: metrics and logs before the report, so

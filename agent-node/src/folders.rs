@@ -1,16 +1,16 @@
 //! Where an agent keeps what: one data folder, locked by one agent.
 
-use crate::checkpoints::create_numbered;
-use crate::order::Folders;
+use agent_keeper::order::Folders;
+use agent_keeper::work;
 use proto::AttemptKey;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-/// Attempts of one trial whose folders (log, working folder, output) are kept. A trial that is
-/// repeated for ever must not fill the disk.
+/// Ended attempts of one trial whose folders (log, working folder, output) are kept. A trial that
+/// is repeated for ever must not fill the disk.
 const ATTEMPTS_KEPT: usize = 8;
 /// Ended attempts of all trials whose folders are kept; the oldest go first. Their logs are bounded
 /// each, so this bounds the logs of an agent that lives for years.
@@ -80,6 +80,20 @@ impl DataFolders {
         })
     }
 
+    /// Where the keeper has its pipes and spare folders.
+    pub(crate) fn keeper(&self) -> PathBuf {
+        self.trials.with_file_name("keeper")
+    }
+
+    /// Where attempts' folders should be.
+    pub(crate) fn names(&self) -> AttemptNames {
+        AttemptNames {
+            blobs: self.blobs.clone(),
+            programs: self.checkpoints.join("programs"),
+            trials: self.trials.clone(),
+        }
+    }
+
     /// The folders of attempts, those of an earlier life included.
     ///
     /// # Errors
@@ -88,9 +102,7 @@ impl DataFolders {
         let ended = ended_before(&self.trials)
             .map_err(|source| FolderError::Disk { path: self.trials.clone(), source })?;
         Ok(AttemptFolders {
-            blobs: self.blobs.clone(),
-            programs: self.checkpoints.join("programs"),
-            trials: self.trials.clone(),
+            names: self.names(),
             running: BTreeMap::new(),
             ended,
             ended_max: ENDED_KEPT,
@@ -101,9 +113,7 @@ impl DataFolders {
 /// Makes the folders of attempts and removes the oldest.
 #[derive(Debug)]
 pub(crate) struct AttemptFolders {
-    blobs: PathBuf,
-    programs: PathBuf,
-    trials: PathBuf,
+    names: AttemptNames,
     running: BTreeMap<AttemptKey, PathBuf>,
     /// Oldest first.
     ended: VecDeque<PathBuf>,
@@ -111,29 +121,64 @@ pub(crate) struct AttemptFolders {
 }
 
 impl AttemptFolders {
-    /// Makes the folders of an attempt; `checkpoints` is where the trainer puts its own.
+    /// Makes the folders of a training; `checkpoints` is where it puts its own.
     ///
     /// # Errors
     /// The disk refuses.
     pub(crate) fn create(&mut self, key: &AttemptKey, checkpoints: PathBuf) -> io::Result<Folders> {
-        let trial = self.trials.join(member(key));
-        let attempt = create_numbered(&trial, &key.attempt.to_string())?;
-        remove_oldest(&trial)?;
-        // No agent in its name: whichever agent of this disk has the trial next, goes on from it.
-        let program_checkpoints = self.programs.join(member(key));
-        fs::create_dir_all(&program_checkpoints)?;
+        let wanted = Folders { checkpoints, ..self.names.of(key) };
+        let attempt = work::numbered(&wanted.attempt, |path| fs::create_dir(path))?;
         self.running.insert(key.clone(), attempt.clone());
-        Ok(Folders { blobs: self.blobs.clone(), attempt, checkpoints, program_checkpoints })
+        Ok(Folders { attempt, ..wanted })
     }
 
-    /// The attempt's process is gone. Its folder stays until enough others have ended.
+    /// The training's process is gone.
     pub(crate) fn ended(&mut self, key: &AttemptKey) {
-        self.ended.extend(self.running.remove(key));
+        if let Some(path) = self.running.remove(key) {
+            self.keep(path);
+        }
+    }
+
+    /// The folder of an attempt that ended. It stays until enough others have ended, of its trial
+    /// or
+    /// of all.
+    pub(crate) fn keep(&mut self, path: PathBuf) {
+        let trial = trial_of(&path).to_owned();
+        self.ended.push_back(path);
+        let same: Vec<usize> = self.of_trial(&trial);
+        let excess = same.len().saturating_sub(ATTEMPTS_KEPT);
+        for position in same.into_iter().take(excess).rev() {
+            self.ended.remove(position).iter().for_each(|path| remove_attempt(path));
+        }
         while self.ended.len() > self.ended_max {
-            let Some(oldest) = self.ended.pop_front() else { return };
-            if let Err(error) = remove_attempt(&oldest) {
-                tracing::warn!(%error, path = %oldest.display(), "an old attempt was not removed");
-            }
+            self.ended.pop_front().iter().for_each(|path| remove_attempt(path));
+        }
+    }
+
+    fn of_trial(&self, trial: &str) -> Vec<usize> {
+        let ended = self.ended.iter().enumerate();
+        ended.filter(|(_, path)| trial_of(path) == trial).map(|(position, _)| position).collect()
+    }
+}
+
+/// The folders that an attempt's get their names from.
+#[derive(Debug, Clone)]
+pub(crate) struct AttemptNames {
+    blobs: PathBuf,
+    programs: PathBuf,
+    trials: PathBuf,
+}
+
+impl AttemptNames {
+    /// Where an attempt's folders should be.
+    pub(crate) fn of(&self, key: &AttemptKey) -> Folders {
+        Folders {
+            blobs: self.blobs.clone(),
+            attempt: self.trials.join(format!("{}-{}", member(key), key.attempt)),
+            // No agent in its name: whichever agent of this disk has the trial next, goes on from
+            // it.
+            program_checkpoints: self.programs.join(member(key)),
+            checkpoints: PathBuf::new(),
         }
     }
 }
@@ -147,34 +192,28 @@ pub(crate) fn member(key: &AttemptKey) -> String {
     }
 }
 
-fn remove_attempt(path: &Path) -> io::Result<()> {
+/// The trial, and member of it, whose attempt has this folder.
+fn trial_of(path: &Path) -> &str {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split_once('-').map_or(name, |(trial, _)| trial)
+}
+
+fn remove_attempt(path: &Path) {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let Some(trial) = path.parent() else { return Ok(()) };
-    match fs::remove_dir(trial) {
-        // Other attempts of the trial are still there, or it went with an earlier one.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound
-            ) =>
-        {
-            Ok(())
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "an old attempt was not removed");
         }
-        removed => removed,
     }
 }
 
 /// What an earlier life of the agent left, oldest first.
 fn ended_before(trials: &Path) -> io::Result<VecDeque<PathBuf>> {
     let mut found = Vec::new();
-    for trial in fs::read_dir(trials)? {
-        for attempt in fs::read_dir(trial?.path())? {
-            let attempt = attempt?;
-            found.push((attempt.metadata()?.modified()?, attempt.path()));
-        }
+    for attempt in fs::read_dir(trials)? {
+        let attempt = attempt?;
+        found.push((attempt.metadata()?.modified()?, attempt.path()));
     }
     found.sort();
     Ok(found.into_iter().map(|(_, path)| path).collect())
@@ -212,25 +251,11 @@ fn lock(data: &Path) -> Result<File, FolderError> {
     Ok(file)
 }
 
-fn remove_oldest(trial: &Path) -> io::Result<()> {
-    let mut attempts = Vec::new();
-    for entry in fs::read_dir(trial)? {
-        let entry = entry?;
-        attempts.push((entry.metadata()?.modified()?, entry.path()));
-    }
-    attempts.sort();
-    let excess = attempts.len().saturating_sub(ATTEMPTS_KEPT);
-    let oldest: Vec<(SystemTime, PathBuf)> = attempts.drain(..excess).collect();
-    for (_, path) in oldest {
-        fs::remove_dir_all(path)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proto::{Attempt, TrialId};
+    use std::collections::BTreeSet;
 
     #[test]
     fn a_second_agent_on_a_data_folder_is_told_who_has_it() {
@@ -249,11 +274,14 @@ mod tests {
         let data = DataFolders::open(folder.path(), None, None).unwrap();
         let mut attempts = data.attempts().unwrap();
         for attempt in 1..=ATTEMPTS_KEPT as u32 + 3 {
-            let made = attempts.create(&key(FIRST, attempt, 0), PathBuf::new()).unwrap();
-            assert!(made.attempt.is_dir());
+            let key = key(FIRST, attempt, 0);
+            assert!(attempts.create(&key, PathBuf::new()).unwrap().attempt.is_dir());
+            attempts.ended(&key);
         }
-        let kept = fs::read_dir(folder.path().join("trials").join(FIRST)).unwrap().count();
-        assert_eq!(kept, ATTEMPTS_KEPT);
+        let mut kept: Vec<_> = fs::read_dir(folder.path().join("trials")).unwrap().collect();
+        assert_eq!(kept.len(), ATTEMPTS_KEPT);
+        let oldest = kept.drain(..).map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!(oldest.into_iter().all(|name| name != format!("{FIRST}-3")), "the oldest went");
     }
 
     #[test]
@@ -261,27 +289,30 @@ mod tests {
         let folder = tempfile::TempDir::new().unwrap();
         let data = DataFolders::open(folder.path(), None, None).unwrap();
         let mut attempts = data.attempts().unwrap();
-        attempts.create(&key(FIRST, 1, 0), PathBuf::new()).unwrap();
+        let before = attempts.create(&key(FIRST, 1, 0), PathBuf::new()).unwrap();
         attempts.ended(&key(FIRST, 1, 0));
         let mut attempts = AttemptFolders { ended_max: 1, ..data.attempts().unwrap() };
         let running = attempts.create(&key(SECOND, 1, 0), PathBuf::new()).unwrap();
         let ended = attempts.create(&key(SECOND, 2, 0), PathBuf::new()).unwrap();
         attempts.ended(&key(SECOND, 2, 0));
-        assert!(!folder.path().join("trials").join(FIRST).exists(), "of the life before");
+        assert!(!before.attempt.exists(), "of the life before");
         assert!(running.attempt.exists() && ended.attempt.exists());
         attempts.ended(&key(SECOND, 1, 0));
         assert!(running.attempt.exists() && !ended.attempt.exists());
     }
 
     #[test]
-    fn members_of_a_gang_keep_apart() {
+    fn members_of_a_gang_keep_apart_and_so_do_starts() {
         let folder = tempfile::TempDir::new().unwrap();
         let data = DataFolders::open(folder.path(), None, None).unwrap();
         let mut attempts = data.attempts().unwrap();
         let mut make = |rank| attempts.create(&key(FIRST, 1, rank), PathBuf::new()).unwrap();
-        let (first, second) = (make(0), make(1));
-        assert!(!second.attempt.starts_with(&first.attempt), "{second:?}");
+        let (first, second, again) = (make(0), make(1), make(0));
+        let paths = BTreeSet::from([&first, &second, &again].map(|made| &made.attempt));
+        assert_eq!(paths.len(), 3, "{paths:?}");
         assert_ne!(first.program_checkpoints, second.program_checkpoints);
+        assert_eq!(trial_of(&second.attempt), format!("{FIRST}.1"));
+        assert_eq!(trial_of(&again.attempt), FIRST);
     }
 
     const FIRST: &str = "0123456789abcdef";

@@ -1,33 +1,36 @@
 //! The agent: owns a machine's devices and runs trials on them.
 //!
-//! * `driver`: the one task that feeds the core (`agent_core`) and carries out its effects; `operator`: who may
-//!   ask it to end.
-//! * `session`: the stream to the coordinator; `blobs`: files by content; `checkpoints`: which
-//!   states exist (sled); `devices`: CPU slots and GPUs (NVML); `folders`: the data folder;
+//! * `driver`: the one task that feeds the core (`agent_core`) and carries out its effects;
+//!   `attempts`: what it wants of the attempts that live; `setup`: what it is given;
+//!   `operator`: who may ask it to end.
+//! * `session`: the stream to the coordinator; `link` and `outbox`: what goes there, and when;
 //!   `stream`: metrics and logs beside the core.
-//! * `supervisor`: one attempt's process as the agent sees it; `trial`: that process itself, with
-//!   the runners `command` and `train`; [`order`]: what the two say to each other; `process`:
-//!   groups, descendants, kills.
-//! * [`cli`]: the command line of `brine-agent`; `doctor`: what works on this machine.
+//! * `recorder`: the thread that owns the disk; `checkpoints`: which states exist (sled);
+//!   `folders`: the data folder; `blobs`: files by content.
+//! * `keeper`: the agent's side of `agent_keeper`, the process that keeps programs; `supervisor`:
+//!   one training's process as the agent sees it; `trial`: that process itself.
+//! * `devices`: CPU slots and GPUs (NVML); [`cli`]: the command line of `brine-agent`; `report`: a
+//!   metric from inside a program; `doctor`: what works on this machine.
 //!
 //! A trial is a process; nothing of it outlives its agent or its lease.
 
+mod attempts;
 mod blobs;
 mod checkpoints;
 pub mod cli;
-pub mod clock;
 mod devices;
 mod doctor;
 mod driver;
-mod environment;
 mod folders;
+mod keeper;
+mod lines;
 mod link;
 mod operator;
-pub mod order;
 mod outbox;
-mod process;
 mod recorder;
+mod report;
 mod session;
+mod setup;
 mod stream;
 mod supervisor;
 mod trial;

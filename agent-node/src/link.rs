@@ -13,6 +13,17 @@ const REPORTS_IN_FLIGHT_MAX: usize = 256;
 /// Places for messages that logs leave to metrics and reports.
 const PLACES_KEPT: usize = 16;
 
+/// What the next report has to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Only that the agent lives.
+    Nothing,
+    /// What the coordinator should know before long: attempts that were taken up or have begun.
+    Soon,
+    /// What it waits for: ends and checkpoints.
+    Urgent,
+}
+
 /// One session, as the driver uses it.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -20,8 +31,10 @@ pub(crate) struct Link {
     heartbeat_ms: u64,
     reported_at: Option<Moment>,
     last_sequence: u64,
-    /// The newest report that said news and has no reply. What happens meanwhile goes together
-    /// into the next one, so a flood of outcomes is said once and not again with each of them.
+    /// The newest report that was answered.
+    answered: u64,
+    /// The report with urgent news that has no reply. What happens meanwhile goes together into
+    /// the next one, so a flood of outcomes is said once and not again with each of them.
     awaited: Option<u64>,
     /// Checkpoints of reports without a reply, oldest first.
     said: VecDeque<(u64, Vec<(AttemptKey, Checkpoint)>)>,
@@ -34,14 +47,20 @@ impl Link {
             heartbeat_ms,
             reported_at: None,
             last_sequence: 0,
+            answered: 0,
             awaited: None,
             said: VecDeque::new(),
         }
     }
 
     /// Whether a report goes now: a heartbeat, or `news` that no earlier report holds up.
-    pub(crate) fn report_is_due(&self, now: Moment, news: bool) -> bool {
-        (news && self.awaited.is_none()) || self.heartbeat_at().is_none_or(|at| at <= now)
+    pub(crate) fn report_is_due(&self, now: Moment, news: News) -> bool {
+        let goes = match news {
+            News::Nothing => false,
+            News::Soon => self.answered >= self.last_sequence,
+            News::Urgent => self.awaited.is_none(),
+        };
+        goes || self.heartbeat_at().is_none_or(|at| at <= now)
     }
 
     /// When the next report goes even without news; `None` is at once.
@@ -64,12 +83,12 @@ impl Link {
         self.outbound.clone()
     }
 
-    /// Sends what `report` answers, which says `news` or only that the agent lives. Answers whether
-    /// there was a place for it; if not, it goes later and is then newer.
+    /// Sends what `report` answers, which says `news`. Answers whether there was a place for it; if
+    /// not, it goes later and is then newer.
     pub(crate) fn send_report(
         &mut self,
         now: Moment,
-        news: bool,
+        news: News,
         report: impl FnOnce() -> Report,
     ) -> bool {
         let Ok(place) = self.outbound.try_reserve() else {
@@ -84,7 +103,7 @@ impl Link {
         }
         self.reported_at = Some(now);
         self.last_sequence = sequence;
-        if news {
+        if news == News::Urgent {
             self.awaited.get_or_insert(sequence);
         }
         if !checkpoints.is_empty() {
@@ -106,6 +125,7 @@ impl Link {
         if sequence > self.last_sequence {
             return Vec::new();
         }
+        self.answered = self.answered.max(sequence);
         if self.awaited.is_some_and(|awaited| awaited <= sequence) {
             self.awaited = None;
         }
@@ -127,20 +147,25 @@ mod tests {
     use proto::{AgentId, Attempt, TrialId};
 
     #[test]
-    fn news_waits_for_one_reply_and_heartbeats_for_none() {
+    fn urgent_news_waits_for_one_reply_and_heartbeats_for_none() {
         let (outbound, mut sent) = mpsc::channel(4);
         let mut link = Link::new(outbound, 100);
-        assert!(link.report_is_due(Moment(0), false), "the first one says that the agent is there");
-        assert!(link.send_report(Moment(0), true, || report(1)));
-        for (at, news, due) in [(1, true, false), (99, true, false), (100, false, true)] {
-            assert_eq!(link.report_is_due(Moment(at), news), due, "at {at}");
+        assert!(link.report_is_due(Moment(0), News::Nothing), "the first says that it is there");
+        assert!(link.send_report(Moment(0), News::Urgent, || report(1)));
+        for (at, due) in [(1, false), (99, false), (100, true)] {
+            assert_eq!(link.report_is_due(Moment(at), News::Urgent), due, "at {at}");
         }
-        assert!(link.send_report(Moment(100), true, || report(2)));
+        assert!(link.send_report(Moment(100), News::Urgent, || report(2)));
         link.replied(7, &[]);
-        assert!(!link.report_is_due(Moment(101), true), "nobody sent a report 7");
+        assert!(!link.report_is_due(Moment(101), News::Urgent), "nobody sent a report 7");
         link.replied(1, &[]);
-        assert!(link.report_is_due(Moment(101), true));
-        assert!(!link.report_is_due(Moment(101), false));
+        assert!(link.report_is_due(Moment(101), News::Urgent));
+        assert!(!link.report_is_due(Moment(101), News::Soon), "report 2 has no reply");
+        link.replied(2, &[]);
+        assert!(link.report_is_due(Moment(101), News::Soon));
+        assert!(!link.report_is_due(Moment(101), News::Nothing));
+        assert!(link.send_report(Moment(101), News::Soon, || report(3)));
+        assert!(link.report_is_due(Moment(102), News::Urgent), "an outcome waits for no such");
         assert!(sent.try_recv().is_ok() && sent.try_recv().is_ok());
     }
 
@@ -149,7 +174,7 @@ mod tests {
         let (outbound, _sent) = mpsc::channel(4);
         let mut link = Link::new(outbound, 100);
         for sequence in 1..=3 {
-            link.send_report(Moment(0), true, || Report {
+            link.send_report(Moment(0), News::Urgent, || Report {
                 checkpoints: vec![(key(), checkpoint(sequence))],
                 ..report(sequence)
             });

@@ -1,10 +1,10 @@
 //! What waits for the coordinator: reports, metrics and logs, each when it is due and as far as the
 //! network takes it.
 
-use crate::link::{self, Link};
-use crate::order::Metric;
+use crate::link::{self, Link, News};
 use crate::stream::{LogTail, MetricBuffer};
 use agent_core::{Core, Moment};
+use agent_keeper::order::Metric;
 use proto::wire::{self, METRIC_BATCH_MAX, agent_message::Message as Out};
 use proto::{AttemptKey, Checkpoint};
 use std::collections::BTreeMap;
@@ -17,12 +17,19 @@ const LOG_PERIOD_MS: u64 = 100;
 /// How long metric points are gathered before they are sent.
 const METRIC_PERIOD_MS: u64 = 200;
 
+/// How long news that are not urgent wait for others. An attempt that ends sooner is told once.
+const SOON_MS: u64 = 50;
+
 /// What waits, and the session that it waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     link: Option<Link>,
     /// Whether something waits for a place in the link.
     is_crowded: bool,
+    /// Whether the coordinator waits for what the next report says.
+    is_urgent: bool,
+    /// Since when there is something to report.
+    news_since: Option<Moment>,
     tails: BTreeMap<AttemptKey, LogTail>,
     logs_due: Moment,
     metrics: MetricBuffer,
@@ -78,12 +85,17 @@ impl Outbox {
         }
     }
 
+    /// Something happened that the coordinator waits for.
+    pub(crate) fn urgent(&mut self) {
+        self.is_urgent = true;
+    }
+
     /// Sends what is due: metrics and logs before the report, so that what a reply settles is
     /// complete.
     pub(crate) fn send(&mut self, now: Moment, core: &mut Core) {
         self.is_crowded = false;
         let Some(mut link) = self.link.take() else { return };
-        let news = core.report_is_due();
+        let news = self.news(now, core);
         let reports = link.report_is_due(now, news);
         let metrics_due = now.since_ms(self.metrics_sent_at) >= METRIC_PERIOD_MS
             || self.metrics.len() >= METRIC_BATCH_MAX
@@ -97,9 +109,27 @@ impl Outbox {
             self.send_logs(&link);
         }
         if reports {
-            self.is_crowded |= !link.send_report(now, news, || core.report(now));
+            if link.send_report(now, news, || core.report(now)) {
+                (self.is_urgent, self.news_since) = (false, None);
+            } else {
+                self.is_crowded = true;
+            }
         }
         self.link = Some(link);
+    }
+
+    fn news(&mut self, now: Moment, core: &Core) -> News {
+        if !core.report_is_due() && !self.is_urgent {
+            return News::Nothing;
+        }
+        let since = *self.news_since.get_or_insert(now);
+        if self.is_urgent {
+            News::Urgent
+        } else if since.plus_ms(SOON_MS) <= now {
+            News::Soon
+        } else {
+            News::Nothing
+        }
     }
 
     fn send_metrics(&mut self, link: &Link) {
@@ -153,7 +183,9 @@ impl Outbox {
         let waits = self.metrics.len() > 0;
         let metrics = waits.then(|| self.metrics_sent_at.plus_ms(METRIC_PERIOD_MS));
         let logs = (!self.tails.is_empty()).then_some(self.logs_due);
-        [Some(heartbeat), metrics, logs].into_iter().flatten().min()
+        // Later than that they wait for a reply, which wakes the driver.
+        let news = self.news_since.map(|since| since.plus_ms(SOON_MS)).filter(|at| *at > now);
+        [Some(heartbeat), metrics, logs, news].into_iter().flatten().min()
     }
 }
 

@@ -3,10 +3,11 @@
 
 use crate::checkpoints::{CheckpointError, CheckpointStore};
 use crate::folders::AttemptFolders;
-use crate::order::Folders;
 use agent_core::{Lease, TrialEnd};
+use agent_keeper::order::Folders;
 use proto::{AttemptKey, Checkpoint, FailureClass, Outcome};
 use std::io;
+use std::path::PathBuf;
 use tokio::sync::mpsc;
 
 /// Requests that wait for the disk. An agent has at most 4,096 CPU slots, and an attempt that ends
@@ -18,7 +19,7 @@ const ANSWERS_MAX: usize = 64;
 /// What the recorder does, in the order of the requests.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// Makes the folders of an attempt and finds the states from which it may go on.
+    /// Makes the folders of a training and finds the states from which it may go on.
     Prepare(Box<Lease>),
     /// Records a checkpoint.
     Commit(AttemptKey, Checkpoint),
@@ -26,6 +27,8 @@ pub(crate) enum Request {
     Acknowledged(AttemptKey, Checkpoint),
     /// The process is gone. Comes back after everything that the attempt saved was recorded.
     Exited { key: AttemptKey, end: Option<TrialEnd>, how: String },
+    /// A program ended and left something in its folder.
+    Kept(PathBuf),
     /// The coordinator has this outcome, so what can never be used again may go.
     Settled(AttemptKey, Outcome),
 }
@@ -118,6 +121,10 @@ impl Disk {
                 self.folders.ended(&key);
                 let end = end.map(|end| self.with_recorded_checkpoint(&key, end));
                 Some(Answer::Exited { key, end, how })
+            }
+            Request::Kept(path) => {
+                self.folders.keep(path);
+                None
             }
             Request::Settled(key, outcome) => {
                 if let Err(error) = self.store.settle(&key, &outcome) {

@@ -1,8 +1,8 @@
 //! The connection to the coordinator. The only file that knows gRPC streams; inside there are
 //! [`Input`]s and [`Report`]s.
 
-use crate::clock;
 use agent_core::{Assignment, Gang, Input, Lease, Report};
+use agent_keeper::clock;
 use proto::wire::coordinator_client::CoordinatorClient;
 use proto::wire::{self, MESSAGE_BYTES_MAX};
 use proto::{AttemptKey, Checkpoint, Devices, FORMAT_VERSION, IdError, TrialSpec};

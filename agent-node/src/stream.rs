@@ -1,7 +1,7 @@
 //! What flows beside the core: metric points and log text on their way to the coordinator, in
 //! bounded buffers. Neither can hold up a trial or a heartbeat.
 
-use crate::order::Metric;
+use agent_keeper::order::Metric;
 use proto::AttemptKey;
 use proto::wire::{self, LOG_CHUNK_BYTES, METRIC_BATCH_MAX};
 use std::collections::VecDeque;

@@ -1,11 +1,12 @@
-//! Starts the process of one attempt, passes on what it says, and makes sure that nothing of it is
+//! Starts the process of one training, passes on what it says, and makes sure that nothing of it is
 //! left when this is over.
 
 use crate::blobs::Request;
-use crate::environment;
-use crate::order::{Control, LINE_BYTES_MAX, Order, TrialRecord};
-use crate::process;
+use crate::lines::Lines;
 use agent_core::{Moment, TrialEnd};
+use agent_keeper::command::Refusal;
+use agent_keeper::order::{Control, Order, TrialRecord};
+use agent_keeper::{environment, process, work};
 use proto::{AttemptKey, BlobRef, FailureClass, Outcome, Runner, TrialSpec};
 use rustix::process::Pid;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -52,7 +53,13 @@ pub(crate) enum TrialEvent {
         key: AttemptKey,
         end: Option<TrialEnd>,
         how: String,
+        /// A program's folder, when something was left in it.
+        kept: Option<PathBuf>,
     },
+    /// The files of a program are there, or why not.
+    Fetched(Box<Order>, Result<(), TrialEnd>),
+    /// The attempt has a log.
+    Logs(AttemptKey, PathBuf),
 }
 
 /// The leaders of the attempts that run now, so that any other child is known to be an orphan.
@@ -64,11 +71,11 @@ impl Leaders {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn add(&self, leader: Pid) {
+    pub(crate) fn add(&self, leader: Pid) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(leader);
     }
 
-    fn remove(&self, leader: Pid) {
+    pub(crate) fn remove(&self, leader: Pid) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != leader);
     }
 }
@@ -103,7 +110,7 @@ pub(crate) async fn supervise(
         (Some(TrialEnd::Outcome(outcome)), message)
     });
     // The driver outlives its trials; without it nobody needs the news.
-    drop(events.send(TrialEvent::Exited { key, end, how }).await);
+    drop(events.send(TrialEvent::Exited { key, end, how, kept: None }).await);
 }
 
 async fn live(
@@ -136,6 +143,48 @@ async fn live(
     leaders.remove(leader);
     let how = describe(status, &order.folders.log());
     Ok((followed?, how))
+}
+
+/// Fetches the files of a program and puts them into its folders.
+pub(crate) async fn fetch_program(
+    mut order: Box<Order>,
+    mut wish: watch::Receiver<Wish>,
+    blobs: mpsc::Sender<Request>,
+    events: mpsc::Sender<TrialEvent>,
+) {
+    let failed = |message: String| {
+        Err(TrialEnd::Outcome(Outcome::failed(FailureClass::Infrastructure, message)))
+    };
+    let fetched = tokio::select! {
+        biased;
+        fetched = fetch(&order.spec, &blobs) => {
+            fetched.or_else(|error| failed(crate::trial::chain(&error)))
+        }
+        () = until_stop(&mut wish) => Err(TrialEnd::Stopped),
+    };
+    let result = match (fetched, &order.spec.runner) {
+        (Ok(()), Runner::Command(spec)) => {
+            let (spec, mut prepared) = (spec.clone(), order.clone());
+            // Copying large files must not hold up the heartbeat.
+            let made = tokio::task::spawn_blocking(move || {
+                let made = work::prepare(&mut prepared, &spec);
+                (prepared, made)
+            });
+            match made.await {
+                Ok((prepared, made)) => {
+                    order = prepared;
+                    order.is_prepared = made.is_ok();
+                    made.map_err(|Refusal { class, message }| {
+                        TrialEnd::Outcome(Outcome::failed(class, message))
+                    })
+                }
+                Err(error) => failed(error.to_string()),
+            }
+        }
+        (fetched, _) => fetched,
+    };
+    // The driver outlives its trials; without it nobody needs the news.
+    drop(events.send(TrialEvent::Fetched(order, result)).await);
 }
 
 async fn fetch(spec: &TrialSpec, blobs: &mpsc::Sender<Request>) -> Result<(), SuperviseError> {
@@ -189,7 +238,7 @@ async fn follow(
     let order_now = Order { lease_until: now.lease_until, ..order.clone() };
     say(&mut control, &order_now).await?;
     let mut told = Wish { life: Life::GoOn, ..now };
-    let mut records = RecordStream::new(records);
+    let mut records = Lines::<TrialRecord, _>::new(records);
     let mut end = None;
     loop {
         let wanted = *wish.borrow_and_update();
@@ -233,40 +282,6 @@ async fn say(control: &mut ChildStdin, line: &impl Serialize) -> Result<(), Supe
             Ok(())
         }
         Err(_) => Err(SuperviseError::Deaf),
-    }
-}
-
-/// Lines of records. `next` may be abandoned and called again without losing anything.
-struct RecordStream {
-    stream: BufReader<ChildStdout>,
-    line: Vec<u8>,
-}
-
-impl RecordStream {
-    fn new(stream: ChildStdout) -> Self {
-        Self { stream: BufReader::new(stream), line: Vec::new() }
-    }
-
-    async fn next(&mut self) -> io::Result<Option<TrialRecord>> {
-        loop {
-            let available = self.stream.fill_buf().await?;
-            if available.is_empty() {
-                // A line without an end was cut by the death of its writer.
-                return Ok(None);
-            }
-            let newline = available.iter().position(|byte| *byte == b'\n');
-            let length = newline.map_or(available.len(), |position| position + 1);
-            self.line.extend_from_slice(&available[..length]);
-            self.stream.consume(length);
-            if newline.is_some() {
-                let record = serde_json::from_slice(&self.line);
-                self.line.clear();
-                return record.map(Some).map_err(io::Error::other);
-            }
-            if self.line.len() > LINE_BYTES_MAX {
-                return Err(io::Error::other("a record is too long"));
-            }
-        }
     }
 }
 

@@ -1,29 +1,22 @@
-//! The process of one attempt (`brine-agent run-trial`). It reads an order and then control lines
+//! The process of one training (`brine-agent run-trial`). It reads an order and then control lines
 //! from its standard input, and writes records to its standard output.
 //!
 //! Nothing of an attempt outlives its agent or its lease: when the input ends, because the agent
 //! died, or the lease passes, because the agent is frozen, this process kills its descendants, its
 //! process group and so itself.
 
-mod command;
-mod log;
-mod metrics;
-mod pump;
 mod train;
 
-use crate::clock;
-use crate::order::{Control, LINE_BYTES_MAX, Metric, Order, TrialRecord};
-use crate::process;
 use agent_core::{Moment, STOP_GRACE_MS, TrialEnd};
+use agent_keeper::order::{Control, LINE_BYTES_MAX, Metric, Order, TrialRecord};
+use agent_keeper::stop::StopCause;
+use agent_keeper::{clock, process};
 use proto::{AttemptKey, FailureClass, Outcome, Runner};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Stdin, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-pub(crate) use metrics::{SendError, send as send_metric};
 
 /// How often the watchdog looks at the clock. A tenth of the shortest lease worth having.
 const WATCHDOG_PERIOD: Duration = Duration::from_millis(100);
@@ -71,10 +64,10 @@ pub(crate) fn run() -> Result<(), TrialError> {
     std::thread::spawn(move || watch(&watched.0, &watched.1));
     records.write(&TrialRecord::Started);
     let end = match &order.spec.runner {
-        Runner::Command(spec) => command::run(spec, &order, &lifeline, &records),
         Runner::Train(spec) => train::run(spec, &order, &lifeline, &records),
-        Runner::Noop => {
-            TrialEnd::Outcome(Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None })
+        Runner::Command(_) | Runner::Noop => {
+            let message = "this process runs trainings only";
+            TrialEnd::Outcome(Outcome::failed(FailureClass::Invalid, message))
         }
     };
     records.write(&TrialRecord::Ended(end));
@@ -140,32 +133,17 @@ pub(crate) struct Lifeline {
     stop: AtomicBool,
     time_limit_ms: Option<u64>,
     time_out_at: Option<Moment>,
-    grace_ms: u64,
-}
-
-/// Why the work has to end early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StopCause {
-    /// The agent asked.
-    Asked,
-    /// The attempt's time limit passed.
-    TimeOut,
 }
 
 impl Lifeline {
     fn new(order: &Order) -> Arc<Self> {
         let time_limit_ms = order.spec.time_limit_ms;
-        let grace_ms = match order.spec.runner {
-            Runner::Command(_) | Runner::Noop => STOP_GRACE_MS,
-            Runner::Train(_) => TRAINER_GRACE_MS,
-        };
         Arc::new(Self {
             key: order.key.clone(),
             lease_until_ms: AtomicU64::new(order.lease_until.0),
             stop: AtomicBool::new(false),
             time_limit_ms,
             time_out_at: time_limit_ms.map(|limit| clock::now().plus_ms(limit)),
-            grace_ms,
         })
     }
 
@@ -179,14 +157,7 @@ impl Lifeline {
 
     /// How an attempt ended that obeyed.
     pub(crate) fn stopped(&self, cause: StopCause) -> TrialEnd {
-        match cause {
-            StopCause::Asked => TrialEnd::Stopped,
-            StopCause::TimeOut => {
-                let seconds = self.time_limit_ms.unwrap_or(0) as f64 / 1_000.0;
-                let message = format!("the attempt took longer than its limit of {seconds} s");
-                TrialEnd::Outcome(Outcome::failed(FailureClass::Timeout, message))
-            }
-        }
+        cause.end(self.time_limit_ms)
     }
 }
 
@@ -224,14 +195,13 @@ fn watch(lifeline: &Lifeline, records: &Records) {
             tracing::warn!(attempt = %lifeline.key, "the lease passed; ending the attempt");
             records.end_everything();
         }
-        let limit = lifeline.time_out_at.map(|end| end.plus_ms(lifeline.grace_ms));
-        // A program is killed by its runner at the end of its grace; this is for what hangs here.
+        let limit = lifeline.time_out_at.map(|end| end.plus_ms(TRAINER_GRACE_MS));
         if limit.is_some_and(|limit| limit.plus_ms(STOP_GRACE_MS) <= now) {
             records.write(&TrialRecord::Ended(lifeline.stopped(StopCause::TimeOut)));
             records.end_everything();
         }
         if period.is_multiple_of(REAP_PERIODS) {
-            process::reap_adopted(command::program());
+            process::reap_adopted(None);
         }
     }
 }

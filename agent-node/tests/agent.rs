@@ -183,6 +183,30 @@ async fn a_trial_whose_process_is_killed_is_an_infrastructure_failure() {
     signal(pid_in(&agent.path("child.parent")), Signal::KILL);
     check_failed(&session.outcome().await, FailureClass::Infrastructure, "killed by signal 9");
     assert_dies(runaway);
+    session.assign(vec![lease(&shell("true"), 2)]).await;
+    assert_eq!(session.outcome().await.word(), "completed", "there is a new keeper");
+}
+
+#[tokio::test]
+async fn a_frozen_keeper_is_ended_with_its_programs() {
+    let mut lab = Lab::start(2_000, Vec::new()).await;
+    let agent = Agent::start(&lab, &[]);
+    let mut session = lab.session().await;
+    let path = agent.path("child");
+    let script = format!("echo $PPID > {0}.parent; echo $$ > {0}; exec sleep 1000", path.display());
+    session.assign(vec![lease(&shell(&script), 1)]).await;
+    let child = pid_in(&path);
+    signal(pid_in(&agent.path("child.parent")), Signal::STOP);
+    // No report is answered, so the lease passes, and the kill after it is not obeyed.
+    let report = loop {
+        let report = session.report().await;
+        if !report.ended.is_empty() {
+            break report;
+        }
+    };
+    let outcome: Outcome = serde_json::from_str(&report.ended[0].outcome_json).unwrap();
+    check_failed(&outcome, FailureClass::Infrastructure, "lost contact");
+    assert_dies(child);
 }
 
 #[tokio::test]

@@ -1,26 +1,28 @@
-//! The process of one attempt, with real programs: what ends it, what it reports, what it leaves.
+//! The process of one attempt, with real programs and trainings: what ends it, what it reports,
+//! what it leaves. Programs run in a keeper, trainings in a process of their own.
 #![expect(clippy::unwrap_used, reason = "a test fails where it goes wrong")]
 
+#[path = "support/keeper.rs"]
+mod keeper;
 mod support;
+#[path = "support/trial.rs"]
+mod trial;
 
 use agent_core::TrialEnd;
-use agent_node::clock;
-use agent_node::order::{Control, Folders, Order, TrialRecord};
+use agent_keeper::clock;
+use agent_keeper::order::{Control, TrialRecord};
+use keeper::KEEPER;
 use proto::train::NUMERICS_VERSION;
 use proto::{
-    AdamW, AgentId, Attempt, AttemptKey, BlobId, BlobRef, Checkpoint, CommandSpec, DataSpec,
-    Devices, FailureClass, Mlp, ModelSpec, Norm, Outcome, Positions, Resources, Retries, Runner,
-    Schedule, TokenFormat, TrainSpec, TrialSpec, Validation, Value,
+    AdamW, BlobId, BlobRef, CommandSpec, DataSpec, FailureClass, Mlp, ModelSpec, Norm, Outcome,
+    Positions, Resources, Retries, Runner, Schedule, TokenFormat, TrainSpec, TrialSpec, Validation,
+    Value,
 };
-use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use support::{AGENT, assert_dies, eventually, pid_in};
-use tempfile::TempDir;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use support::{AGENT, assert_dies, eventually};
+use trial::{Trial, spawn};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -84,6 +86,27 @@ fn a_metric_that_ends_undefined_makes_the_outcome_diverged() {
     let (_, end) = Trial::start(shell(script)).finish();
     let diverged = Outcome::Diverged { metric: "loss".into(), step: 8 };
     assert_eq!(end, Some(TrialEnd::Outcome(diverged)));
+}
+
+#[test]
+fn a_program_that_says_nothing_leaves_nothing() {
+    let mut trial = Trial::start(shell("cd \"$BRINE_OUTPUT_FOLDER\" && true"));
+    let (_, end) = trial.finish();
+    assert_eq!(end, Some(completed(BTreeMap::new())));
+    assert!(!trial.order.folders.attempt.exists());
+    assert!(!trial.order.folders.program_checkpoints.exists());
+}
+
+#[test]
+fn what_a_program_leaves_stays_where_it_was() {
+    for file in ["$PWD/x", "$BRINE_OUTPUT_FOLDER/x", "$BRINE_CHECKPOINT_FOLDER/x"] {
+        let mut trial = Trial::start(shell(&format!("echo {file} > {file}; cat {file}")));
+        let (_, end) = trial.finish();
+        assert_eq!(end, Some(completed(BTreeMap::new())), "{}", trial.log());
+        let path = trial.log();
+        assert_eq!(std::fs::read_to_string(path.trim()).unwrap(), path);
+        assert!(path.starts_with(trial.folder.path().to_str().unwrap()));
+    }
 }
 
 #[test]
@@ -163,8 +186,18 @@ fn the_death_of_the_agent_ends_everything() {
 fn a_lease_that_nobody_renews_ends_everything() {
     let mut trial = Trial::start_until(shell("echo $$ > child; exec sleep 1000"), 1_500);
     let child = trial.pid("child");
-    assert_eq!(trial.exit().signal(), Some(9));
+    assert_eq!(trial.finish().1, None);
     assert_dies(child);
+}
+
+#[test]
+fn a_trainings_lease_that_nobody_renews_ends_it() {
+    let text = vec![b'x'; 20_000];
+    let mut spec = training(&text);
+    let Runner::Train(train) = &mut spec.runner else { unreachable!("it is a training") };
+    train.steps = 10_000_000;
+    let mut trial = Trial::start_with(spec, 1_500, &text, Vec::new());
+    assert_eq!(trial.exit().signal(), Some(9));
 }
 
 #[test]
@@ -232,10 +265,15 @@ fn an_agent_that_dies_in_the_middle_of_its_order_leaves_no_process() {
 
 #[test]
 fn a_person_cannot_start_a_trial_by_hand() {
-    let output = Command::new(AGENT).arg("run-trial").stdin(Stdio::null()).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.contains("error: run-trial is started by an agent"), "{text}");
+    for (program, argument, words) in [
+        (AGENT, "run-trial", "error: run-trial is started by an agent"),
+        (KEEPER, "/nowhere", "error: brine-agent-keeper is started by brine-agent"),
+    ] {
+        let output = Command::new(program).arg(argument).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(words), "{text}");
+    }
 }
 
 #[track_caller]
@@ -327,117 +365,4 @@ fn command(spec: &mut TrialSpec) -> &mut CommandSpec {
         Runner::Command(command) => command,
         Runner::Train(_) | Runner::Noop => unreachable!("these tests run commands"),
     }
-}
-
-/// A running `run-trial`, of which the test is the agent.
-struct Trial {
-    order: Order,
-    child: Child,
-    control: Option<ChildStdin>,
-    records: BufReader<ChildStdout>,
-    _folder: TempDir,
-}
-
-impl Trial {
-    fn start(spec: TrialSpec) -> Self {
-        Self::start_until(spec, HOUR_MS)
-    }
-
-    fn start_until(spec: TrialSpec, lease_ms: u64) -> Self {
-        Self::start_with(spec, lease_ms, b"", Vec::new())
-    }
-
-    /// Starts with one file in the folder of blobs.
-    fn start_with(spec: TrialSpec, lease_ms: u64, blob: &[u8], resume: Vec<Checkpoint>) -> Self {
-        let folder = TempDir::new().unwrap();
-        let make = |name: &str| -> PathBuf {
-            let path = folder.path().join(name);
-            std::fs::create_dir_all(&path).unwrap();
-            path
-        };
-        let folders = Folders {
-            blobs: make("blobs"),
-            attempt: make("attempt"),
-            checkpoints: make("checkpoints"),
-            program_checkpoints: make("programs"),
-        };
-        let trial = proto::TrialId::new("0123456789abcdef").unwrap();
-        let order = Order {
-            key: AttemptKey { trial, attempt: Attempt(1), rank: 0 },
-            agent: AgentId::new("a").unwrap(),
-            spec,
-            devices: Devices { cpus: vec![0], ..Devices::default() },
-            gang: None,
-            lease_until: clock::now().plus_ms(lease_ms),
-            folders,
-            resume,
-        };
-        let hash = blake3::hash(blob).to_hex();
-        std::fs::write(order.folders.blobs.join(hash.as_str()), blob).unwrap();
-        let log = File::options().append(true).create(true).open(order.folders.log()).unwrap();
-        let mut child = spawn(log.into());
-        let control = child.stdin.take();
-        let records = BufReader::new(child.stdout.take().unwrap());
-        let mut trial = Self { order, child, control, records, _folder: folder };
-        let order = trial.order.clone();
-        trial.say(&order);
-        trial
-    }
-
-    fn say(&mut self, line: &impl Serialize) {
-        let text = serde_json::to_string(line).unwrap();
-        writeln!(self.control.as_mut().unwrap(), "{text}").unwrap();
-    }
-
-    fn next_record(&mut self) -> Option<TrialRecord> {
-        let mut line = String::new();
-        let length = self.records.read_line(&mut line).unwrap();
-        (length > 0).then(|| serde_json::from_str(&line).unwrap())
-    }
-
-    /// Reads all records: the metrics in order, and the end when there is one.
-    fn finish(&mut self) -> (Vec<(String, u64, f64)>, Option<TrialEnd>) {
-        let (mut metrics, mut end) = (Vec::new(), None);
-        while let Some(record) = self.next_record() {
-            match record {
-                TrialRecord::Metric(metric) => {
-                    metrics.push((metric.metric, metric.step, metric.value));
-                }
-                TrialRecord::Ended(said) => end = Some(said),
-                TrialRecord::Started | TrialRecord::Checkpoint(_) => {}
-            }
-        }
-        (metrics, end)
-    }
-
-    fn exit(&mut self) -> ExitStatus {
-        self.child.wait().unwrap()
-    }
-
-    /// The process number that the program wrote into its working folder.
-    fn pid(&self, name: &str) -> i32 {
-        pid_in(&self.order.folders.attempt.join("work").join(name))
-    }
-
-    fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.order.folders.log()).unwrap()).into_owned()
-    }
-}
-
-impl Drop for Trial {
-    fn drop(&mut self) {
-        self.control = None;
-        self.child.wait().unwrap();
-    }
-}
-
-fn spawn(log: Stdio) -> Child {
-    Command::new(AGENT)
-        .arg("run-trial")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .process_group(0)
-        .spawn()
-        .unwrap()
 }

@@ -36,6 +36,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
@@ -187,12 +188,15 @@ async fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let wanted = format!("Bearer {token}");
     let check = move |request: Request<()>| authorize(&wanted, request);
+    // An answer of a few bytes must not wait for the next one. The server's own setting is for
+    // connections that it accepts itself.
+    let connections = TcpListenerStream::new(listener)
+        .map(|connection| connection.and_then(|stream| stream.set_nodelay(true).map(|()| stream)));
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .tcp_nodelay(true)
         .add_service(InterceptedService::new(server, check))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopping.cancelled());
+        .serve_with_incoming_shutdown(connections, stopping.cancelled());
     let overdue = async {
         stopping.cancelled().await;
         tokio::time::sleep(STOP_PATIENCE).await;

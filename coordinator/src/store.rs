@@ -1,7 +1,8 @@
 //! The journal and the metric series on disk: the only file of this crate that knows sled.
 //!
-//! `journal`: sequence (u64, big endian) of a chunk's first record -> chunk ([`journal`]). `metrics`: trial, metric, step,
-//! attempt -> value. `meta`: `format_version`. A record counts once [`Store::append`] returned.
+//! `journal`: sequence (u64, big endian) of a chunk's first record -> chunk ([`journal`]).
+//! `metrics`: trial, metric, step, attempt -> value. A record counts once [`Store::append`]
+//! returned.
 
 use crate::journal::{self, Chunk, Damage, Log};
 use proto::{Attempt, FORMAT_VERSION, MetricPoint, Record, TrialId};

@@ -1,6 +1,6 @@
-//! Journals that earlier versions wrote stay readable. Each `fixtures/journal-N` is a data folder as
-//! version N left it; each `fixtures/chunks-N.txt` is what a journal holds, one chunk a line, its
-//! number and its bytes in hexadecimal digits. Never change one; a new format adds new ones.
+//! Journals that earlier versions wrote stay readable. Each `fixtures/journal-N` is a data folder
+//! as version N left it; each `fixtures/chunks-N.txt` is what a journal holds, one chunk a line,
+//! its number and its bytes in hexadecimal digits. Never change one; a new format adds new ones.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use coordinator::core::Core;

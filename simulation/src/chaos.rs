@@ -110,6 +110,22 @@ impl Weights {
         }
     }
 
+    /// Machines lose power, and nothing else happens.
+    pub fn power_only() -> Self {
+        Self {
+            kill_coordinator: 0,
+            freeze_coordinator: 0,
+            kill_agent: 0,
+            freeze_agent: 0,
+            freeze_machine: 0,
+            lose_power: 1,
+            break_connection: 0,
+            partition: 0,
+            drain_agent: 0,
+            flap_device: 0,
+        }
+    }
+
     fn draw(random: &mut Random) -> Self {
         let mut weight = || [0, 1, 1, 4][random.below(4) as usize];
         Self {

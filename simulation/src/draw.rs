@@ -3,7 +3,7 @@
 use crate::chaos::Chaos;
 use crate::random::Random;
 use crate::workload::Workload;
-use crate::world::Settings;
+use crate::world::{Pace, Settings};
 use coordinator::core::{Capacity, Gpu};
 use std::collections::BTreeMap;
 
@@ -22,6 +22,9 @@ impl Settings {
             chaos: Chaos::draw(&mut random),
             machines: (0..machines).map(|index| machine(&mut random, index)).collect(),
             workload: Workload::draw(&mut random),
+            tick_ms: 100,
+            pace: Pace::Drawn,
+            checks: true,
             log: false,
             #[cfg(feature = "planted-bugs")]
             planted: None,

@@ -5,17 +5,20 @@
 //! ([`world`]), the machines with their processes (`machine`). Everything follows from a seed,
 //! so a failure is replayed by its number, to the same trace hash.
 //!
-//! * [`world`]: one queue of things that will happen, and the loop that lets them happen.
+//! * [`world`], `nature`: the loop, and one queue of things that will happen.
 //! * `server`: the coordinator's process, which crashes between any two steps.
 //! * `machine`: an agent's process, its connection and the processes of its trials.
 //! * `referee`: reads what became durable, with rules of its own, and knows what really ran.
 //! * [`workload`]: who submits what.
-//! * [`chaos`]: how much goes wrong.
+//! * [`chaos`], `draw`: how much goes wrong, and worlds drawn from a seed.
+//! * [`forecast`]: how a recipe would fare on machines that fail.
 
 pub mod chaos;
 pub mod disk;
 mod draw;
+pub mod forecast;
 mod machine;
+mod nature;
 pub mod random;
 mod referee;
 mod server;
@@ -23,4 +26,5 @@ pub mod workload;
 pub mod world;
 
 pub use chaos::Chaos;
-pub use world::{Failure, Finished, Settings, World};
+pub use workload::{Client, Wish, Workload};
+pub use world::{Failure, Finished, Pace, Settings, Work, World};

@@ -3,17 +3,16 @@
 mod process;
 mod program;
 
-use crate::world::{Connection, Nature, ToMachine, ToServer, What, World};
+use crate::nature::{Connection, Nature, ToMachine, ToServer, What};
+use crate::world::World;
 use agent_core::{Assignment, Core, Effect, Gang, Input, Lease, Moment};
 use coordinator::core::{Capacity, LeaseView, Wanted};
 use process::{Process, Saved};
 use proto::{AgentId, AttemptKey, TrialId};
 use std::collections::BTreeMap;
 
-/// How often an agent looks at its clock.
-const TICK_MS: u64 = 100;
-/// A connection on which nothing comes for this long is given up.
-const SILENCE_MS: u64 = 10_000;
+/// A connection on which nothing comes for this many lease terms is given up.
+const SILENCE_TERMS: u64 = 2;
 /// Longest pause before connecting again.
 const RECONNECT_MAX_MS: u64 = 3_000;
 /// Longest time between the end of a process's input and its death.
@@ -125,7 +124,8 @@ impl World {
         });
         let life = machine.life;
         self.nature.after(0, What::AgentConnect { machine: index, life });
-        self.nature.after(TICK_MS, What::AgentTick { machine: index, life });
+        let tick = self.nature.settings.tick_ms;
+        self.nature.after(tick, What::AgentTick { machine: index, life });
         Ok(())
     }
 
@@ -223,7 +223,8 @@ impl World {
         if self.machines[index].life != life || self.machines[index].agent.is_none() {
             return Ok(());
         }
-        self.nature.after(TICK_MS, What::AgentTick { machine: index, life });
+        let tick = self.nature.settings.tick_ms;
+        self.nature.after(tick, What::AgentTick { machine: index, life });
         self.agent_does(index, Input::Tick)?;
         self.agent_gives_up_silence(index)?;
         self.agent_ends_when_done(index);
@@ -232,11 +233,12 @@ impl World {
 
     fn agent_gives_up_silence(&mut self, index: usize) -> Result<(), String> {
         let now = self.nature.now;
+        let patience_ms = SILENCE_TERMS * self.nature.settings.lease_ttl_ms;
         let machine = &mut self.machines[index];
         let Some(agent) = &mut machine.agent else {
             return Ok(());
         };
-        let silent = agent.link.as_ref().filter(|link| now >= link.heard_at + SILENCE_MS);
+        let silent = agent.link.as_ref().filter(|link| now >= link.heard_at + patience_ms);
         let Some(connection) = silent.map(|link| link.connection) else {
             return Ok(());
         };
@@ -289,7 +291,10 @@ impl World {
             Effect::Renew { key, lease_until } => self.process_renewed(index, &key, lease_until),
             Effect::Stop(key) => self.process_asked(index, &key),
             Effect::Kill(key) => self.process_killed(index, &key),
-            Effect::Settled { key, outcome } => self.referee.settled(&key, &outcome)?,
+            Effect::Settled { key, outcome } if self.nature.settings.checks => {
+                self.referee.settled(&key, &outcome)?;
+            }
+            Effect::Settled { .. } => {}
         }
         Ok(None)
     }

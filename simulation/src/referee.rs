@@ -71,11 +71,6 @@ impl Referee {
         }
     }
 
-    /// Trials whose last record is an end, and how they ended.
-    pub(crate) fn ended(&self) -> impl Iterator<Item = (&TrialId, &Outcome)> {
-        self.trials.iter().filter_map(|(id, known)| Some((id, known.ended.as_ref()?)))
-    }
-
     /// Begins anew, as a recovery reads the journal from its start. What was promised stays.
     pub(crate) fn recover(&mut self) {
         self.last = 0;

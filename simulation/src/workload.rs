@@ -1,7 +1,8 @@
 //! Who submits what, and whether it is over.
 
+use crate::nature::What;
 use crate::random::Random;
-use crate::world::{What, World};
+use crate::world::World;
 use coordinator::core::{Core, Request, Submission, Waits};
 use proto::{ExperimentState, Inputs};
 

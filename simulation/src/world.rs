@@ -1,15 +1,13 @@
-//! One queue of things that will happen, and the loop that lets them happen.
+//! Machines, a coordinator and clients, and the loop that lets things happen to them.
 
 use crate::chaos::{Chaos, Fault};
-use crate::machine::{Machine, Said};
-use crate::random::Random;
+use crate::machine::Machine;
+use crate::nature::{Nature, What, tag};
 use crate::referee::Referee;
 use crate::server::Server;
 use crate::workload::Workload;
-use coordinator::core::{Capacity, Point, Rejection, Request, Wanted};
-use proto::AttemptKey;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use coordinator::core::Capacity;
+use std::collections::BTreeMap;
 
 /// What a world consists of.
 #[derive(Debug, Clone)]
@@ -28,6 +26,12 @@ pub struct Settings {
     pub machines: Vec<(String, Capacity)>,
     /// Who submits what.
     pub workload: Workload,
+    /// How often an agent looks at its clock, in milliseconds.
+    pub tick_ms: u64,
+    /// How long trials take.
+    pub pace: Pace,
+    /// Check every law after every step; a forecast trusts them.
+    pub checks: bool,
     /// Keeps the last lines of what happened, for people.
     pub log: bool,
     /// A bug to plant into the coordinator.
@@ -35,12 +39,26 @@ pub struct Settings {
     pub planted: Option<coordinator::core::Planted>,
 }
 
+/// How long simulated trials take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pace {
+    /// Some drawn time that follows from the trial's id, with failures among them.
+    Drawn,
+    /// What a real one would take.
+    Estimated {
+        /// Counted training FLOPs per second of one GPU.
+        gpu_flops_per_s: f64,
+        /// Of one CPU slot.
+        cpu_flops_per_s: f64,
+        /// Of a program, whose cost nobody can tell, in milliseconds.
+        program_ms: u64,
+    },
+}
+
 /// Longest time from the end of the faults to rest, in milliseconds.
 const REST_WITHIN_MS: u64 = 45 * 60_000;
 /// Most things that happen after the faults ended.
 const REST_STEPS_MAX: u64 = 3_000_000;
-/// Lines of the log that are kept.
-const LOG_LINES_MAX: usize = 200;
 
 /// A world that came to rest without breaking a law.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +75,23 @@ pub struct Finished {
     pub records: u64,
     /// Trials by the word of their end.
     pub ended: BTreeMap<&'static str, u64>,
+    /// What the trials did.
+    pub work: Work,
     /// The machine's disk lied, and the coordinator refused to start from what it gave.
     pub refused: bool,
+}
+
+/// What the processes of all trials did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Work {
+    /// Processes that were started.
+    pub started: u64,
+    /// Time on GPUs, in milliseconds of one whole GPU.
+    pub gpu_ms: u64,
+    /// Time on CPU slots, in milliseconds of one.
+    pub cpu_ms: u64,
+    /// Part of the trials' time that was lost with their machines and done again.
+    pub redone_ms: u64,
 }
 
 /// A broken law.
@@ -81,148 +114,6 @@ pub struct Failure {
     pub log: Vec<String>,
 }
 
-/// Names one connection of an agent; unique in a world.
-pub(crate) type Connection = u64;
-
-/// What travels from a machine to the coordinator.
-#[derive(Debug, Clone)]
-pub(crate) enum ToServer {
-    Hello { running: Vec<AttemptKey>, capacity: Capacity, instance: u64, number: u64 },
-    Report(agent_core::Report),
-    Points(Vec<Point>),
-    Closed,
-}
-
-/// What travels back.
-#[derive(Debug, Clone)]
-pub(crate) enum ToMachine {
-    Welcome,
-    Refused(Rejection),
-    Reply { sequence: u64, refused: Vec<AttemptKey> },
-    Assignment(Box<Wanted>),
-    Closed,
-}
-
-/// Something that will happen.
-#[derive(Debug, Clone)]
-pub(crate) enum What {
-    ServerHears { machine: usize, connection: Connection, message: ToServer },
-    ServerRequest { client: usize, request: Request },
-    ServerTurn { life: u64 },
-    ServerStart,
-    MachineHears { machine: usize, connection: Connection, message: ToMachine },
-    AgentStart { machine: usize },
-    AgentTick { machine: usize, life: u64 },
-    AgentConnect { machine: usize, life: u64 },
-    AgentInput { machine: usize, life: u64, said: Said },
-    ProcessStep { machine: usize, process: u64 },
-    ProcessWatch { machine: usize, process: u64 },
-    ProcessStopped { machine: usize, process: u64 },
-    ProcessDies { machine: usize, process: u64 },
-    ClientActs { client: usize },
-    ClientHears { client: usize, accepted: Result<(), String> },
-    Fault,
-}
-
-struct Coming {
-    at: u64,
-    order: u64,
-    what: What,
-}
-
-impl PartialEq for Coming {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Coming {}
-impl PartialOrd for Coming {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Coming {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
-/// What every part of the world may use.
-pub(crate) struct Nature {
-    /// Simulated time in milliseconds.
-    pub(crate) now: u64,
-    pub(crate) random: Random,
-    pub(crate) chaos: Chaos,
-    pub(crate) settings: Settings,
-    /// The faults are over; what is broken heals.
-    pub(crate) calm: bool,
-    coming: BinaryHeap<Reverse<Coming>>,
-    order: u64,
-    numbers: u64,
-    trace: blake3::Hasher,
-    log: VecDeque<String>,
-    faults: BTreeMap<String, u64>,
-}
-
-impl Nature {
-    pub(crate) fn after(&mut self, delay_ms: u64, what: What) {
-        self.order += 1;
-        let at = self.now.saturating_add(delay_ms);
-        self.coming.push(Reverse(Coming { at, order: self.order, what }));
-    }
-
-    /// A number that nobody else has.
-    pub(crate) fn number(&mut self) -> u64 {
-        self.numbers += 1;
-        self.numbers
-    }
-
-    pub(crate) fn trace(&mut self, bytes: &[u8]) {
-        self.trace.update(bytes);
-    }
-
-    pub(crate) fn log(&mut self, line: impl FnOnce() -> String) {
-        if self.settings.log {
-            self.log.push_back(format!("{:>9} {}", self.now, line()));
-            if self.log.len() > LOG_LINES_MAX {
-                self.log.pop_front();
-            }
-        }
-    }
-
-    pub(crate) fn count_fault(&mut self, kind: &str) {
-        *self.faults.entry(kind.to_owned()).or_default() += 1;
-        self.log(|| format!("fault: {kind}"));
-    }
-
-    pub(crate) fn outage_ms(&mut self) -> u64 {
-        let most = self.chaos.outage_max_ms;
-        self.random.between(1, most.max(1))
-    }
-
-    /// When a message sent now arrives: never, once or twice.
-    pub(crate) fn arrivals(&mut self, is_ordered: &mut u64) -> Vec<u64> {
-        let (low, high) = self.chaos.latency_ms;
-        let chaos = if self.calm { Chaos::none() } else { self.chaos.clone() };
-        let mut latency = self.random.between(low, high);
-        if chaos.loss == 0 && chaos.duplication == 0 && chaos.delay == 0 {
-            // A stream: nothing overtakes.
-            let at = (self.now + latency).max(*is_ordered);
-            *is_ordered = at;
-            return vec![at - self.now];
-        }
-        if self.random.chance(chaos.loss) {
-            return Vec::new();
-        }
-        if self.random.chance(chaos.delay) {
-            latency *= self.random.between(2, 100);
-        }
-        let again = self.random.chance(chaos.duplication);
-        let second = latency + self.random.between(0, 50);
-        if again { vec![latency, second] } else { vec![latency] }
-    }
-}
-
 /// Machines, a coordinator, clients, and the laws that must hold between them.
 pub struct World {
     pub(crate) nature: Nature,
@@ -240,19 +131,7 @@ impl World {
             .filter_map(|(index, (name, capacity))| Machine::new(index, name, capacity.clone()))
             .collect();
         let clients = settings.workload.clients.len();
-        let mut nature = Nature {
-            now: 0,
-            random: Random::new(settings.seed),
-            chaos: settings.chaos.clone(),
-            calm: false,
-            coming: BinaryHeap::new(),
-            order: 0,
-            numbers: 0,
-            trace: blake3::Hasher::new(),
-            log: VecDeque::new(),
-            faults: BTreeMap::new(),
-            settings,
-        };
+        let mut nature = Nature::new(settings);
         nature.after(0, What::ServerStart);
         for machine in 0..machines.len() {
             let delay = nature.random.between(0, 500);
@@ -290,10 +169,9 @@ impl World {
     fn run_to_rest(&mut self) -> Result<bool, String> {
         let mut rest_by = (u64::MAX, u64::MAX);
         let mut checked_rest_at = 0;
-        while let Some(Reverse(coming)) = self.nature.coming.pop() {
-            self.nature.now = coming.at;
+        while let Some(what) = self.nature.next() {
             self.steps += 1;
-            self.happen(coming.what)?;
+            self.happen(what)?;
             if self.server.has_refused() {
                 return Ok(true);
             }
@@ -301,7 +179,9 @@ impl World {
                 self.calm();
                 rest_by = (self.nature.now + REST_WITHIN_MS, self.steps + REST_STEPS_MAX);
             }
-            if self.nature.calm && self.nature.now >= checked_rest_at + 1_000 {
+            let looks = self.nature.calm || !self.nature.settings.checks;
+            let pause = 6 * self.nature.settings.tick_ms.max(200);
+            if looks && self.nature.now >= checked_rest_at + pause {
                 checked_rest_at = self.nature.now;
                 if self.is_at_rest() {
                     self.referee.keeps_promises()?;
@@ -434,12 +314,13 @@ impl World {
     }
 
     fn trace(&self) -> String {
-        self.nature.trace.finalize().to_hex()[..16].to_owned()
+        self.nature.trace_hash()
     }
 
     fn finished(&self, refused: bool) -> Finished {
         let mut ended: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for (_, outcome) in self.referee.ended() {
+        let trials = self.server.core().map(|core| core.trials().values());
+        for outcome in trials.into_iter().flatten().filter_map(|trial| trial.outcome()) {
             *ended.entry(outcome.word()).or_default() += 1;
         }
         Finished {
@@ -449,29 +330,8 @@ impl World {
             faults: self.nature.faults.clone(),
             records: self.server.last,
             ended,
+            work: self.nature.work,
             refused,
         }
-    }
-}
-
-/// What kind of thing happens, for the trace.
-fn tag(what: &What) -> u64 {
-    match what {
-        What::ServerHears { machine, connection, .. } => 1 + 32 * (*machine as u64 + connection),
-        What::ServerRequest { client, .. } => 2 + 32 * *client as u64,
-        What::ServerTurn { life } => 3 + 32 * life,
-        What::ServerStart => 4,
-        What::MachineHears { machine, connection, .. } => 5 + 32 * (*machine as u64 + connection),
-        What::AgentStart { machine } => 6 + 32 * *machine as u64,
-        What::AgentTick { machine, .. } => 7 + 32 * *machine as u64,
-        What::AgentConnect { machine, .. } => 8 + 32 * *machine as u64,
-        What::AgentInput { machine, .. } => 9 + 32 * *machine as u64,
-        What::ProcessStep { process, .. } => 10 + 32 * process,
-        What::ProcessWatch { process, .. } => 11 + 32 * process,
-        What::ProcessStopped { process, .. } => 12 + 32 * process,
-        What::ProcessDies { process, .. } => 13 + 32 * process,
-        What::ClientActs { client } => 14 + 32 * *client as u64,
-        What::ClientHears { client, .. } => 15 + 32 * *client as u64,
-        What::Fault => 16,
     }
 }

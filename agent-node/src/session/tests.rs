@@ -81,10 +81,20 @@ fn key(attempt: u32, rank: u32) -> AttemptKey {
 }
 
 fn lease() -> wire::Lease {
+    let spec = TrialSpec {
+        runner: proto::Runner::Noop,
+        parameters: std::collections::BTreeMap::new(),
+        seed: 7,
+        resources: proto::Resources::default(),
+        retries: proto::Retries::default(),
+        time_limit_ms: None,
+        checkpoint_every_ms: 1_000,
+        placement: proto::Placement::default(),
+    };
     wire::Lease {
         trial: TRIAL.into(),
         attempt: 2,
-        spec_json: serde_json::to_string(&crate::order::tests::order().spec).unwrap(),
+        spec_json: serde_json::to_string(&spec).unwrap(),
         ..Default::default()
     }
 }

@@ -1,11 +1,12 @@
 //! The runner `train`: Brine's own trainer, in this process.
 
-use super::log::Log;
-use super::{Lifeline, Records, StopCause, chain};
-use crate::environment;
-use crate::order::{Order, TrialRecord};
+use super::{Lifeline, Records, chain};
 use agent_core::TrialEnd;
-use proto::{Checkpoint, FailureClass, Outcome, TrainSpec};
+use agent_keeper::environment;
+use agent_keeper::log::Log;
+use agent_keeper::order::{Order, TrialRecord};
+use agent_keeper::stop::StopCause;
+use proto::{Checkpoint, Outcome, TrainSpec};
 use std::cell::Cell;
 use std::time::Duration;
 use trainer::{Device, End, Observer, Setting};
@@ -17,14 +18,7 @@ pub(crate) fn run(
     lifeline: &Lifeline,
     records: &Records,
 ) -> TrialEnd {
-    let path = order.folders.log();
-    let log = match Log::open(&path) {
-        Ok(log) => log,
-        Err(error) => {
-            let message = format!("cannot open the log {}: {error}", path.display());
-            return TrialEnd::Outcome(Outcome::failed(FailureClass::Infrastructure, message));
-        }
-    };
+    let log = Log::new(&order.folders.attempt);
     let data = order.folders.blobs.join(spec.data.text.blob.as_str());
     let setting = Setting {
         seed: order.spec.seed,

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
-use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const TOKEN: &str = "secret";
@@ -83,11 +83,12 @@ impl Lab {
         let listener = tokio::time::timeout(PATIENCE, threads.spawn(bind));
         let listener = listener.await.expect("the port never became free").unwrap();
         let address = listener.local_addr().unwrap();
-        threads.spawn(
-            tonic::transport::Server::builder()
-                .add_service(server)
-                .serve_with_incoming(TcpListenerStream::new(listener)),
-        );
+        threads.spawn(tonic::transport::Server::builder().add_service(server).serve_with_incoming(
+            TcpListenerStream::new(listener).map(|stream| {
+                // Two answers in a row must not wait for the acknowledgement of the first.
+                stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+            }),
+        ));
         Self { address, sessions, door, threads: Some(threads) }
     }
 
@@ -297,6 +298,12 @@ impl Coordinator for Scripted {
         &self,
         _: Request<ExperimentRequest>,
     ) -> Result<Response<ExperimentReply>, Status> {
+        refuse()
+    }
+    async fn explain(
+        &self,
+        _: Request<proto::wire::ExplainRequest>,
+    ) -> Result<Response<proto::wire::ExplainReply>, Status> {
         refuse()
     }
     async fn agents(&self, _: Request<AgentsRequest>) -> Result<Response<AgentsReply>, Status> {

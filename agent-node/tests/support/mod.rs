@@ -31,11 +31,13 @@ pub(crate) fn pid_in(path: &std::path::Path) -> i32 {
 /// Waits until no process of this number lives; a zombie is dead.
 #[track_caller]
 pub(crate) fn assert_dies(pid: i32) {
-    eventually("the death of a process", || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-        let dead = stat.map_or(true, |stat| stat.contains(") Z ") || stat.contains(") X "));
-        dead.then_some(())
-    });
+    eventually("the death of a process", || (!lives(pid)).then_some(()));
+}
+
+/// Whether a process of this number lives; a zombie does not.
+pub(crate) fn lives(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "))
 }
 
 /// The program under test.

@@ -9,18 +9,34 @@ use crate::check;
 use crate::source::{SourceFile, shipped_files_below};
 
 /// A crate, its folder, and the crates of the workspace that it may import.
-const CRATES: [(&str, &str, &[&str]); 10] = [
+const CRATES: [(&str, &str, &[&str]); 12] = [
     ("brine-proto", "proto/", &[]),
     ("brine-studies", "studies/", &["brine-proto"]),
     ("brine-coordinator", "coordinator/", &["brine-proto", "brine-studies"]),
-    ("brine-cli", "cli/", &["brine-proto", "brine-studies", "brine-coordinator"]),
+    (
+        "brine-simulation",
+        "simulation/",
+        &["brine-proto", "brine-studies", "brine-coordinator", "brine-agent-core"],
+    ),
+    (
+        "brine-cli",
+        "cli/",
+        &["brine-proto", "brine-studies", "brine-coordinator", "brine-simulation"],
+    ),
     ("brine-kernels", "kernels/", &[]),
     ("brine-trainer", "trainer/", &["brine-proto", "brine-kernels"]),
     ("brine-agent-core", "agent-core/", &["brine-proto"]),
+    ("brine-agent-keeper", "agent-keeper/", &["brine-proto", "brine-agent-core"]),
     (
         "brine-agent-node",
         "agent-node/",
-        &["brine-proto", "brine-kernels", "brine-trainer", "brine-agent-core"],
+        &[
+            "brine-proto",
+            "brine-kernels",
+            "brine-trainer",
+            "brine-agent-core",
+            "brine-agent-keeper",
+        ],
     ),
     ("brine-benches", "benches/", &["brine-trainer"]),
     ("brine-xtask", "xtask/", &[]),
@@ -44,7 +60,7 @@ struct Library {
 
 const EDGES: &[&str] = &["brine-proto", "brine-coordinator", "brine-cli", "brine-agent-node"];
 
-const LIBRARIES: [Library; 9] = [
+const LIBRARIES: [Library; 10] = [
     Library {
         package: "tch",
         users: &["brine-trainer"],
@@ -88,6 +104,12 @@ const LIBRARIES: [Library; 9] = [
         advice: "tell the progress display instead",
     },
     Library {
+        package: "ratatui",
+        users: &["brine-cli"],
+        reach: Reach::OneFile,
+        advice: "tell the live view's screen instead",
+    },
+    Library {
         package: "serde-saphyr",
         users: &["brine-studies"],
         reach: Reach::OneFile,
@@ -102,7 +124,13 @@ const LIBRARIES: [Library; 9] = [
 ];
 
 /// Code in which the same input must always give the same answer, and what it must not see.
-const PURE: [&str; 3] = ["studies/src/", "coordinator/src/core/", "agent-core/src/"];
+const PURE: [&str; 5] = [
+    "studies/src/",
+    "coordinator/src/core/",
+    "coordinator/src/journal.rs",
+    "agent-core/src/",
+    "simulation/src/",
+];
 
 const IMPURE: [(&str, &str); 10] = [
     ("std::fs", "read the file at the edge and pass its content in"),

@@ -125,8 +125,8 @@ impl Core {
 
     /// After a replay at `now`: gives every remembered lease a whole term, so that the agents
     /// have time to come back with their running attempts. A trial that was tried before waits as
-    /// long, because an attempt of it may still be stopping somewhere. No pause is longer than the longest
-    /// one, whatever the clock showed when it was recorded.
+    /// long, because an attempt of it may still be stopping somewhere. No pause is longer than the
+    /// longest one, whatever the clock showed when it was recorded.
     pub fn restart(&mut self, now: Timestamp) {
         let deadline = now.plus_ms(self.lease_ttl_ms);
         self.expiries.clear();

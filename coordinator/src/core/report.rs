@@ -269,11 +269,15 @@ impl Core {
         if agent.acknowledged < agent.version {
             self.changed.insert(report.agent.clone());
         }
-        let ended = report.ended.iter().map(|(key, _)| key);
-        let listed: BTreeSet<&AttemptKey> =
-            report.running.iter().map(|(key, _)| key).chain(ended).collect();
+        if agent.releasing.is_empty() {
+            return;
+        }
+        let running: BTreeSet<&AttemptKey> = report.running.iter().map(|(key, _)| key).collect();
+        let ended: BTreeSet<&AttemptKey> = report.ended.iter().map(|(key, _)| key).collect();
+        // The process of an attempt that ended is gone, whatever the agent knows of its lease.
         agent.forget_releasing(|key, releasing| {
-            report.assignment_version >= releasing.version && !listed.contains(key)
+            let is_unlisted = report.assignment_version >= releasing.version;
+            ended.contains(key) || (is_unlisted && !running.contains(key))
         });
     }
 

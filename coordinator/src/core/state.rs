@@ -96,7 +96,7 @@ pub struct Trial {
     pub code_version: String,
     /// What the study watches, by ascending rung.
     pub measured: Vec<Measured>,
-    /// Its last failed attempts, at most [`FAILED_MAX`], oldest first.
+    /// Its last failed attempts, oldest first; at most 8, all are in the journal.
     pub failed: Vec<FailedAttempt>,
 }
 

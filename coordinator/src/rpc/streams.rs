@@ -30,9 +30,21 @@ where
     T: Send + 'static,
     F: Future<Output = Result<(), Status>> + Send + 'static,
 {
+    spawn_until(service.stopping.clone().cancelled_owned(), work)
+}
+
+/// Like [`spawn`], until `stop`.
+fn spawn_until<T, F>(
+    stop: impl Future<Output = ()> + Send + 'static,
+    work: impl FnOnce(Sender<T>) -> F,
+) -> Response<Answers<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(), Status>> + Send + 'static,
+{
     let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
     let failed = sender.clone();
-    let (work, stopping) = (work(sender), service.stopping.clone());
+    let work = work(sender);
     #[expect(
         clippy::disallowed_methods,
         reason = "it ends with its receiver, which the call owns"
@@ -40,7 +52,7 @@ where
     tokio::spawn(async move {
         let result = tokio::select! {
             result = work => result,
-            () = stopping.cancelled() => Err(super::stopped()),
+            () = stop => Err(super::stopped()),
         };
         if let Err(status) = result {
             // The reader is gone: nobody to tell.
@@ -224,11 +236,13 @@ pub(super) async fn logs(
     let newest = service.ask(move |core, _| core.trial(&id).map(|trial| trial.attempt)).await?;
     let newest = newest.ok_or_else(|| Status::not_found(format!("there is no trial {trial}")))?;
     let attempt = if request.attempt == 0 { newest } else { Attempt(request.attempt) };
-    Ok(spawn(&service.clone(), |sender| async move {
+    // A stop ends the wait for more, not the reading of what is there.
+    Ok(spawn_until(std::future::pending(), |sender| async move {
         let mut offset = 0;
         loop {
             // Asked before the read, so that text written before the end is not missed.
-            let live = request.follow && is_live(&service, &trial, attempt).await?;
+            let goes_on = request.follow && !service.stopping.is_cancelled();
+            let live = goes_on && is_live(&service, &trial, attempt).await.unwrap_or(false);
             let (logs, id) = (service.logs.clone(), trial.clone());
             let read = move || logs.read(&id, attempt, offset, LOG_CHUNK_BYTES);
             let text =

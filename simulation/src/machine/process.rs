@@ -2,7 +2,8 @@
 
 use super::program::{Program, State};
 use super::{Said, find};
-use crate::world::{ToServer, What, World};
+use crate::nature::{ToServer, What};
+use crate::world::World;
 use agent_core::{Input, Lease, Moment, TrialEnd};
 use coordinator::core::Point;
 use proto::{AttemptKey, Checkpoint, Devices, Outcome, Runner};
@@ -44,8 +45,12 @@ impl World {
             let end = Some(TrialEnd::Outcome(outcome));
             return Ok(Some(Input::Exited { key: lease.key, end, how: String::new() }));
         }
-        self.check_start(index, &lease)?;
-        let program = Program::of(&lease.key.trial, &lease.spec);
+        if self.nature.settings.checks {
+            self.check_start(index, &lease)?;
+        }
+        self.nature.work.started += 1;
+        let pace = self.nature.settings.pace;
+        let program = Program::of(&lease.key.trial, &lease.spec, &lease.devices, pace);
         let process = Process {
             state: self.best_state(index, &lease),
             key: lease.key,
@@ -124,6 +129,16 @@ impl World {
         if process.state.step < process.program.steps {
             process.state = process.state.next(&process.key.trial);
         }
+        let (devices, step_ms) = (&process.devices, process.program.step_ms);
+        let gpu_milli = devices.gpus.len() as u64 * u64::from(devices.gpu_milli());
+        let trial = (process.key.trial.clone(), process.key.rank);
+        let (cpu_ms, gpu_ms) = (devices.cpus.len() as u64 * step_ms, gpu_milli * step_ms / 1_000);
+        let furthest = self.nature.furthest.entry(trial).or_default();
+        let is_again = process.state.step <= *furthest;
+        *furthest = process.state.step.max(*furthest);
+        self.nature.work.cpu_ms += cpu_ms;
+        self.nature.work.gpu_ms += gpu_ms;
+        self.nature.work.redone_ms += if is_again { step_ms } else { 0 };
         let Process { key, program, state, .. } = process.clone();
         self.tell_metric(index, &key, state);
         if state.step >= program.steps {

@@ -1,8 +1,12 @@
 //! What a simulated trial does. Everything follows from the trial's id, so that the right result
 //! is known before it runs, however often it is interrupted.
 
-use proto::{FailureClass, Outcome, TrialId, TrialSpec};
+use crate::world::Pace;
+use proto::{Devices, FailureClass, Outcome, TrialId, TrialSpec};
 use std::collections::BTreeMap;
+
+/// Steps of an estimated trial at most: finer ones would only cost time.
+const STEPS_MAX: u64 = 1_000;
 
 /// How the program of a trial behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +52,29 @@ impl State {
 }
 
 impl Program {
-    pub(super) fn of(trial: &TrialId, spec: &TrialSpec) -> Self {
+    pub(super) fn of(trial: &TrialId, spec: &TrialSpec, devices: &Devices, pace: Pace) -> Self {
+        match pace {
+            Pace::Drawn => Self::drawn(trial, spec),
+            Pace::Estimated { gpu_flops_per_s, cpu_flops_per_s, program_ms } => {
+                let flops = spec.flops();
+                let rate = match devices.gpus.len() {
+                    0 => cpu_flops_per_s * devices.cpus.len().max(1) as f64,
+                    gpus => gpu_flops_per_s * gpus as f64 * f64::from(devices.gpu_milli()) / 1e3,
+                };
+                let ms = if flops > 0.0 { (flops / rate * 1e3) as u64 } else { program_ms };
+                Self::steady(ms, spec.checkpoint_every_ms)
+            }
+        }
+    }
+
+    /// A program that takes this long and saves its state at the recipe's interval.
+    fn steady(ms: u64, checkpoint_every_ms: u64) -> Self {
+        let steps = ms.div_ceil(checkpoint_every_ms.max(1)).clamp(1, STEPS_MAX);
+        let step_ms = (ms / steps).max(1);
+        Self { steps, step_ms, checkpoint_every: 1, is_stubborn: false, ends: Ends::Well }
+    }
+
+    fn drawn(trial: &TrialId, spec: &TrialSpec) -> Self {
         let digits = u64::from_str_radix(trial.as_str(), 16).unwrap_or(0);
         let ends = match digits % 23 {
             0 | 1 => Ends::Failed,

@@ -188,7 +188,8 @@ fn placement_and_policy_are_read() {
     let text = with_spec(&format!(
         "{STUDY}  resources: {{gpus: 0.25, gpu_memory: 4GiB, extras: {{licence: 2}}}}\n  \
          alternatives: [{{gpus: 1, cpus: 2}}, {{cpus: 16}}]\n  \
-         labels: {{topology.kubernetes.io/zone: a}}\n  members: 4\n  priority: -7\n  weight: 0.5\n  \
+         labels: {{topology.kubernetes.io/zone: a}}\n  members: 4\n  priority: -7\n  \
+         weight: 0.5\n  \
          limits: {{trials_at_once: 3, trials: 100, gpu_hours: 1.5}}\n"
     ));
     let recipe = Recipe::parse(&text).unwrap();

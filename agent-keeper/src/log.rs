@@ -2,20 +2,20 @@
 //! its end are kept; a program that prints without end must neither fill the disk nor lose its
 //! last words.
 
+use crate::order::LOG_NAME;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 /// Most bytes in the log itself, which is the beginning of the output.
-pub(crate) const HEAD_BYTES_MAX: u64 = 16 << 20;
+pub const HEAD_BYTES_MAX: u64 = 16 << 20;
 /// Most bytes in the file of the newest output; as many may be in the one before it.
-pub(crate) const NEWEST_BYTES_MAX: u64 = 16 << 20;
+pub const NEWEST_BYTES_MAX: u64 = 16 << 20;
 /// Where the output goes on when the log is full, beside it.
-pub(crate) const NEWEST_NAME: &str = "log.newest.txt";
+pub const NEWEST_NAME: &str = "log.newest.txt";
 /// The file of the newest output before it was full; the one that was here is gone then.
-pub(crate) const OLDER_NAME: &str = "log.older.txt";
+pub const OLDER_NAME: &str = "log.older.txt";
 /// Most of Brine's own lines in one log, so that a flood of malformed metric lines stays bounded.
 const NOTES_MAX: u32 = 1_000;
 /// How much of the last output goes into a failure's message.
@@ -23,15 +23,11 @@ const TAIL_BYTES: usize = 1_500;
 
 /// Appends to an attempt's log.
 #[derive(Debug)]
-pub(crate) struct Log {
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
+pub struct Log {
     folder: PathBuf,
-    file: File,
-    /// Bytes in `file`, and how many it may have.
+    /// None before there is something to write.
+    file: Option<File>,
+    /// Bytes of output in `file`, and how many it may have.
     bytes: u64,
     bytes_max: u64,
     newest_bytes_max: u64,
@@ -43,60 +39,59 @@ struct State {
 }
 
 impl Log {
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Self::with_limits(path, HEAD_BYTES_MAX, NEWEST_BYTES_MAX)
+    /// The log in `folder`. There is no file before there is something to write.
+    pub fn new(folder: &Path) -> Self {
+        Self::with_limits(folder, HEAD_BYTES_MAX, NEWEST_BYTES_MAX)
     }
 
-    fn with_limits(path: &Path, bytes_max: u64, newest_bytes_max: u64) -> io::Result<Self> {
-        let file = File::options().append(true).create(true).open(path)?;
-        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-        Ok(Self {
-            state: Mutex::new(State {
-                folder,
-                file,
-                bytes: 0,
-                bytes_max,
-                newest_bytes_max,
-                is_head: true,
-                notes: 0,
-                at_line_start: true,
-                tail: VecDeque::new(),
-            }),
-        })
+    fn with_limits(folder: &Path, bytes_max: u64, newest_bytes_max: u64) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            file: None,
+            bytes: 0,
+            bytes_max,
+            newest_bytes_max,
+            is_head: true,
+            notes: 0,
+            at_line_start: true,
+            tail: VecDeque::new(),
+        }
+    }
+
+    /// Where the log is, when something was written.
+    pub fn path(&self) -> Option<PathBuf> {
+        self.file.as_ref().map(|_| self.folder.join(LOG_NAME))
     }
 
     /// Appends what the program printed.
-    pub(crate) fn output(&self, text: &[u8]) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.remember(text);
+    pub fn output(&mut self, text: &[u8]) {
+        self.remember(text);
         let mut rest = text;
         while !rest.is_empty() {
-            let room = usize::try_from(state.bytes_max - state.bytes).unwrap_or(usize::MAX);
+            let room = usize::try_from(self.bytes_max - self.bytes).unwrap_or(usize::MAX);
             let (kept, later) = rest.split_at(rest.len().min(room));
             rest = later;
-            state.bytes += kept.len() as u64;
-            state.append(kept);
-            if state.bytes == state.bytes_max {
-                state.turn_over();
+            self.bytes += kept.len() as u64;
+            self.append(kept);
+            if self.bytes == self.bytes_max {
+                self.turn_over();
             }
         }
     }
 
     /// Appends a line of Brine's own.
-    pub(crate) fn note(&self, text: &str) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.notes = state.notes.saturating_add(1);
-        match state.notes.cmp(&NOTES_MAX) {
-            std::cmp::Ordering::Less => state.note(text),
-            std::cmp::Ordering::Equal => state.note("further notes are left out"),
+    pub fn note(&mut self, text: &str) {
+        self.notes = self.notes.saturating_add(1);
+        match self.notes.cmp(&NOTES_MAX) {
+            std::cmp::Ordering::Less => self.write_note(text),
+            std::cmp::Ordering::Equal => self.write_note("further notes are left out"),
             std::cmp::Ordering::Greater => {}
         }
     }
 
     /// The last lines that the program printed.
-    pub(crate) fn tail(&self) -> String {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes: Vec<u8> = state.tail.iter().copied().collect();
+    pub fn tail(&self) -> String {
+        let bytes: Vec<u8> = self.tail.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes);
         // The first line is probably cut.
         let whole = match text.split_once('\n') {
@@ -105,14 +100,12 @@ impl Log {
         };
         whole.trim_end().to_owned()
     }
-}
 
-impl State {
     /// Goes on in a new file of the newest output; the full one becomes the older one.
     fn turn_over(&mut self) {
         if self.is_head {
             let newest = self.newest_bytes_max;
-            self.note(&format!(
+            self.write_note(&format!(
                 "the log is full; the newest output, {newest} bytes or more, is in {NEWEST_NAME} \
                  and {OLDER_NAME} beside it"
             ));
@@ -123,7 +116,7 @@ impl State {
             false => std::fs::rename(&path, self.folder.join(OLDER_NAME)),
         };
         match renamed.and_then(|()| File::options().append(true).create(true).open(&path)) {
-            Ok(file) => self.file = file,
+            Ok(file) => self.file = Some(file),
             // What follows overruns this file, as far as the next turn.
             Err(error) => tracing::warn!(%error, "the log cannot be turned over"),
         }
@@ -132,7 +125,7 @@ impl State {
         self.bytes_max = self.newest_bytes_max;
     }
 
-    fn note(&mut self, text: &str) {
+    fn write_note(&mut self, text: &str) {
         let start = if self.at_line_start { "" } else { "\n" };
         self.append(format!("{start}brine: {text}\n").as_bytes());
     }
@@ -142,9 +135,18 @@ impl State {
             self.at_line_start = *last == b'\n';
         }
         // A full disk must not end a trial that may need no more of it; its result is elsewhere.
-        if let Err(error) = self.file.write_all(bytes) {
+        let written = self.open().and_then(|mut file| file.write_all(bytes));
+        if let Err(error) = written {
             tracing::warn!(%error, "the log cannot be written");
         }
+    }
+
+    fn open(&mut self) -> io::Result<&File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::options().append(true).create(true).open(self.folder.join(LOG_NAME))?,
+        };
+        Ok(self.file.insert(file))
     }
 
     fn remember(&mut self, text: &[u8]) {
@@ -162,8 +164,8 @@ mod tests {
     #[test]
     fn the_beginning_and_the_newest_output_are_kept_and_the_log_says_where() {
         let folder = tempfile::TempDir::new().unwrap();
-        let path = folder.path().join("log.txt");
-        let log = Log::with_limits(&path, 10, 6).unwrap();
+        let mut log = Log::with_limits(folder.path(), 10, 6);
+        assert!(log.path().is_none(), "nothing was written");
         for piece in ["1234\n5", "678901234", "abcdefghij\n"] {
             log.output(piece.as_bytes());
         }
@@ -180,7 +182,7 @@ mod tests {
     #[test]
     fn the_tail_is_bounded_and_begins_with_a_whole_line() {
         let folder = tempfile::TempDir::new().unwrap();
-        let log = Log::open(&folder.path().join("log.txt")).unwrap();
+        let mut log = Log::new(folder.path());
         for index in 0..1_000 {
             log.output(format!("line {index:04}\n").as_bytes());
         }

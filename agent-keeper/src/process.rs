@@ -1,8 +1,12 @@
 //! Process groups and descendants, as Linux tells about them in `/proc`. Every signal that Brine
 //! sends to processes it did not create itself goes through here.
+//!
+//! A program is marked by a number in its soft limit of file locks, which all its descendants
+//! inherit whatever they do to their group, session or environment. Linux has not used that limit
+//! since 2.4.25.
 
-use rustix::process::{Pid, Signal, WaitOptions};
-use std::collections::BTreeSet;
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions};
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 
 /// Rounds of killing descendants. Each one catches what was forked during the one before; a
@@ -14,7 +18,7 @@ const KILL_ROUNDS_MAX: usize = 8;
 ///
 /// The group goes first and at once: a leader that saw its program die would report that death.
 /// What was forked meanwhile is orphaned by this, so [`kill_adopted`] finds it.
-pub(crate) fn kill_tree(leader: Pid) {
+pub fn kill_tree(leader: Pid) {
     let found = descendants(leader);
     ignore_gone(rustix::process::kill_process_group(leader, Signal::KILL));
     for pid in found {
@@ -22,8 +26,13 @@ pub(crate) fn kill_tree(leader: Pid) {
     }
 }
 
+/// Signals the process group of `leader`, which may be gone.
+pub fn signal_group(leader: Pid, signal: Signal) {
+    ignore_gone(rustix::process::kill_process_group(leader, signal));
+}
+
 /// Kills this process's descendants, then its group, which includes itself. Does not return.
-pub(crate) fn kill_self_and_descendants() -> ! {
+pub fn kill_self_and_descendants() -> ! {
     kill_descendants(rustix::process::getpid());
     ignore_gone(rustix::process::kill_current_process_group(Signal::KILL));
     // Not reached while SIGKILL works; without it there is nothing better left.
@@ -31,7 +40,7 @@ pub(crate) fn kill_self_and_descendants() -> ! {
 }
 
 /// Kills every descendant of `ancestor`, but not itself.
-pub(crate) fn kill_descendants(ancestor: Pid) {
+pub fn kill_descendants(ancestor: Pid) {
     for _ in 0..KILL_ROUNDS_MAX {
         let found = descendants(ancestor);
         if found.is_empty() {
@@ -45,7 +54,7 @@ pub(crate) fn kill_descendants(ancestor: Pid) {
 
 /// Ends and reaps children of this process that are not in `known`: orphans of a trial that died,
 /// which the kernel gave to this process because it asked for them ([`adopt_orphans`]).
-pub(crate) fn kill_adopted(known: &[Pid]) {
+pub fn kill_adopted(known: &[Pid]) {
     // Killing one may orphan its children, which come here in their turn.
     for _ in 0..KILL_ROUNDS_MAX {
         let mut killed = false;
@@ -67,7 +76,7 @@ pub(crate) fn kill_adopted(known: &[Pid]) {
 }
 
 /// Reaps dead children of this process that are not `known`.
-pub(crate) fn reap_adopted(known: Option<Pid>) {
+pub fn reap_adopted(known: Option<Pid>) {
     for entry in children(rustix::process::getpid()) {
         if entry.state == ProcessState::Zombie && Some(entry.pid) != known {
             reap(entry.pid);
@@ -79,9 +88,65 @@ pub(crate) fn reap_adopted(known: Option<Pid>) {
 ///
 /// # Errors
 /// The kernel refused.
-pub(crate) fn adopt_orphans() -> std::io::Result<()> {
+pub fn adopt_orphans() -> std::io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     Ok(())
+}
+
+/// Gives the processes that are started from now on this mark.
+///
+/// # Errors
+/// The hard limit is lower, because somebody has lowered it for this process.
+pub fn mark(number: u64) -> std::io::Result<()> {
+    let maximum = rustix::process::getrlimit(Resource::Locks).maximum;
+    rustix::process::setrlimit(Resource::Locks, Rlimit { current: Some(number), maximum })?;
+    Ok(())
+}
+
+/// Ends and reaps children of this process that are neither in `known` nor marked as belonging to
+/// one that `lives`.
+pub fn kill_leftovers(known: &HashSet<Pid>, lives: impl Fn(u64) -> bool) {
+    for _ in 0..KILL_ROUNDS_MAX {
+        let mut killed = false;
+        for entry in children(rustix::process::getpid()) {
+            if known.contains(&entry.pid) {
+                continue;
+            }
+            if entry.state == ProcessState::Alive {
+                if read_mark(entry.pid).is_some_and(&lives) {
+                    continue;
+                }
+                killed = true;
+                kill_tree(entry.pid);
+                ignore_gone(rustix::process::kill_process(entry.pid, Signal::KILL));
+            }
+            reap(entry.pid);
+        }
+        if !killed {
+            return;
+        }
+    }
+}
+
+fn read_mark(pid: Pid) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", pid.as_raw_nonzero())).ok()?;
+    parse_mark(&limits)
+}
+
+/// Reads the soft limit of file locks from `/proc/<pid>/limits`.
+fn parse_mark(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max file locks"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// The number of the process or thread that was made last on this machine, as far as this process
+/// can see it; 0 when the system does not tell.
+pub fn last_made(loadavg: &fs::File) -> i32 {
+    let mut text = [0; 128];
+    let length = rustix::io::pread(loadavg, &mut text, 0).unwrap_or(0);
+    let text = text.get(..length).and_then(|text| std::str::from_utf8(text).ok());
+    let last = text.and_then(|text| text.split_whitespace().next_back());
+    last.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +185,12 @@ fn descendants(ancestor: Pid) -> Vec<Pid> {
 
 fn children(parent: Pid) -> Vec<Entry> {
     let parent = parent.as_raw_nonzero().get();
+    // Many kernels list them, which saves a look at every process of the machine. Orphans and what
+    // the main thread started are in its list; no other thread of Brine starts processes.
+    if let Ok(list) = fs::read_to_string(format!("/proc/self/task/{parent}/children")) {
+        let numbers = list.split_whitespace().filter_map(|number| number.parse().ok());
+        return numbers.filter_map(Pid::from_raw).filter_map(entry).collect();
+    }
     let all = processes().into_iter();
     all.filter(|entry| entry.parent == parent).collect()
 }
@@ -131,12 +202,15 @@ fn processes() -> Vec<Entry> {
     };
     let numbers = folder.flatten().filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
-        Some((Pid::from_raw(pid)?, entry.path()))
+        Pid::from_raw(pid)
     });
-    // A process that ended since the listing has no file any more; that is not news.
-    let entries = numbers
-        .filter_map(|(pid, path)| parse_stat(pid, &fs::read_to_string(path.join("stat")).ok()?));
-    entries.collect()
+    numbers.filter_map(entry).collect()
+}
+
+/// A process that ended since it was listed has no file any more; that is not news.
+fn entry(pid: Pid) -> Option<Entry> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    parse_stat(pid, &stat)
 }
 
 /// Reads state and parent from `/proc/<pid>/stat`: `pid (name) state parent ...`. The name may hold
@@ -166,6 +240,26 @@ fn ignore_gone(result: rustix::io::Result<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_is_inherited_and_read_back() {
+        assert_eq!(parse_mark("Max file locks            77                  9  locks"), Some(77));
+        assert_eq!(parse_mark("Max file locks            unlimited       9  locks"), None);
+        mark(4_711).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+        assert_eq!(read_mark(pid), Some(4_711));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn the_last_process_is_known() {
+        let loadavg = fs::File::open("/proc/loadavg").unwrap();
+        let before = last_made(&loadavg);
+        std::process::Command::new("true").status().unwrap();
+        assert!(last_made(&loadavg) > before, "{before}");
+    }
 
     #[test]
     fn a_process_name_with_brackets_does_not_confuse_the_parser() {

@@ -30,9 +30,13 @@ pub struct Order {
     pub folders: Folders,
     /// States from which the trial may go on, the one with the most steps first.
     pub resume: Vec<Checkpoint>,
+    /// Whether a program's folders are there already, with its files.
+    pub is_prepared: bool,
 }
 
-/// The folders of one attempt; all exist before the process starts.
+/// The folders of one attempt. Those of a training exist before its process starts; those of a
+/// program are made by [`work::prepare`](crate::work::prepare), which adds a number to the name of
+/// the attempt's own when an earlier start of it left one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Folders {
@@ -126,6 +130,7 @@ pub(crate) mod tests {
                 program_checkpoints: folder,
             },
             resume: Vec::new(),
+            is_prepared: false,
         }
     }
 

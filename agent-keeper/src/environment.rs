@@ -1,0 +1,104 @@
+//! What the environment of a trial's process says about its devices and its gang.
+
+use crate::order::Order;
+use proto::Devices;
+use std::collections::BTreeMap;
+
+/// What every trial's process finds, whatever its runner.
+pub fn variables(order: &Order) -> BTreeMap<&'static str, String> {
+    let threads = threads(&order.devices).to_string();
+    let mut variables = BTreeMap::from([
+        ("OMP_NUM_THREADS", threads.clone()),
+        ("MKL_NUM_THREADS", threads),
+        // An empty list hides all GPUs from a trial that leased none.
+        ("CUDA_VISIBLE_DEVICES", numbers(&order.devices.gpus)),
+        // NVML counts in this order, the CUDA runtime by speed unless told.
+        ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned()),
+        // cuBLAS repeats its sums bit by bit only with a workspace of fixed size.
+        ("CUBLAS_WORKSPACE_CONFIG", ":4096:8".to_owned()),
+    ]);
+    if order.devices.gpu_share_milli > 0 {
+        let share = f64::from(order.devices.gpu_share_milli) / f64::from(Devices::WHOLE_MILLI);
+        variables.insert("BRINE_GPU_SHARE", share.to_string());
+    }
+    if let Some(gang) = &order.gang {
+        variables.extend([
+            ("MASTER_ADDR", gang.master_addr.clone()),
+            ("MASTER_PORT", gang.master_port.to_string()),
+            ("RANK", order.key.rank.to_string()),
+            ("WORLD_SIZE", gang.world_size.to_string()),
+            // Each member sees only the GPUs that it leased, so its own is always the first.
+            ("LOCAL_RANK", "0".to_owned()),
+        ]);
+    }
+    variables
+}
+
+/// Threads that a process on these devices should use. Leases of one trial differ in it when its
+/// recipe names alternatives, so the devices count and not what the trial asked for first.
+pub fn threads(devices: &Devices) -> u32 {
+    u32::try_from(devices.cpus.len()).unwrap_or(u32::MAX).max(1)
+}
+
+/// Device numbers as environment variables want them.
+pub fn numbers(devices: &[u32]) -> String {
+    let numbers: Vec<String> = devices.iter().map(u32::to_string).collect();
+    numbers.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::tests::order;
+    use agent_core::Gang;
+
+    #[track_caller]
+    fn check(order: &Order, expected: &[(&str, Option<&str>)]) {
+        let variables = variables(order);
+        for (name, value) in expected {
+            assert_eq!(variables.get(name).map(String::as_str), *value, "{name}");
+        }
+    }
+
+    #[test]
+    fn threads_and_gpus_are_those_of_the_lease() {
+        let mut order = order();
+        order.devices = Devices { cpus: vec![4, 5, 6], gpus: vec![2, 0], gpu_share_milli: 0 };
+        check(
+            &order,
+            &[
+                ("OMP_NUM_THREADS", Some("3")),
+                ("CUDA_VISIBLE_DEVICES", Some("2,0")),
+                ("BRINE_GPU_SHARE", None),
+                ("RANK", None),
+            ],
+        );
+        order.devices = Devices { gpus: vec![1], gpu_share_milli: 250, ..Devices::default() };
+        check(
+            &order,
+            &[
+                ("OMP_NUM_THREADS", Some("1")),
+                ("CUDA_VISIBLE_DEVICES", Some("1")),
+                ("BRINE_GPU_SHARE", Some("0.25")),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_member_of_a_gang_finds_the_others_as_torch_distributed_wants_it() {
+        let mut order = order();
+        order.key.rank = 1;
+        let master_addr = "gpu-7".to_owned();
+        order.gang = Some(Gang { world_size: 4, master_addr, master_port: 29_500 });
+        check(
+            &order,
+            &[
+                ("MASTER_ADDR", Some("gpu-7")),
+                ("MASTER_PORT", Some("29500")),
+                ("RANK", Some("1")),
+                ("WORLD_SIZE", Some("4")),
+                ("LOCAL_RANK", Some("0")),
+            ],
+        );
+    }
+}
