@@ -5,8 +5,9 @@ use crate::snapshot::Snapshot;
 use proto::wire::coordinator_client::CoordinatorClient;
 use proto::wire::{
     AgentView, AgentsRequest, BLOB_CHUNK_BYTES, BlobChunk, BlobRequest, ExperimentReply,
-    ExperimentRequest, ExperimentSummary, ExperimentsRequest, InfoRequest, LogChunk, LogsRequest,
-    MESSAGE_BYTES_MAX, MetricsRequest, SubmitRequest, WatchReply, WatchRequest,
+    ExperimentRequest, ExperimentSummary, ExperimentsRequest, ExplainReply, ExplainRequest,
+    InfoRequest, LogChunk, LogsRequest, MESSAGE_BYTES_MAX, MetricBatch, MetricsRequest,
+    SubmitRequest, WatchReply, WatchRequest,
 };
 use proto::{Attempt, BlobRef, ExperimentId, FORMAT_VERSION, Inputs, TrialId, WIRE_VERSION_MIN};
 use std::path::PathBuf;
@@ -26,6 +27,11 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Chunks of a file that wait for the network at most.
 const CHUNKS_WAITING_MAX: usize = 8;
+
+/// A place behind every trial: an experiment has far fewer.
+const NO_TRIALS: u32 = u32::MAX;
+/// A sequence number that no record reaches.
+const NO_RECORDS: u64 = u64::MAX;
 
 /// A connected client.
 #[derive(Clone)]
@@ -154,6 +160,52 @@ impl Client {
                 return Snapshot::parse(whole);
             }
         }
+    }
+
+    /// The trials from `first_trial` on, counted from 0 in planning order: as many as fit into a
+    /// message, and none past the last one.
+    pub(crate) async fn page(
+        &mut self,
+        experiment: &ExperimentId,
+        first_trial: u32,
+    ) -> Result<ExperimentReply, CliError> {
+        let request = ExperimentRequest { experiment: experiment.to_string(), first_trial };
+        within(self.calls.experiment(request)).await
+    }
+
+    /// An experiment's counts, recipe and inputs, without its trials.
+    pub(crate) async fn head(
+        &mut self,
+        experiment: &ExperimentId,
+    ) -> Result<ExperimentReply, CliError> {
+        self.page(experiment, NO_TRIALS).await
+    }
+
+    /// Why the trial whose id begins with `prefix` is where it is.
+    pub(crate) async fn explain(&mut self, prefix: &str) -> Result<ExplainReply, CliError> {
+        let request = ExplainRequest { trial: prefix.to_owned() };
+        within(self.calls.explain(request)).await
+    }
+
+    /// Sequence number of the newest record.
+    pub(crate) async fn last_sequence(&mut self) -> Result<u64, CliError> {
+        Ok(within(self.calls.info(InfoRequest {})).await?.last_sequence)
+    }
+
+    /// Every metric of a trial: by name, then by step, one value per step.
+    pub(crate) async fn series(
+        &mut self,
+        trial: &TrialId,
+    ) -> Result<Streaming<MetricBatch>, CliError> {
+        let request = MetricsRequest { trial: trial.to_string(), metric: String::new() };
+        within(self.calls.metrics(request)).await
+    }
+
+    /// The live metric points of all experiments, and no records.
+    pub(crate) async fn watch_metrics(&mut self) -> Result<Streaming<WatchReply>, CliError> {
+        let request =
+            WatchRequest { from_sequence: NO_RECORDS, experiment: String::new(), metrics: true };
+        within(self.calls.watch(request)).await
     }
 
     /// All agents.

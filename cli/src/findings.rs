@@ -4,7 +4,6 @@ use crate::client::Client;
 use crate::data_dir::write_whole;
 use crate::error::CliError;
 use crate::inputs;
-use crate::number;
 use crate::output::{OutputMode, Printer};
 use crate::snapshot::{Snapshot, TrialState};
 use crate::table::{Align, Table};
@@ -218,51 +217,6 @@ fn thin(points: Vec<[f64; 2]>, points_max: usize) -> Vec<[f64; 2]> {
     let last = points.len() - 1;
     let place = |index: usize| index * last / (points_max - 1);
     (0..points_max).map(|index| points[place(index)]).collect()
-}
-
-/// One line per trial, for people.
-pub(crate) fn trial_table(snapshot: &Snapshot) -> Table {
-    let mut table = Table::new(&[
-        ("trial", Align::Left),
-        ("state", Align::Left),
-        ("attempts", Align::Right),
-        ("agent", Align::Left),
-        ("parameters", Align::Left),
-        ("result", Align::Left),
-    ]);
-    for trial in &snapshot.trials {
-        let parameters = trial.spec.parameters.iter();
-        let parameters: Vec<String> = parameters
-            .map(|(name, value)| format!("{name}={}", number::parameter(value)))
-            .collect();
-        table.row([
-            trial.id.to_string(),
-            trial.word.clone(),
-            trial.attempts.to_string(),
-            trial.agent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
-            parameters.join(" "),
-            result(trial),
-        ]);
-    }
-    table
-}
-
-fn result(trial: &TrialState) -> String {
-    match &trial.outcome {
-        Some(Outcome::Completed { metrics, .. }) => match metrics.get("validation_loss") {
-            Some(loss) => format!("validation_loss={}", number::short(*loss)),
-            None => metrics.iter().next().map_or_else(
-                || "-".to_owned(),
-                |(name, x)| format!("{name}={}", number::short(*x)),
-            ),
-        },
-        Some(Outcome::Diverged { metric, step }) => format!("{metric} diverged at step {step}"),
-        Some(Outcome::Failed { message, .. }) => {
-            message.lines().next().unwrap_or_default().to_owned()
-        }
-        None if trial.waiting_for.is_empty() => "-".to_owned(),
-        None => format!("waits for {}", trial.waiting_for),
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@
 //! * `local`: the coordinator and the agents that `brine run` starts.
 //! * `progress`: bars and lines while trials run.
 //! * `inputs`, `estimate`, `findings`: a recipe's files, its cost, its report.
+//! * `diff`: two recipes side by side. `explain`: why a trial is where it is.
+//! * `listing`, `live`, `top`: trials in tables, their newest numbers, the live view.
+//! * `logs`, `export`: what trials wrote: texts and metric series.
 //! * `output`, `table`, `number`, `error`: every word that is printed.
 
 use clap::Parser;
@@ -16,18 +19,25 @@ use tracing_subscriber::EnvFilter;
 mod client;
 mod commands;
 mod data_dir;
+mod diff;
 mod doctor;
 mod error;
 mod estimate;
+mod explain;
+mod export;
 mod findings;
 mod inputs;
+mod listing;
+mod live;
 mod local;
+mod logs;
 mod number;
 mod output;
 mod progress;
 mod snapshot;
 mod table;
 mod target;
+mod top;
 
 /// Version and commit, for `--version` and for the provenance of reports.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("BRINE_COMMIT"));
@@ -84,6 +94,8 @@ fn start_log(printer: &Printer, is_coordinator: bool) {
         .with_env_filter(filter)
         .with_writer(printer.clone())
         .with_ansi(false)
+        // A full disk under the log must not end a coordinator: the complaint would panic.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -2,6 +2,7 @@
 
 use crate::client::parse_experiment;
 use crate::error::CliError;
+use crate::number;
 use proto::wire::{self, ExperimentReply};
 use proto::{AgentId, Attempt, ExperimentId, ExperimentState, Inputs, Outcome, TrialId, TrialSpec};
 use serde::de::DeserializeOwned;
@@ -87,7 +88,19 @@ impl Snapshot {
 }
 
 impl TrialState {
-    fn parse(view: wire::TrialView) -> Result<Self, CliError> {
+    /// Its parameters as `name=value`, with a space between two.
+    pub(crate) fn parameters(&self) -> String {
+        let pairs = self.spec.parameters.iter();
+        let pairs: Vec<String> =
+            pairs.map(|(name, value)| format!("{name}={}", number::parameter(value))).collect();
+        pairs.join(" ")
+    }
+
+    /// Reads a coordinator's view of a trial.
+    ///
+    /// # Errors
+    /// Something in it is malformed: the two programs are of different versions.
+    pub(crate) fn parse(view: wire::TrialView) -> Result<Self, CliError> {
         let outcome = match view.outcome_json.as_str() {
             "" => None,
             text => Some(parse_json("outcome", text)?),
@@ -123,7 +136,14 @@ pub(crate) fn parse_state(word: &str) -> Result<ExperimentState, CliError> {
     serde_json::from_value(json).map_err(malformed("experiment's state"))
 }
 
-fn parse_json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, CliError> {
+/// A part of a message that is JSON; `what` names it.
+///
+/// # Errors
+/// It is malformed: the two programs are of different versions.
+pub(crate) fn parse_json<T: DeserializeOwned>(
+    what: &'static str,
+    text: &str,
+) -> Result<T, CliError> {
     serde_json::from_str(text).map_err(malformed(what))
 }
 

@@ -1,22 +1,27 @@
 //! `brine logs`.
 
 use crate::error::CliError;
+use crate::explain::Explanation;
+use crate::logs;
 use crate::output::Printer;
 use crate::target::{Connection, Target};
-use proto::{Attempt, TrialId};
+use proto::Attempt;
 
-/// Print what a trial's program wrote
+/// Print what a trial's program wrote, or what all trials of an experiment write
+///
+/// The lines of an experiment begin with the start of the trial's id. At most 32 trials are read at
+/// once, the newest first.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Id of the trial
-    #[arg(value_name = "TRIAL")]
-    trial: TrialId,
+    /// A trial or an experiment: its id or the start of it
+    #[arg(value_name = "TRIAL|EXPERIMENT")]
+    wanted: String,
 
-    /// Which attempt, from 1 [default: the newest]
+    /// Which attempt of the trial, from 1 [default: the newest]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     attempt: Option<u32>,
 
-    /// Keep printing until the attempt ends
+    /// Keep printing until the attempt or the experiment ends
     #[arg(long, short)]
     follow: bool,
 
@@ -32,10 +37,29 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
 }
 
 async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Result<(), CliError> {
-    let attempt = args.attempt.map(Attempt);
-    let mut log = connection.client.logs(&args.trial, attempt, args.follow).await?;
-    while let Some(chunk) = log.message().await? {
-        printer.bytes(&chunk.text)?;
+    let no_trial = match trial(&args.wanted, connection).await {
+        Ok(explained) => {
+            let (client, attempt) = (&mut connection.client, args.attempt.map(Attempt));
+            return logs::attempt::print(client, &explained, attempt, args.follow, printer).await;
+        }
+        Err(error) if error.is_connection() => return Err(error),
+        Err(error) => error,
+    };
+    let experiments = connection.client.experiments().await?;
+    if !experiments.iter().any(|known| known.experiment.starts_with(&args.wanted)) {
+        return Err(no_trial.hint("`brine status` lists the experiments"));
     }
-    Ok(())
+    let id = connection.experiment(Some(&args.wanted)).await?;
+    if args.attempt.is_some() {
+        return Err(CliError::usage(format!("{id} is an experiment; --attempt is for one trial")));
+    }
+    if args.follow {
+        return logs::experiment::follow(&mut connection.client, &id, printer).await;
+    }
+    logs::experiment::print(&mut connection.client, &id, printer).await
+}
+
+/// The trial whose id begins so.
+async fn trial(wanted: &str, connection: &mut Connection) -> Result<Explanation, CliError> {
+    Explanation::parse(connection.client.explain(wanted).await?)
 }

@@ -140,7 +140,9 @@ impl Session<'_> {
                 agents.add(launch, self.printer);
             }
             tokio::select! {
-                state = follow(&mut self.client, &snapshot, self.printer, Records::Fold) => { state?; }
+                state = follow(&mut self.client, &snapshot, self.printer, Records::Fold) => {
+                    state?;
+                }
                 error = agents.failed() => return Err(error),
             }
             snapshot = self.client.snapshot(&id).await?;

@@ -1,10 +1,9 @@
 //! `brine status`.
 
 use crate::error::CliError;
-use crate::findings::trial_table;
+use crate::listing::Listing;
 use crate::number;
 use crate::output::{OutputMode, Printer};
-use crate::snapshot::Snapshot;
 use crate::table::{Align, Table};
 use crate::target::{Connection, Target};
 use proto::wire::{AgentView, ExperimentSummary};
@@ -17,6 +16,11 @@ pub(crate) struct Args {
     /// Show the trials of this experiment: its id or the start of it
     #[arg(value_name = "EXPERIMENT")]
     experiment: Option<String>,
+
+    /// Show its trials from this one on, in planning order, from 1. A long list is shown by its
+    /// start and its newest trials
+    #[arg(long, value_name = "N", requires = "experiment", value_parser = clap::value_parser!(u32).range(1..))]
+    from: Option<u32>,
 
     #[command(flatten)]
     target: Target,
@@ -32,8 +36,9 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
 async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Result<(), CliError> {
     if let Some(wanted) = &args.experiment {
         let id = connection.experiment(Some(wanted)).await?;
-        let snapshot = connection.client.snapshot(&id).await?;
-        return show_trials(&snapshot, printer);
+        let from = args.from.map_or(0, |from| from as usize - 1);
+        let listing = Listing::read(&mut connection.client, &id, from).await?;
+        return show_trials(&listing, from, printer);
     }
     let mut experiments = connection.client.experiments().await?;
     let agents = connection.client.agents().await?;
@@ -51,9 +56,11 @@ async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Re
     printer.data(&agent_table(&agents).render())
 }
 
-fn show_trials(snapshot: &Snapshot, printer: &Printer) -> Result<(), CliError> {
+fn show_trials(listing: &Listing, from: usize, printer: &Printer) -> Result<(), CliError> {
+    let (snapshot, left_out) = (&listing.snapshot, listing.left_out(from));
     if printer.mode() == OutputMode::Json {
-        let trials = snapshot.trials.iter().map(|trial| {
+        let trials = listing.trials().map(|trial| {
+            let newest = listing.live.get(&trial.id);
             serde_json::json!({
                 "id": trial.id,
                 "state": trial.word,
@@ -63,16 +70,34 @@ fn show_trials(snapshot: &Snapshot, printer: &Printer) -> Result<(), CliError> {
                 "seed": trial.spec.seed,
                 "outcome": trial.outcome,
                 "waiting_for": trial.waiting_for,
+                "step": newest.map(|newest| newest.step),
             })
         });
         return printer.json(&serde_json::json!({
             "experiment": snapshot.experiment,
             "state": snapshot.state,
+            "planned": listing.planned,
+            "ended": listing.ended,
+            "running": listing.running,
+            "left_out": left_out,
             "trials": trials.collect::<Vec<_>>(),
         }));
     }
-    printer.data(&format!("{} is {}", snapshot.experiment, snapshot.state.word()))?;
-    printer.data(&trial_table(snapshot).render())
+    printer.data(&format!(
+        "{} is {}: {} of {} ended, {} running",
+        snapshot.experiment,
+        snapshot.state.word(),
+        listing.ended,
+        number::plural(listing.planned, "trial"),
+        listing.running
+    ))?;
+    printer.data(&listing.table().render())?;
+    if left_out > 0 {
+        printer.data(&format!("{} not shown", number::plural(left_out, "trial")))?;
+        let next = from + snapshot.trials.len() + 1;
+        printer.hint(&format!("see more with: brine status {} --from {next}", snapshot.experiment));
+    }
+    Ok(())
 }
 
 fn experiment_table(experiments: &[ExperimentSummary]) -> Table {
@@ -98,7 +123,7 @@ fn experiment_table(experiments: &[ExperimentSummary]) -> Table {
 }
 
 fn agent_table(agents: &[AgentView]) -> Table {
-    let mut table = Table::new(&[
+    let columns = [
         ("agent", Align::Left),
         ("host", Align::Left),
         ("connected", Align::Left),
@@ -106,7 +131,8 @@ fn agent_table(agents: &[AgentView]) -> Table {
         ("GPUs free", Align::Right),
         ("GPU", Align::Left),
         ("running", Align::Left),
-    ]);
+    ];
+    let mut table = Table::new(&columns).cut(&["agent", "host", "GPU", "running"]);
     for agent in agents {
         let running: Vec<&str> = agent.running.iter().map(|held| held.trial.as_str()).collect();
         let gpu = agent.gpus.first();

@@ -52,6 +52,14 @@ impl Screen {
         bar.set_message(text.to_owned());
         Transfer(bar)
     }
+
+    /// A bar over `count` things; it ends when the answer is dropped.
+    pub(crate) fn counted(&self, text: &str, count: u64) -> Transfer {
+        let bar = self.0.add(ProgressBar::new(count));
+        bar.set_style(style("{msg} [{bar:30}] {pos}/{len} {per_sec} {eta} left"));
+        bar.set_message(text.to_owned());
+        Transfer(bar)
+    }
 }
 
 /// See [`Screen::spinner`].
@@ -63,13 +71,13 @@ impl Drop for Spinner {
     }
 }
 
-/// See [`Screen::transfer`].
+/// See [`Screen::transfer`] and [`Screen::counted`].
 pub(crate) struct Transfer(ProgressBar);
 
 impl Transfer {
-    /// Bytes moved since the last call.
-    pub(crate) fn advance(&self, bytes: u64) {
-        self.0.inc(bytes);
+    /// Bytes moved, or things done, since the last call.
+    pub(crate) fn advance(&self, more: u64) {
+        self.0.inc(more);
     }
 }
 

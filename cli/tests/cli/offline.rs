@@ -39,7 +39,7 @@ fn a_wrong_command_line_is_code_2() {
         &["fit", "x.csv", "--tokens", "b", "--bootstrap", "-1"],
         &["fit", "x.csv", "--tokens", "b", "--where", "novalue"],
         &["plan", "x.yaml", "--flops-per-second", "0"],
-        &["logs", "not-a-trial"],
+        &["logs", "0123", "--attempt", "0"],
         &["status", "--coordinator", "localhost"],
     ] {
         let token = bench.write("token", "0123456789abcdef0123456789abcdef");

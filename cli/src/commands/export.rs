@@ -1,0 +1,58 @@
+//! `brine export`.
+
+use crate::error::CliError;
+use crate::export::{Format, export};
+use crate::number;
+use crate::output::{OutputMode, Printer};
+use crate::target::{Connection, Target};
+use std::path::PathBuf;
+
+/// Write the metric series of all trials into files
+///
+/// csv: one file with the columns trial (its id), attempt (that wrote the point, from 1), metric,
+/// step and value. tensorboard: a folder for each trial, named after its id and parameters, for
+/// `tensorboard --logdir FOLDER`. A second export replaces the first.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Its id or the start of it
+    #[arg(value_name = "EXPERIMENT")]
+    experiment: String,
+
+    /// What to write
+    #[arg(long, value_enum)]
+    format: Format,
+
+    /// Where to; made when it is missing
+    #[arg(long, value_name = "FOLDER")]
+    to: PathBuf,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
+    let mut connection = args.target.live_or_stored().await?;
+    let shown = show(&args, &mut connection, printer).await;
+    let closed = connection.close().await;
+    shown.and(closed)
+}
+
+async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Result<(), CliError> {
+    let id = connection.experiment(Some(&args.experiment)).await?;
+    let written = export(&mut connection.client, &id, args.format, &args.to, printer).await?;
+    match printer.mode() {
+        OutputMode::Json => printer.json(&serde_json::json!({
+            "experiment": id, "path": written.path, "trials": written.trials,
+            "points": written.points,
+        }))?,
+        OutputMode::Human | OutputMode::Quiet => {
+            printer.data(&written.path.display().to_string())?;
+        }
+    }
+    let trials = number::plural(usize::try_from(written.trials).unwrap_or(usize::MAX), "trial");
+    printer.status(&format!("{} points of {trials}", written.points));
+    if args.format == Format::Tensorboard {
+        printer.hint(&format!("look at them with: tensorboard --logdir {}", args.to.display()));
+    }
+    Ok(())
+}

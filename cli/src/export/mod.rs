@@ -1,0 +1,130 @@
+//! The metric series of an experiment as files that other programs read. Trials pass one by one,
+//! so memory does not grow with their number or length.
+
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output::Printer;
+use crate::snapshot::{Snapshot, TrialState};
+use proto::ExperimentId;
+use std::path::{Path, PathBuf};
+
+mod csv;
+mod file;
+mod tensorboard;
+
+/// Folders that one export makes; TensorBoard reads each of them again and again.
+const FOLDERS_MAX: u32 = 10_000;
+
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// One file, `EXPERIMENT.csv`, with the columns trial, attempt, metric, step, value.
+    Csv,
+    /// One folder of event files per trial.
+    Tensorboard,
+}
+
+/// What an export wrote.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// The file, or the folder with a folder for each trial.
+    pub(crate) path: PathBuf,
+    /// Trials that have any point.
+    pub(crate) trials: u64,
+    pub(crate) points: u64,
+}
+
+enum Sink {
+    Csv(Box<csv::File>),
+    TensorBoard(tensorboard::Folder),
+}
+
+/// Writes the series of all trials of an experiment into `folder`.
+///
+/// # Errors
+/// A file cannot be written, there are too many trials for the format, or the coordinator went
+/// away.
+pub(crate) async fn export(
+    client: &mut Client,
+    experiment: &ExperimentId,
+    format: Format,
+    folder: &Path,
+    printer: &Printer,
+) -> Result<Written, CliError> {
+    let summary = client.head(experiment).await?.summary.unwrap_or_default();
+    let begun = summary.ended.saturating_add(summary.running);
+    if format == Format::Tensorboard && begun > FOLDERS_MAX {
+        return Err(CliError::user(format!(
+            "{begun} trials of {experiment} have begun; TensorBoard reads at most {FOLDERS_MAX} well"
+        ))
+        .hint("export them with --format csv"));
+    }
+    std::fs::create_dir_all(folder).map_err(|error| {
+        CliError::file(format!("create the folder {}", folder.display()), error)
+    })?;
+    let mut sink = match format {
+        Format::Csv => {
+            Sink::Csv(Box::new(csv::File::create(&folder.join(format!("{experiment}.csv")))?))
+        }
+        Format::Tensorboard => {
+            Sink::TensorBoard(tensorboard::Folder::new(folder, summary.submitted_ms))
+        }
+    };
+    let bar = printer.screen().counted("exporting trials", u64::from(summary.trials));
+    let mut written = Written { path: folder.to_owned(), ..Written::default() };
+    let mut first: u32 = 0;
+    loop {
+        let page = Snapshot::parse(client.page(experiment, first).await?)?.trials;
+        if page.is_empty() {
+            break;
+        }
+        first = first.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
+        for trial in &page {
+            let points = one(client, trial, &mut sink).await?;
+            written.trials += u64::from(points > 0);
+            written.points += points;
+            bar.advance(1);
+        }
+    }
+    if let Sink::Csv(file) = sink {
+        written.path = file.finish()?;
+    }
+    Ok(written)
+}
+
+/// Writes one trial; the answer is how many points it has.
+async fn one(client: &mut Client, trial: &TrialState, sink: &mut Sink) -> Result<u64, CliError> {
+    if trial.attempts.0 == 0 {
+        return Ok(0);
+    }
+    let mut series = client.series(&trial.id).await?;
+    let mut count = 0;
+    // Made with the first point: a trial without any leaves nothing.
+    let mut event_file = None;
+    while let Some(batch) = series.message().await? {
+        for point in &batch.points {
+            count += 1;
+            match sink {
+                Sink::Csv(file) => file.point(point)?,
+                Sink::TensorBoard(folder) => {
+                    let event_file = match &mut event_file {
+                        Some(file) => file,
+                        None => event_file.insert(folder.begin(trial)?),
+                    };
+                    event_file.point(point)?;
+                }
+            }
+        }
+    }
+    match event_file {
+        Some(file) => file.finish().map(|_path| count),
+        None => Ok(count),
+    }
+}
+
+/// A point for tests.
+#[cfg(test)]
+fn point(metric: &str, step: u64, value: f64) -> proto::wire::MetricPoint {
+    let trial = "00000000000000aa".to_owned();
+    proto::wire::MetricPoint { trial, attempt: 1, metric: metric.to_owned(), step, value }
+}
