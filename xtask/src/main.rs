@@ -1,6 +1,8 @@
 //! `cargo xtask quickstart` sets a fresh machine up and runs the main work; `cargo xtask test`
-//! proves that everything holds. One file per chore.
+//! proves that everything holds; `cargo xtask chaos` torments the programs. One file or folder per
+//! chore.
 
+mod chaos;
 mod install;
 mod libtorch;
 mod quickstart;
@@ -8,6 +10,7 @@ mod terminal;
 mod test;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -22,12 +25,20 @@ struct Arguments {
     chore: Chore,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Chore {
     /// Get libtorch, build, and run recipes/isoflop-mini.yaml to its report
     Quickstart,
-    /// Check formatting, lints, every test, the documentation and every recipe
+    /// Check formatting, lints, every test, the documentation and every recipe, and a short chaos
     Test,
+    /// Kill, freeze, cut off and starve a coordinator and its agents, and check what they say
+    Chaos(chaos::Options),
+    /// Cleans up after a chaos, whatever it ended of
+    #[command(hide = true)]
+    ChaosJanitor {
+        /// The chaos's folder
+        folder: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -41,9 +52,24 @@ fn main() -> ExitCode {
 }
 
 fn perform(chore: Chore) -> Result<ExitCode> {
-    let workspace = Workspace::open()?;
     match chore {
-        Chore::Quickstart => quickstart::quickstart(&workspace),
-        Chore::Test => test::test(&workspace),
+        Chore::Quickstart => quickstart::quickstart(&Workspace::open()?),
+        Chore::Test => test::test(&Workspace::open()?),
+        Chore::Chaos(options) => torment(&options),
+        Chore::ChaosJanitor { folder } => chaos::janitor::serve(&folder),
     }
+}
+
+fn torment(options: &chaos::Options) -> Result<ExitCode> {
+    let programs = match &options.programs {
+        Some(folder) => folder.clone(),
+        None => {
+            let workspace = Workspace::open()?;
+            workspace::require_cxx_compiler()?;
+            workspace.build_programs(&libtorch::ready(&workspace.root)?)?;
+            workspace.programs().to_owned()
+        }
+    };
+    chaos::chaos(&programs, options)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::chaos;
 use crate::libtorch::{self, Libtorch};
 use crate::terminal::say;
 use crate::workspace::{Workspace, require_cxx_compiler, run, succeeds};
@@ -28,13 +29,17 @@ struct Ground<'a> {
 type Check = fn(&Ground) -> Result<String>;
 
 /// All are run, also after a failure, so that one run shows everything there is to repair.
-const CHECKS: [(&str, Check); 5] = [
+const CHECKS: [(&str, Check); 6] = [
     ("format", check_format),
     ("clippy", check_clippy),
     ("tests", check_tests),
     ("documentation", check_documentation),
     ("recipes", check_recipes),
+    ("chaos", check_chaos),
 ];
+
+/// Cycles of the chaos: enough for every kind of fault, and over in less than three minutes.
+const CHAOS_CYCLES: u64 = 30;
 
 /// Runs every check and prints one line for each at the end.
 ///
@@ -114,7 +119,8 @@ fn check_tests(ground: &Ground) -> Result<String> {
 /// Every recipe that we ship must be valid, and every one in `recipes/invalid` must be refused.
 fn check_recipes(ground: &Ground) -> Result<String> {
     let folder = ground.workspace.root.join("recipes");
-    let (valid, invalid) = (recipes_in(&folder)?, recipes_in(&folder.join("invalid"))?);
+    let (mut valid, invalid) = (recipes_in(&folder)?, recipes_in(&folder.join("invalid"))?);
+    valid.extend(recipes_in(&folder.join("bench"))?);
     let mut wrong = 0;
     for (recipes, expected) in [(&valid, 0), (&invalid, USER_ERROR)] {
         for recipe in recipes {
@@ -123,6 +129,14 @@ fn check_recipes(ground: &Ground) -> Result<String> {
     }
     ensure!(wrong == 0, "{wrong} recipes are not what their folder says; see above");
     Ok(format!("{} valid, {} refused", valid.len(), invalid.len()))
+}
+
+/// The programs survive faults. Each time with a new seed, which an error names.
+fn check_chaos(ground: &Ground) -> Result<String> {
+    let programs = ground.workspace.programs();
+    let options =
+        chaos::Options { cycles: CHAOS_CYCLES, seed: None, minutes: None, programs: None };
+    chaos::chaos(programs, &options)
 }
 
 /// Whether `brine validate` ends with `expected`; otherwise shows what it said.

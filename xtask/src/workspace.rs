@@ -43,6 +43,11 @@ impl Workspace {
         self.release.join(name)
     }
 
+    /// The folder of the programs that [`Workspace::build_programs`] has built.
+    pub(crate) fn programs(&self) -> &Path {
+        &self.release
+    }
+
     /// Builds `brine` and `brine-agent`.
     ///
     /// # Errors
