@@ -89,9 +89,9 @@ impl Held {
 #[derive(Debug, Clone)]
 pub(super) struct Releasing {
     pub(super) held: Held,
-    /// First assignment without the attempt; a report that knows it and does not list the attempt
-    /// proves that the process is gone.
-    pub(super) version: u64,
+    /// Newest assignment that had the attempt; a report that knows it and does not list the attempt
+    /// proves that the process is gone, or never was.
+    pub(super) granted: u64,
     /// The agent's own watchdog has ended the attempt by then.
     pub(super) deadline: Timestamp,
 }
@@ -165,10 +165,10 @@ impl Agent {
 
     /// An attempt left its assignment; its devices are free once the agent has let go.
     pub(super) fn drop_lease(&mut self, key: AttemptKey, held: Held, deadline: Timestamp) {
-        self.leases.remove(&key);
+        let granted = self.leases.remove(&key).unwrap_or(self.version);
         let version = self.change();
         self.dropped.insert(version, key.clone());
-        self.releasing.insert(key, Releasing { held, version, deadline });
+        self.releasing.insert(key, Releasing { held, granted, deadline });
     }
 
     /// What no lease and no stopping attempt holds.

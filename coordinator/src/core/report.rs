@@ -276,8 +276,8 @@ impl Core {
         let ended: BTreeSet<&AttemptKey> = report.ended.iter().map(|(key, _)| key).collect();
         // The process of an attempt that ended is gone, whatever the agent knows of its lease.
         agent.forget_releasing(|key, releasing| {
-            let is_unlisted = report.assignment_version >= releasing.version;
-            ended.contains(key) || (is_unlisted && !running.contains(key))
+            let is_known = report.assignment_version >= releasing.granted;
+            ended.contains(key) || (is_known && !running.contains(key))
         });
     }
 

@@ -129,19 +129,27 @@ impl<'a> Round<'a> {
                 (Contender::new(id, experiment), trials)
             })
             .collect();
-        while !self.agents.free.is_empty() {
+        let lowest = self.lowest_leased();
+        loop {
             let keys = contenders.iter().map(|(contender, _)| contender.key(&users));
             let Some((index, _)) = keys.enumerate().min_by_key(|(_, key)| *key) else {
-                break;
+                return self.events;
             };
             let (contender, trials) = &mut contenders[index];
-            let Some(id) = trials.next() else {
-                drop(contenders.swap_remove(index));
-                continue;
-            };
-            self.consider(contender, &mut users, id);
+            // On full machines only somebody else's place can help.
+            let priority = contender.experiment.policy.priority;
+            let may_find = !self.agents.free.is_empty() || lowest.is_some_and(|l| l < priority);
+            match trials.next().filter(|_| may_find) {
+                Some(id) => self.consider(contender, &mut users, id),
+                None => drop(contenders.swap_remove(index)),
+            }
         }
-        self.events
+    }
+
+    /// The lowest priority among experiments that hold leases.
+    fn lowest_leased(&self) -> Option<i32> {
+        let holding = self.core.experiments.values().filter(|known| known.leased > 0);
+        holding.map(|known| known.policy.priority).min()
     }
 
     fn consider(&mut self, contender: &mut Contender<'a>, users: &mut Users<'a>, id: &'a TrialId) {

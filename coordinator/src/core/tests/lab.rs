@@ -6,6 +6,7 @@ use proto::{
     Attempt, Checkpoint, CommandSpec, Event, FailureClass, Inputs, Outcome, Placement, Resources,
     Retries, Runner, TrialSpec,
 };
+use studies::recipe::Policy;
 
 pub(super) const TTL: u64 = 5_000;
 
@@ -165,9 +166,10 @@ impl Lab {
     }
 
     fn name(&self, event: &Event) -> String {
-        let number = |id: &TrialId| match (1..100).find(|seed| spec(*seed).id() == *id) {
-            Some(seed) => seed.to_string(),
-            None => "?".to_owned(),
+        // The tests' own trials have small seeds; those of a recipe go unnamed.
+        let number = |id: &TrialId| match self.core.trials.get(id).map(|trial| trial.spec.seed) {
+            Some(seed) if seed < 100 => seed.to_string(),
+            Some(_) | None => "?".to_owned(),
         };
         match event {
             Event::LeaseGranted { trial, attempt, agent, devices, members, .. } => {
@@ -224,6 +226,41 @@ impl Lab {
 
     pub(super) fn waiting_for(&self) -> String {
         self.core.waits(&self.only_trial(), self.now).unwrap().to_string()
+    }
+
+    /// The process of rank 0 of an attempt of trial `seed`.
+    pub(super) fn key_of(&self, seed: u64, attempt: u32) -> AttemptKey {
+        let mut trials = self.core.trials.iter();
+        let id = trials.find(|(_, trial)| trial.spec.seed == seed).map(|(id, _)| id.clone());
+        AttemptKey { trial: id.unwrap(), attempt: Attempt(attempt), rank: 0 }
+    }
+
+    pub(super) fn set_policy(&mut self, name: &str, policy: Policy) {
+        self.core.experiments.get_mut(&experiment_id(name)).unwrap().policy = policy;
+    }
+
+    pub(super) fn set_user(&mut self, name: &str, user: &str) {
+        user.clone_into(&mut self.core.experiments.get_mut(&experiment_id(name)).unwrap().user);
+    }
+
+    /// Why trial `seed` waits, in words.
+    pub(super) fn why(&self, seed: u64) -> String {
+        self.core.waits(&self.key_of(seed, 1).trial, self.now).unwrap().to_string()
+    }
+
+    /// Settles, then compares the newest record.
+    #[track_caller]
+    pub(super) fn expect_last(&mut self, expected: &str) {
+        self.settle();
+        assert_eq!(self.name(&self.journal.last().unwrap().1), expected);
+        self.read = self.journal.len();
+    }
+
+    /// A report that knows the newest assignment and holds nothing of it.
+    pub(super) fn says_nothing_of_its_leases(&mut self, name: &str) {
+        let assignment_version = self.core.agents[&agent_id(name)].version;
+        let report = Report { running: Vec::new(), assignment_version, ..self.empty_report(name) };
+        self.report(report).unwrap();
     }
 
     pub(super) fn join_holding(&mut self, name: &str, cpus: u32, held: &[(u64, u32)]) {
@@ -308,12 +345,12 @@ impl Lab {
 
     pub(super) fn running(&mut self, name: &str, seed: u64, attempt: u32) {
         let mut report = self.empty_report(name);
-        report.running = vec![(key(seed, attempt), true)];
+        report.running = vec![(self.key_of(seed, attempt), true)];
         self.report(report).unwrap();
     }
 
     pub(super) fn ended(&mut self, name: &str, seed: u64, attempt: u32, outcome: Outcome) -> &Self {
-        self.ended_key(name, &key(seed, attempt), outcome)
+        self.ended_key(name, &self.key_of(seed, attempt), outcome)
     }
 
     pub(super) fn ended_key(&mut self, name: &str, key: &AttemptKey, outcome: Outcome) -> &Self {
