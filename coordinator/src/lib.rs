@@ -28,6 +28,7 @@ use crate::store::{Store, StoreError};
 use proto::wire::MESSAGE_BYTES_MAX;
 use proto::wire::coordinator_server::CoordinatorServer;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -111,6 +112,8 @@ pub struct Serving {
     inbox: mpsc::Sender<Message>,
     stopping: CancellationToken,
     parts: JoinSet<Result<(), CoordinatorError>>,
+    /// Closed when the last stream has let go of the data folder and it is unlocked.
+    released: oneshot::Receiver<Infallible>,
 }
 
 /// Opens the data folder, replays the journal and serves.
@@ -121,7 +124,8 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     if options.token.len() < TOKEN_BYTES_MIN {
         return Err(StartError::Token(options.token.len()));
     }
-    let store = Arc::new(Store::open(&options.data_dir)?);
+    let (unlocked, released) = oneshot::channel();
+    let store = Arc::new(Store::open(&options.data_dir)?.telling(unlocked));
     let mut core = Core::new(options.lease_ttl_ms);
     let last = store.replay(|record| core.apply(record.at, &record.event))?;
     let blobs = Blobs::open(&options.data_dir.join("blobs"))?;
@@ -159,7 +163,7 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     let ended = spawn_driver(driver)?;
     parts.spawn(async { ended.await.map_err(|_| CoordinatorError::Panicked)?.map_err(Into::into) });
     parts.spawn(serve(service, options.token, listener));
-    Ok(Serving { address, inbox, stopping, parts })
+    Ok(Serving { address, inbox, stopping, parts, released })
 }
 
 /// The driver has a thread of its own: it waits for the disk.
@@ -249,6 +253,10 @@ impl Serving {
         let mut result = Ok(());
         while let Some(part) = self.parts.join_next().await {
             result = result.and(part.unwrap_or(Err(CoordinatorError::Panicked)));
+        }
+        // Streams end by themselves now; the folder is unlocked with the last of them.
+        if tokio::time::timeout(STOP_PATIENCE, self.released).await.is_err() {
+            tracing::warn!("a stream still reads the data folder; it stays locked until it ends");
         }
         result
     }

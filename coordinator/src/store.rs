@@ -6,10 +6,12 @@
 
 use crate::journal::{self, Chunk, Damage, Log};
 use proto::{Attempt, FORMAT_VERSION, MetricPoint, Record, TrialId};
+use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use tokio::sync::oneshot;
 
 /// Longest metric name in bytes.
 pub const METRIC_NAME_BYTES_MAX: usize = 128;
@@ -95,6 +97,8 @@ pub struct Store {
     /// `journal.end`: the last sequence number that was flushed, as 20 digits.
     mark: File,
     _lock: File,
+    /// Dropped after the lock; see [`Store::telling`].
+    _unlocked: Option<oneshot::Sender<Infallible>>,
 }
 
 impl Store {
@@ -121,7 +125,21 @@ impl Store {
         let metrics = db.open_tree("metrics").map_err(sled)?;
         let path = folder.join("journal.end");
         let mark = open_or_create(&path).map_err(io("cannot open", &path))?;
-        Ok(Self { folder: folder.to_owned(), db, journal, metrics, mark, _lock: lock })
+        Ok(Self {
+            folder: folder.to_owned(),
+            db,
+            journal,
+            metrics,
+            mark,
+            _lock: lock,
+            _unlocked: None,
+        })
+    }
+
+    /// The same store; `unlocked` is dropped when the folder is unlocked.
+    #[must_use]
+    pub fn telling(self, unlocked: oneshot::Sender<Infallible>) -> Self {
+        Self { _unlocked: Some(unlocked), ..self }
     }
 
     /// Calls `each` with every record in order and returns the last sequence number.
