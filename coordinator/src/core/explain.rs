@@ -62,7 +62,8 @@ impl fmt::Display for Waits {
             Self::Turn { ahead, shortages, yielding } => {
                 f.write_str("free devices or memory")?;
                 if *ahead > 0 {
-                    write!(f, ", behind {ahead} trials of its experiment")?;
+                    let trials = if *ahead == 1 { "trial" } else { "trials" };
+                    write!(f, ", behind {ahead} {trials} of its experiment")?;
                 }
                 if !yielding.is_empty() {
                     write!(f, ", which {} attempts were asked to give back", yielding.len())?;

@@ -45,7 +45,7 @@ pub struct Recipe {
 pub struct Policy {
     /// A higher one goes first, and takes devices from lower ones; 0 unless the recipe says.
     pub priority: i32,
-    /// Share among experiments of one user, and of the user among users; 1 unless the recipe says.
+    /// Share among the experiments of one user, while users share alike; 1 unless the recipe says.
     pub weight: f64,
     /// Most trials that run at once; `None` is no limit.
     pub at_once: Option<u32>,
