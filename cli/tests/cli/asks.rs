@@ -46,11 +46,28 @@ fn bench(script: &str) -> Bench {
     bench
 }
 
-/// A coordinator that is killed with its test.
-struct Coordinator(Child);
+/// A coordinator or an agent that is killed with its test.
+struct Process(Child);
 
-impl Coordinator {
-    fn start(bench: &Bench) -> Self {
+impl Process {
+    /// An agent of two CPU slots for the bench's coordinator.
+    fn agent(bench: &Bench) -> Self {
+        let url = bench.wait_for(".brine/address", |text| text.starts_with("http"));
+        let program =
+            std::path::Path::new(env!("CARGO_BIN_EXE_brine")).with_file_name("brine-agent");
+        let mut command = std::process::Command::new(program);
+        command
+            .args(["--coordinator", url.trim(), "--token-file", ".brine/token", "--id", "local-0"])
+            .args(["--cpus", "2", "--gpus", "none", "--data-dir", "agent"])
+            .current_dir(bench.path(""))
+            .env("HOME", bench.path(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Self(command.spawn().expect("brine-agent can be started"))
+    }
+
+    fn coordinator(bench: &Bench) -> Self {
         let mut command = bench.command(&["coordinator", "--listen", "127.0.0.1:0"]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         bench.wait_for(".brine/address", |text| text.starts_with("http"));
@@ -58,7 +75,7 @@ impl Coordinator {
     }
 }
 
-impl Drop for Coordinator {
+impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself; the test then fails for another reason.
         let _ended = self.0.kill();
@@ -110,7 +127,7 @@ fn ended_trials_say_how_they_came_there_and_what_they_wrote() {
 #[test]
 fn a_trial_that_waits_says_for_what() {
     let bench = bench(SCRIPT);
-    let _coordinator = Coordinator::start(&bench);
+    let _coordinator = Process::coordinator(&bench);
     bench.brine(&["submit", "shell.yaml"]).code(0);
     let ids = trial_ids(&bench, "shell");
     let waiting = bench.brine(&["explain", &ids[2]]).code(0);
@@ -135,8 +152,10 @@ fn a_trial_that_waits_says_for_what() {
 #[test]
 fn the_logs_of_an_experiment_are_followed_to_its_end() {
     let bench = bench(GATED);
-    let run = bench.command(&["run", "shell.yaml", "--output", "quiet"]).spawn().unwrap();
-    bench.wait_for(".brine/address", |text| text.starts_with("http"));
+    // Not `brine run`, which ends with its experiment and takes the coordinator along.
+    let _coordinator = Process::coordinator(&bench);
+    let _agent = Process::agent(&bench);
+    bench.brine(&["submit", "shell.yaml"]).code(0);
     crate::bench::wait_until("an attempt runs", || {
         let status = bench.brine(&["status", "shell", "--output", "json"]);
         status.stdout.contains("\"state\": \"running\"")
@@ -153,7 +172,6 @@ fn the_logs_of_an_experiment_are_followed_to_its_end() {
     }
     bench.write("go", "");
     bench.finish(follow).code(0);
-    bench.finish(run).code(0);
     let text = std::fs::read_to_string(bench.path("followed")).unwrap();
     for (id, x) in trial_ids(&bench, "shell").iter().zip(1..) {
         for line in [format!("{} | x is {x}\n", &id[..8]), format!("{} | done {x}\n", &id[..8])] {
@@ -166,7 +184,7 @@ fn the_logs_of_an_experiment_are_followed_to_its_end() {
 fn a_million_trials_are_shown_by_their_start_and_their_newest() {
     let bench = Bench::new();
     bench.write("grid.yaml", GRID);
-    let _coordinator = Coordinator::start(&bench);
+    let _coordinator = Process::coordinator(&bench);
     bench.brine(&["submit", "grid.yaml"]).code(0);
     let status = bench.brine(&["status", "grid"]).code(0);
     let head = status.stdout.lines().next().unwrap();
@@ -224,7 +242,7 @@ print(code, said.count(b"\x1b[?1049h"), said.count(b"\x1b[?1049l"), said.count(b
 #[test]
 fn the_live_view_gives_the_terminal_back_however_it_ends() {
     let bench = Bench::new();
-    let _coordinator = Coordinator::start(&bench);
+    let _coordinator = Process::coordinator(&bench);
     bench.write("terminal.py", TERMINAL);
     let top = bench.command(&["top"]);
     for end in ["q", "\u{3}", "TERM"] {
