@@ -196,7 +196,10 @@ mod tests {
                 .spawn()
                 .unwrap();
             let reaper = thread::spawn(move || child.wait().unwrap());
-            kill_all(&folder).unwrap();
+            // A process that was just started may not show its environment yet.
+            while !reaper.is_finished() {
+                kill_all(&folder).unwrap();
+            }
             clean(&folder, keep).unwrap();
             assert!(!reaper.join().unwrap().success());
             assert_eq!(folder.exists(), keep);
