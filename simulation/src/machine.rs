@@ -341,7 +341,9 @@ impl World {
     }
 
     pub(crate) fn machine_loses_power(&mut self, index: usize) {
-        self.machines[index].processes.clear();
+        for mut process in std::mem::take(&mut self.machines[index].processes).into_values() {
+            process.count_work(&mut self.nature, true);
+        }
         self.agent_dies(index);
     }
 

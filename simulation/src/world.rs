@@ -52,6 +52,8 @@ pub enum Pace {
         cpu_flops_per_s: f64,
         /// Of a program, whose cost nobody can tell, in milliseconds.
         program_ms: u64,
+        /// How often a program saves its state, in milliseconds; `None` when it never does.
+        program_saves_ms: Option<u64>,
     },
 }
 
@@ -90,8 +92,8 @@ pub struct Work {
     pub gpu_ms: u64,
     /// Time on CPU slots, in milliseconds of one.
     pub cpu_ms: u64,
-    /// Part of the trials' time that was lost with their machines and done again.
-    pub redone_ms: u64,
+    /// Time of processes that was lost: steps that did not end, and steps done again.
+    pub lost_ms: u64,
 }
 
 /// A broken law.

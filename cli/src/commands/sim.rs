@@ -60,6 +60,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "10m")]
     program_time: Duration,
 
+    /// How often such a program saves its state [default: never, so it starts over]
+    #[arg(long, value_name = "TIME")]
+    program_saves: Option<Duration>,
+
     /// Counted training FLOPs per second of one GPU [default: 1e14]
     #[arg(long, value_name = "FLOPS")]
     flops_per_second: Option<f64>,
@@ -78,6 +82,7 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> Result<(), CliError> {
                 gpu_flops_per_s: args.flops_per_second.unwrap_or(GPU_FLOPS_PER_SECOND),
                 cpu_flops_per_s: CPU_SLOT_FLOPS_PER_SECOND,
                 program_ms: args.program_time.0,
+                program_saves_ms: args.program_saves.map(|interval| interval.0),
             };
             let cluster = args.cluster();
             let _spinner = printer.screen().spinner("simulating");
@@ -120,8 +125,8 @@ struct Forecast {
     machine_failures: u64,
     gpu_hours: f64,
     cpu_hours: f64,
-    /// Trial time that was lost with machines and done again.
-    redone_hours: f64,
+    /// Time of trials that was lost with machines.
+    lost_hours: f64,
     /// GPU hours over all that the machines had until the end.
     gpu_utilization: Option<f64>,
     cost_usd: Option<f64>,
@@ -143,7 +148,7 @@ impl Forecast {
             machine_failures: finished.faults.values().sum(),
             gpu_hours,
             cpu_hours: hours(finished.work.cpu_ms),
-            redone_hours: hours(finished.work.redone_ms),
+            lost_hours: hours(finished.work.lost_ms),
             gpu_utilization: (all_gpus > 0.0).then_some(used),
             cost_usd: args.price.map(|price| price * all_gpus * hours(finished.time_ms)),
         }
@@ -162,7 +167,7 @@ impl Forecast {
         line("machine failures", self.machine_failures.to_string())?;
         line("GPU hours", number::short(self.gpu_hours))?;
         line("CPU slot hours", number::short(self.cpu_hours))?;
-        line("done again", number::duration_s(self.redone_hours * 3_600.0))?;
+        line("lost", number::duration_s(self.lost_hours * 3_600.0))?;
         if let Some(used) = self.gpu_utilization {
             line("GPUs in use", format!("{:.0} %", used * 100.0))?;
         }

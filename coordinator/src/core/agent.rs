@@ -1,7 +1,7 @@
 //! What the core knows of agents. Not journaled: after a restart they say it again.
 
 use super::state::Trial;
-use proto::{AgentId, AttemptKey, Devices, Resources, Timestamp, TrialId};
+use proto::{AttemptKey, Devices, Resources, Timestamp, TrialId};
 use std::collections::BTreeMap;
 
 /// Trials without CPU slots that one agent holds at most; more would only wait in its memory.
@@ -217,6 +217,3 @@ impl Strikes {
         Some(self.last.plus_ms(doubled.min(AVOID_MAX_MS)))
     }
 }
-
-/// Agents by name.
-pub(super) type Agents = BTreeMap<AgentId, Agent>;

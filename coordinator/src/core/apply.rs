@@ -1,6 +1,7 @@
 //! What a recorded fact changes. Total: a replay uses only this.
 
 use super::agent::{Held, Strikes};
+use super::schedule::is_same_shape;
 use super::state::{
     Experiment, FAILED_MAX, FailedAttempt, Lease, Member, Trial, TrialState, Usage,
 };
@@ -23,6 +24,7 @@ fn read(recipe: &str, inputs: &Inputs) -> Result<(Policy, Box<dyn Study>), Strin
 impl Core {
     /// Takes in one recorded fact.
     pub fn apply(&mut self, at: Timestamp, event: &Event) {
+        self.quiet_since = None;
         match event {
             Event::ExperimentSubmitted { experiment, recipe, inputs, user } => {
                 self.apply_submitted(at, experiment, recipe, inputs, user);
@@ -114,6 +116,7 @@ impl Core {
             submitted_at: at,
             order: self.experiments.len() as u64,
             reasons: Vec::new(),
+            is_uniform: true,
             queue: BTreeSet::new(),
             used: Usage::default(),
             leased: 0,
@@ -177,6 +180,8 @@ impl Core {
                 experiment.trials.push(trial_id.clone());
                 experiment.open += usize::from(trial.outcome().is_none());
             }
+            let first = experiment.trials.first().and_then(|first| self.trials.get(first));
+            experiment.is_uniform &= first.is_some_and(|first| is_same_shape(&first.spec, spec));
             planned.push(trial_id);
         }
         planned.iter().for_each(|trial_id| self.requeue(trial_id));

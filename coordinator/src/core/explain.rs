@@ -101,7 +101,7 @@ impl Core {
         }
         let letting_go =
             |(_, agent): &(&AgentId, &Agent)| agent.releasing.keys().any(|key| key.trial == *id);
-        let known = self.agents.iter().find(letting_go).map(|(agent, _)| agent);
+        let known = self.agents.all().iter().find(letting_go).map(|(agent, _)| agent);
         let unheard = || self.lingering.get(id).map(|(agent, _)| agent);
         if let Some(agent) = known.or_else(unheard) {
             return Some(Waits::LettingGo(agent.clone()));
@@ -124,8 +124,12 @@ impl Core {
     }
 
     fn place_wait(&self, id: &TrialId, trial: &Trial) -> Waits {
-        let connected: Vec<(&AgentId, &Agent)> =
-            self.agents.iter().filter(|(_, agent)| agent.connected && !agent.leaving).collect();
+        let connected: Vec<(&AgentId, &Agent)> = self
+            .agents
+            .all()
+            .iter()
+            .filter(|(_, agent)| agent.connected && !agent.leaving)
+            .collect();
         if connected.is_empty() {
             return Waits::NoAgent;
         }

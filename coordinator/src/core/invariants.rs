@@ -15,7 +15,17 @@ impl Core {
         self.check_leases()?;
         self.check_devices()?;
         self.check_counts()?;
+        self.check_quiet()?;
         self.check_reasons(now)
+    }
+
+    /// A round that is left out because nothing changed would indeed have found nothing.
+    fn check_quiet(&self) -> Result<(), String> {
+        let Some(since) = self.quiet_since else { return Ok(()) };
+        match super::schedule::place(self, since).first() {
+            Some(event) => Err(format!("since a round that found nothing, this came: {event:?}")),
+            None => Ok(()),
+        }
     }
 
     fn check_queues(&self) -> Result<(), String> {
@@ -60,7 +70,7 @@ impl Core {
         if yielding != self.yielding {
             return Err("the attempts that give way differ from the leases".to_owned());
         }
-        for (id, agent) in &self.agents {
+        for (id, agent) in self.agents.all() {
             let expected = by_agent.remove(id).unwrap_or_default();
             let found: BTreeSet<AttemptKey> = agent.leases.keys().cloned().collect();
             if found != expected {
@@ -72,7 +82,7 @@ impl Core {
 
     /// No device is promised beyond what it has, whether by a lease or by what still lets go.
     fn check_devices(&self) -> Result<(), String> {
-        for (id, agent) in &self.agents {
+        for (id, agent) in self.agents.all() {
             let counted = agent.count_free(&self.trials);
             if agent.free.as_ref().is_some_and(|free| *free != counted) {
                 return Err(format!("agent {id} counts {:?} free, not {counted:?}", agent.free));

@@ -21,6 +21,7 @@ macro_rules! planted {
 }
 
 mod agent;
+mod agents;
 mod apply;
 mod decide;
 mod explain;
@@ -45,7 +46,8 @@ pub use report::{Join, Point, Report, Settled};
 pub use turn::{Answer, Request, Step, Submitted, Ticket};
 pub use view::{Counts, LeaseView, Wanted};
 
-use agent::{Agents, Strikes};
+use agent::Strikes;
+use agents::Agents;
 use proto::{AgentId, AttemptKey, ExperimentId, Timestamp, TrialId};
 use state::{Experiment, Trial, TrialState};
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,6 +97,8 @@ pub struct Core {
     measured: u64,
     /// Agents whose assignment changed since the last turn.
     changed: BTreeSet<AgentId>,
+    /// When the last round found nothing to place; `None` after something changed.
+    quiet_since: Option<Timestamp>,
     #[cfg(feature = "planted-bugs")]
     planted: Option<Planted>,
 }
@@ -106,7 +110,7 @@ impl Core {
             lease_ttl_ms,
             experiments: BTreeMap::new(),
             trials: BTreeMap::new(),
-            agents: BTreeMap::new(),
+            agents: Agents::default(),
             expiries: BTreeSet::new(),
             pauses: BTreeSet::new(),
             yielding: BTreeSet::new(),
@@ -118,6 +122,7 @@ impl Core {
             planned: 0,
             measured: 0,
             changed: BTreeSet::new(),
+            quiet_since: None,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         }
@@ -173,9 +178,10 @@ impl Core {
         let pause = self.pauses.first().map(|(at, _)| (*at, "a pause before a retry ends"));
         let asked = self.yielding.first().map(|(at, _)| at.plus_ms(YIELD_MS));
         let asked = asked.map(|at| (at, "an attempt that was to give way is taken back"));
-        let releasing = self.agents.values().flat_map(|agent| agent.releasing.values());
-        let release = releasing
-            .map(|releasing| releasing.deadline)
+        let release = self
+            .agents
+            .releasing()
+            .map(|(_, releasing)| releasing.deadline)
             .chain(self.lingering.values().map(|(_, until)| *until))
             .min()
             .map(|at| (at, "an attempt that was taken back has stopped"));
@@ -187,13 +193,13 @@ impl Core {
     fn pass_time(&mut self, now: Timestamp) {
         while self.pauses.first().is_some_and(|(at, _)| *at <= now) {
             self.pauses.pop_first();
+            self.quiet_since = None;
         }
+        let before = self.lingering.len();
         self.lingering.retain(|_, (_, until)| *until > now);
-        for agent in self.agents.values_mut() {
-            agent.forget_releasing(|_, releasing| releasing.deadline <= now);
+        if self.lingering.len() < before {
+            self.quiet_since = None;
         }
-        self.agents.retain(|_, agent| {
-            agent.connected || !agent.leases.is_empty() || !agent.releasing.is_empty()
-        });
+        self.agents.pass_time(now);
     }
 }

@@ -70,7 +70,7 @@ pub struct Point {
 impl Core {
     pub(super) fn decide_join(&self, now: Timestamp, join: &Join) -> Result<Vec<Event>, Rejection> {
         match self.agents.get(&join.agent) {
-            None if self.agents.len() >= AGENTS_MAX => return Err(Rejection::TooManyAgents),
+            None if self.agents.all().len() >= AGENTS_MAX => return Err(Rejection::TooManyAgents),
             Some(known) if known.instance == join.instance && join.number <= known.hello => {
                 return Err(Rejection::StaleSession(join.agent.clone()));
             }
@@ -260,6 +260,9 @@ impl Core {
         let Some(agent) = self.agents.get_mut(&report.agent) else {
             return;
         };
+        if !agent.is_available(now, self.lease_ttl_ms) {
+            self.quiet_since = None;
+        }
         agent.heard_at = now;
         agent.leaving |= report.leaving;
         agent.sequence = report.sequence;

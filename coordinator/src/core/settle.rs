@@ -14,6 +14,9 @@ use studies::study::{Next, TrialView};
 const DRAW_BELOW: usize = 512;
 /// Trials drawn at once. Each costs a hash, so a turn stays short.
 const DRAW_MAX: u64 = 1_024;
+/// How long a round that found nothing counts, when nothing but time has passed since: what a wait
+/// alone changes (a reservation, an agent that is avoided no longer) may be this late.
+const LOOK_AGAIN_MS: u64 = 1_000;
 
 impl Core {
     /// The next facts that follow at `now` without any request; applied by the caller, who asks
@@ -31,8 +34,7 @@ impl Core {
             events = self.draw();
         }
         if events.is_empty() {
-            self.count_free();
-            events = schedule::place(self, now);
+            events = self.place(now);
         }
         events
     }
@@ -147,11 +149,17 @@ impl Core {
         draw.collect()
     }
 
-    /// Counts anew what is free where something came back.
-    fn count_free(&mut self) {
-        for agent in self.agents.values_mut().filter(|agent| agent.free.is_none()) {
-            agent.free = Some(agent.count_free(&self.trials));
+    /// A round of placements, unless the last one found nothing and nothing changed since.
+    fn place(&mut self, now: Timestamp) -> Vec<Event> {
+        if self.agents.count_free(&self.trials) {
+            self.quiet_since = None;
         }
+        if self.quiet_since.is_some_and(|since| now.since_ms(since) < LOOK_AGAIN_MS) {
+            return Vec::new();
+        }
+        let events = schedule::place(self, now);
+        self.quiet_since = events.is_empty().then_some(now);
+        events
     }
 
     /// An experiment's trials as its study sees them.

@@ -39,6 +39,8 @@ pub struct Experiment {
     pub(super) order: u64,
     /// The study's words at each planning.
     pub reasons: Vec<String>,
+    /// Whether all its trials find a place exactly alike.
+    pub(super) is_uniform: bool,
     /// Its trials without a lease, in planning order. Empty unless it is running.
     pub(super) queue: BTreeSet<(u64, TrialId)>,
     /// What its leases have used.

@@ -117,7 +117,7 @@ impl Core {
 
     /// All agents that are connected or still hold something.
     pub fn agents(&self) -> &BTreeMap<AgentId, Agent> {
-        &self.agents
+        self.agents.all()
     }
 
     /// What nothing holds on an agent.

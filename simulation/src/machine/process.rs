@@ -2,7 +2,7 @@
 
 use super::program::{Program, State};
 use super::{Said, find};
-use crate::nature::{ToServer, What};
+use crate::nature::{Nature, ToServer, What};
 use crate::world::World;
 use agent_core::{Input, Lease, Moment, TrialEnd};
 use coordinator::core::Point;
@@ -29,7 +29,22 @@ pub(super) struct Process {
     state: State,
     /// The process ends itself then, on the machine's clock.
     lease_until: Moment,
+    /// When the step began at which it is now, in milliseconds of the world.
+    step_began: u64,
     was_asked: bool,
+}
+
+impl Process {
+    /// Counts the time since the step began. It is lost when the step ended before in an earlier
+    /// attempt, or does not end.
+    pub(super) fn count_work(&mut self, nature: &mut Nature, is_lost: bool) {
+        let ms = nature.now - self.step_began;
+        self.step_began = nature.now;
+        let gpu_milli = self.devices.gpus.len() as u64 * u64::from(self.devices.gpu_milli());
+        nature.work.cpu_ms += self.devices.cpus.len() as u64 * ms;
+        nature.work.gpu_ms += gpu_milli * ms / 1_000;
+        nature.work.lost_ms += if is_lost { ms } else { 0 };
+    }
 }
 
 impl World {
@@ -57,6 +72,7 @@ impl World {
             devices: lease.devices,
             program,
             lease_until,
+            step_began: self.nature.now,
             was_asked: false,
         };
         self.nature
@@ -129,16 +145,11 @@ impl World {
         if process.state.step < process.program.steps {
             process.state = process.state.next(&process.key.trial);
         }
-        let (devices, step_ms) = (&process.devices, process.program.step_ms);
-        let gpu_milli = devices.gpus.len() as u64 * u64::from(devices.gpu_milli());
         let trial = (process.key.trial.clone(), process.key.rank);
-        let (cpu_ms, gpu_ms) = (devices.cpus.len() as u64 * step_ms, gpu_milli * step_ms / 1_000);
         let furthest = self.nature.furthest.entry(trial).or_default();
         let is_again = process.state.step <= *furthest;
         *furthest = process.state.step.max(*furthest);
-        self.nature.work.cpu_ms += cpu_ms;
-        self.nature.work.gpu_ms += gpu_ms;
-        self.nature.work.redone_ms += if is_again { step_ms } else { 0 };
+        process.count_work(&mut self.nature, is_again);
         let Process { key, program, state, .. } = process.clone();
         self.tell_metric(index, &key, state);
         if state.step >= program.steps {
@@ -177,7 +188,9 @@ impl World {
         end: Option<TrialEnd>,
         how: &str,
     ) {
-        self.machines[index].processes.remove(&number);
+        if let Some(mut process) = self.machines[index].processes.remove(&number) {
+            process.count_work(&mut self.nature, true);
+        }
         self.nature.log(|| format!("machine {index}: {key} {how}"));
         let (key, how) = (key.clone(), how.to_owned());
         self.tell_agent(index, Input::Exited { key, end, how });

@@ -55,19 +55,22 @@ impl Program {
     pub(super) fn of(trial: &TrialId, spec: &TrialSpec, devices: &Devices, pace: Pace) -> Self {
         match pace {
             Pace::Drawn => Self::drawn(trial, spec),
-            Pace::Estimated { gpu_flops_per_s, cpu_flops_per_s, program_ms } => {
+            Pace::Estimated { gpu_flops_per_s, cpu_flops_per_s, program_ms, program_saves_ms } => {
                 let flops = spec.flops();
                 let rate = match devices.gpus.len() {
                     0 => cpu_flops_per_s * devices.cpus.len().max(1) as f64,
                     gpus => gpu_flops_per_s * gpus as f64 * f64::from(devices.gpu_milli()) / 1e3,
                 };
-                let ms = if flops > 0.0 { (flops / rate * 1e3) as u64 } else { program_ms };
-                Self::steady(ms, spec.checkpoint_every_ms)
+                if flops > 0.0 {
+                    Self::steady((flops / rate * 1e3) as u64, spec.checkpoint_every_ms)
+                } else {
+                    Self::steady(program_ms, program_saves_ms.unwrap_or(u64::MAX))
+                }
             }
         }
     }
 
-    /// A program that takes this long and saves its state at the recipe's interval.
+    /// A program that takes this long and saves its state at this interval.
     fn steady(ms: u64, checkpoint_every_ms: u64) -> Self {
         let steps = ms.div_ceil(checkpoint_every_ms.max(1)).clamp(1, STEPS_MAX);
         let step_ms = (ms / steps).max(1);

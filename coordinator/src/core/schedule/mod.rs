@@ -17,7 +17,7 @@ pub(super) use order::limit_reached;
 
 use super::state::Trial;
 use super::{Core, YIELD_MS};
-use proto::{AgentId, Devices, Event, Timestamp, TrialId};
+use proto::{AgentId, Devices, Event, Timestamp, TrialId, TrialSpec};
 use round::Round;
 
 /// Waiting trials of one experiment that a round looks at. A round's cost stays bounded however
@@ -55,6 +55,11 @@ pub(super) fn master_port(trial: &TrialId, attempt: proto::Attempt) -> u16 {
     let digits = u64::from_str_radix(trial.as_str(), 16).unwrap_or(0);
     let offset = digits.wrapping_add(u64::from(attempt.0)) % PORTS;
     PORT_FIRST + u16::try_from(offset).unwrap_or(0)
+}
+
+/// Whether two trials find a place exactly alike.
+pub(super) fn is_same_shape(a: &TrialSpec, b: &TrialSpec) -> bool {
+    a.resources == b.resources && a.placement == b.placement && a.time_limit_ms == b.time_limit_ms
 }
 
 /// Whether agents are kept for a trial since lower ones were asked to give way.

@@ -22,7 +22,8 @@ pub(super) fn victims(
     trial: &Trial,
 ) -> Vec<Event> {
     let core = round.core;
-    if is_kept_for(core, round.now, id) {
+    let may_help = round.lowest_leased.is_some_and(|lowest| lowest < priority);
+    if !may_help || is_kept_for(core, round.now, id) {
         return Vec::new();
     }
     let leased = core.expiries.iter().map(|(_, key)| &key.trial).collect::<BTreeSet<_>>();
@@ -40,7 +41,7 @@ pub(super) fn victims(
     for (_, _, victim, lease) in lower.iter().take(VICTIMS_MAX) {
         gone.extend(lease.live(victim).map(|(key, _)| key));
         for member in &lease.members {
-            let agent = core.agents.get_key_value(&member.agent);
+            let agent = core.agents.all().get_key_value(&member.agent);
             let is_there = |agent: &&Agent| agent.is_available(round.now, round.core.lease_ttl_ms);
             if let Some((agent_id, agent)) = agent.filter(|(_, agent)| is_there(agent)) {
                 round.agents.set(agent_id, agent, free_without(core, agent, &gone));

@@ -15,7 +15,7 @@ pub(super) fn keep<'a>(round: &mut Round<'a>, id: &'a TrialId, trial: &'a Trial)
         misfit(&agent.capacity, &Free::whole(&agent.capacity), &trial.spec).is_none()
     };
     let all = round.agents.free.iter().map(|(id, (agent, _))| (*id, *agent));
-    let full = round.core.agents.iter().filter(|(id, agent)| {
+    let full = round.core.agents.all().iter().filter(|(id, agent)| {
         agent.is_available(round.now, round.core.lease_ttl_ms)
             && !round.agents.free.contains_key(id)
     });

@@ -5,8 +5,10 @@ use super::super::agent::{Agent, Free, Held};
 use super::super::state::{Trial, units};
 use super::fit::{label_misfit, pick};
 use super::order::{Contender, Users, limit_reached};
-use super::{Placed, RESERVE_AFTER_MS, SCAN_MAX, due_since, is_due, is_kept_for, preempt, reserve};
+use super::{Placed, RESERVE_AFTER_MS, SCAN_MAX, due_since, is_due, is_kept_for, is_same_shape};
+use super::{preempt, reserve};
 use proto::{AgentId, Devices, Event, Member, Resources, Timestamp, TrialId, TrialSpec};
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,15 +19,18 @@ type Rank<'a> = (bool, Reverse<usize>, Reverse<u32>, &'a AgentId);
 /// The agents that may get leases, and what is free on each as the round goes on.
 #[derive(Clone)]
 pub(super) struct Agents<'a> {
-    pub(super) free: BTreeMap<&'a AgentId, (&'a Agent, Free)>,
+    pub(super) free: BTreeMap<&'a AgentId, (&'a Agent, Cow<'a, Free>)>,
     ranked: BTreeSet<Rank<'a>>,
     avoided: BTreeSet<&'a AgentId>,
 }
 
 impl<'a> Agents<'a> {
     fn new(core: &'a Core, now: Timestamp) -> Self {
-        let available =
-            core.agents.iter().filter(|(_, agent)| agent.is_available(now, core.lease_ttl_ms));
+        let available = core
+            .agents
+            .all()
+            .iter()
+            .filter(|(_, agent)| agent.is_available(now, core.lease_ttl_ms));
         let heads = core.experiments.values().filter_map(|known| known.queue.first());
         let mut heads = heads.filter_map(|(_, id)| core.trials.get(id));
         let wants_unslotted =
@@ -34,7 +39,7 @@ impl<'a> Agents<'a> {
         let free = available.filter_map(|(id, agent)| {
             let free = agent.free.as_ref()?;
             let has_room = !free.cpus.is_empty() || (wants_unslotted && free.unslotted > 0);
-            has_room.then(|| (id, (agent, free.clone())))
+            has_room.then(|| (id, (agent, Cow::Borrowed(free))))
         });
         let free: BTreeMap<_, _> = free.collect();
         let avoided = core
@@ -50,13 +55,17 @@ impl<'a> Agents<'a> {
     fn take(&mut self, id: &AgentId, held: &Held) {
         if let Some((id, (agent, mut free))) = self.free.remove_entry(id) {
             self.ranked.remove(&rank(&self.avoided, id, &free));
-            free.take(held);
-            self.set(id, agent, free);
+            free.to_mut().take(held);
+            self.put(id, agent, free);
         }
     }
 
     /// Sets what is free on an agent, also on one that was full.
     pub(super) fn set(&mut self, id: &'a AgentId, agent: &'a Agent, free: Free) {
+        self.put(id, agent, Cow::Owned(free));
+    }
+
+    fn put(&mut self, id: &'a AgentId, agent: &'a Agent, free: Cow<'a, Free>) {
         if let Some((_, before)) = self.free.get(id) {
             self.ranked.remove(&rank(&self.avoided, id, before));
         }
@@ -76,7 +85,7 @@ impl<'a> Agents<'a> {
             |id: Option<&AgentId>| id.and_then(|id| self.free.get_key_value(id)).map(|(id, _)| *id);
         let last = last.filter(|last| Some(*last) != home);
         let ids = known(home).into_iter().chain(middle).chain(known(last));
-        ids.filter_map(|id| self.free.get(id).map(|(agent, free)| (id, *agent, free)))
+        ids.filter_map(|id| self.free.get(id).map(|(agent, free)| (id, *agent, &**free)))
     }
 }
 
@@ -97,12 +106,15 @@ pub(super) struct Round<'a> {
     /// Shapes that found no place; what is free only shrinks, so they find none later either.
     misfits: Vec<&'a TrialSpec>,
     placed: BTreeSet<&'a TrialId>,
+    /// The lowest priority among experiments that hold leases.
+    pub(super) lowest_leased: Option<i32>,
+    /// A trial that others have overtaken for long enough.
+    overdue: Option<(&'a TrialId, &'a Trial)>,
     pub(super) events: Vec<Event>,
 }
 
 impl<'a> Round<'a> {
     pub(super) fn new(core: &'a Core, now: Timestamp) -> Self {
-        let releasing = core.agents.values().flat_map(|agent| agent.releasing.keys());
         let kept = core.reservations.iter().filter(|(trial, _)| is_kept_for(core, now, trial));
         let kept = kept.flat_map(|(trial, (_, agents))| {
             agents.iter().map(move |agent| (agent, (trial, None)))
@@ -112,9 +124,16 @@ impl<'a> Round<'a> {
             now,
             agents: Agents::new(core, now),
             reserved: kept.collect(),
-            stopping: releasing.map(|key| &key.trial).chain(core.lingering.keys()).collect(),
+            stopping: core
+                .agents
+                .releasing()
+                .map(|(key, _)| &key.trial)
+                .chain(core.lingering.keys())
+                .collect(),
             misfits: Vec::new(),
             placed: BTreeSet::new(),
+            lowest_leased: lowest_leased(core),
+            overdue: None,
             events: Vec::new(),
         }
     }
@@ -129,7 +148,6 @@ impl<'a> Round<'a> {
                 (Contender::new(id, experiment), trials)
             })
             .collect();
-        let lowest = self.lowest_leased();
         loop {
             let keys = contenders.iter().map(|(contender, _)| contender.key(&users));
             let Some((index, _)) = keys.enumerate().min_by_key(|(_, key)| *key) else {
@@ -138,38 +156,48 @@ impl<'a> Round<'a> {
             let (contender, trials) = &mut contenders[index];
             // On full machines only somebody else's place can help.
             let priority = contender.experiment.policy.priority;
-            let may_find = !self.agents.free.is_empty() || lowest.is_some_and(|l| l < priority);
-            match trials.next().filter(|_| may_find) {
+            let may_take = self.lowest_leased.is_some_and(|lowest| lowest < priority);
+            let may_find = !self.agents.free.is_empty() || may_take;
+            let goes_on = match trials.next().filter(|_| may_find) {
                 Some(id) => self.consider(contender, &mut users, id),
-                None => drop(contenders.swap_remove(index)),
+                None => false,
+            };
+            if !goes_on {
+                drop(contenders.swap_remove(index));
             }
         }
     }
 
-    /// The lowest priority among experiments that hold leases.
-    fn lowest_leased(&self) -> Option<i32> {
-        let holding = self.core.experiments.values().filter(|known| known.leased > 0);
-        holding.map(|known| known.policy.priority).min()
-    }
-
-    fn consider(&mut self, contender: &mut Contender<'a>, users: &mut Users<'a>, id: &'a TrialId) {
+    /// Places a trial if it can be; whether others of its experiment may find a place after it.
+    fn consider(
+        &mut self,
+        contender: &mut Contender<'a>,
+        users: &mut Users<'a>,
+        id: &'a TrialId,
+    ) -> bool {
         let Some(trial) = self.core.trials.get(id) else {
-            return;
+            return true;
         };
-        let is_ready = is_due(trial, self.now)
-            && !self.stopping.contains(id)
-            && !self.placed.contains(id)
-            && !self.misfits.iter().any(|spec| is_same_shape(spec, &trial.spec));
-        if !is_ready {
-            return;
+        if self.misfits.iter().any(|spec| is_same_shape(spec, &trial.spec)) {
+            return !contender.experiment.is_uniform;
         }
+        let is_ready =
+            is_due(trial, self.now) && !self.stopping.contains(id) && !self.placed.contains(id);
         let policy = &contender.experiment.policy;
-        if limit_reached(policy, &contender.used, contender.leased, trial).is_some() {
-            return;
+        if !is_ready || limit_reached(policy, &contender.used, contender.leased, trial).is_some() {
+            return true;
         }
-        let Some(placed) = self.find(id, trial) else {
+        let mut found = self.find(id, trial);
+        // Only now would one be overtaken: to choose its machine looks at every lease.
+        if found.is_some()
+            && let Some((overdue, theirs)) = self.overdue.take()
+        {
+            reserve::keep(self, overdue, theirs);
+            found = self.find(id, trial);
+        }
+        let Some(placed) = found else {
             self.blocked(contender, id, trial);
-            return;
+            return !contender.experiment.is_uniform;
         };
         let resources = trial.spec.choice(placed.choice);
         for (agent, devices) in &placed.members {
@@ -178,6 +206,7 @@ impl<'a> Round<'a> {
         contender.grant(users, trial, placed.members.iter().map(|(_, d)| units(d)).sum());
         self.placed.insert(id);
         self.events.extend(self.granted(contender, id, trial, placed));
+        true
     }
 
     fn granted(
@@ -290,13 +319,14 @@ impl<'a> Round<'a> {
         let waited = due_since(trial).map_or(0, |since| self.now.since_ms(since));
         // One at a time: a machine kept for every blocked trial would leave none to work.
         let is_kept = self.reserved.values().any(|(_, until)| until.is_some());
-        if waited >= RESERVE_AFTER_MS && !is_kept && !is_kept_for(self.core, self.now, id) {
-            reserve::keep(self, id, trial);
+        let is_first = self.overdue.is_none() && !is_kept;
+        if waited >= RESERVE_AFTER_MS && is_first && !is_kept_for(self.core, self.now, id) {
+            self.overdue = Some((id, trial));
         }
     }
 }
 
-/// Whether two trials find a place exactly alike.
-fn is_same_shape(a: &TrialSpec, b: &TrialSpec) -> bool {
-    a.resources == b.resources && a.placement == b.placement && a.time_limit_ms == b.time_limit_ms
+fn lowest_leased(core: &Core) -> Option<i32> {
+    let holding = core.experiments.values().filter(|known| known.leased > 0);
+    holding.map(|known| known.policy.priority).min()
 }

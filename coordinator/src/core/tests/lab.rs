@@ -258,7 +258,7 @@ impl Lab {
 
     /// A report that knows the newest assignment and holds nothing of it.
     pub(super) fn says_nothing_of_its_leases(&mut self, name: &str) {
-        let assignment_version = self.core.agents[&agent_id(name)].version;
+        let assignment_version = self.core.agents.all()[&agent_id(name)].version;
         let report = Report { running: Vec::new(), assignment_version, ..self.empty_report(name) };
         self.report(report).unwrap();
     }
@@ -294,7 +294,7 @@ impl Lab {
 
     pub(super) fn leave(&mut self, name: &str) {
         let agent = agent_id(name);
-        let session = self.core.agents[&agent].session;
+        let session = self.core.agents.all()[&agent].session;
         self.core.hear_leave(&agent, session);
     }
 
@@ -332,7 +332,7 @@ impl Lab {
     }
 
     pub(super) fn heartbeat(&mut self, name: &str) {
-        let version = self.core.agents[&agent_id(name)].version;
+        let version = self.core.agents.all()[&agent_id(name)].version;
         self.heartbeat_knowing(name, version);
     }
 
@@ -357,7 +357,7 @@ impl Lab {
         let mut report = self.empty_report(name);
         report.running.retain(|(other, _)| other != key);
         report.ended.push((key.clone(), outcome));
-        report.assignment_version = self.core.agents[&agent_id(name)].version;
+        report.assignment_version = self.core.agents.all()[&agent_id(name)].version;
         self.report(report).unwrap();
         let refused = std::mem::take(&mut self.refused);
         // The next report no longer lists the attempt, so its devices are free.
