@@ -50,6 +50,8 @@ const POLL_PERIOD: Duration = Duration::from_millis(20);
 /// Ports for the coordinator. The kernel gives none of them to a connection by itself, so the
 /// coordinator finds its own free after every death.
 const PORTS: std::ops::Range<u16> = 21_000..28_000;
+/// Tries after which a fault that never struck is not bad luck.
+const MISSES_MAX: u64 = 8;
 
 /// What `cargo xtask chaos` is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -117,6 +119,9 @@ fn torment(folder: &Path, programs: &Path, options: &Options, seed: u64) -> Resu
     }
     let findings = finish(&mut world, cycles)?;
     summarise(&world, &findings, cycles, begun);
+    let harmless: Vec<&str> =
+        KINDS.into_iter().filter(|kind| misses_always(&world, kind)).collect();
+    ensure!(harmless.is_empty(), "these faults never found anything: {}", harmless.join(", "));
     Ok(format!("seed {seed}, {cycles} cycles, {}", words(&findings)))
 }
 
@@ -179,6 +184,11 @@ fn describe(cycle: u64, plan: &Plan) -> String {
 fn words(findings: &Findings) -> String {
     let Findings { trials, attempts, resumes, .. } = findings;
     format!("{trials} trials in {attempts} attempts with {resumes} resumes hold")
+}
+
+/// Whether a fault was tried often and never struck: then it is the chaos that is broken.
+fn misses_always(world: &World, kind: &str) -> bool {
+    world.counts.get(kind).is_some_and(|count| count.struck == 0 && count.missed >= MISSES_MAX)
 }
 
 fn summarise(world: &World, findings: &Findings, cycles: u64, begun: Instant) {

@@ -72,8 +72,8 @@ pub(crate) enum Way {
 pub(crate) enum Fault {
     /// kill -9, and a new start after a while.
     Kill { target: Target, down_ms: u64 },
-    /// kill -9 of the process in which an agent runs a trial, the `pick`-th of those that live.
-    KillTrial { pick: u64 },
+    /// kill -9 of the process that starts an agent's programs, the `pick`-th of those that live.
+    KillKeeper { pick: u64 },
     /// kill -9 of a trial's own program, the `pick`-th of those that live.
     KillProgram { pick: u64 },
     /// SIGSTOP, and SIGCONT after a while.
@@ -88,7 +88,7 @@ pub(crate) enum Fault {
 pub(crate) const KINDS: [&str; 11] = [
     "kill coordinator",
     "kill agent",
-    "kill trial",
+    "kill keeper",
     "kill program",
     "freeze coordinator",
     "freeze agent",
@@ -105,7 +105,7 @@ impl Fault {
         match self {
             Self::Kill { target: Target::Coordinator, .. } => "kill coordinator",
             Self::Kill { target: Target::Agent(_), .. } => "kill agent",
-            Self::KillTrial { .. } => "kill trial",
+            Self::KillKeeper { .. } => "kill keeper",
             Self::KillProgram { .. } => "kill program",
             Self::Freeze { target: Target::Coordinator, .. } => "freeze coordinator",
             Self::Freeze { target: Target::Agent(_), .. } => "freeze agent",
@@ -121,7 +121,7 @@ impl Fault {
     /// killed program is started again by whoever watches over it.
     pub(crate) fn lasts_ms(self) -> Option<u64> {
         match self {
-            Self::Kill { .. } | Self::KillTrial { .. } | Self::KillProgram { .. } => None,
+            Self::Kill { .. } | Self::KillKeeper { .. } | Self::KillProgram { .. } => None,
             Self::Freeze { for_ms, .. }
             | Self::FillDisk { for_ms, .. }
             | Self::Cut { for_ms, .. } => Some(for_ms),
@@ -133,7 +133,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kill { target, down_ms } => write!(f, "kill {target} (back in {down_ms} ms)"),
-            Self::KillTrial { .. } => f.write_str("kill a trial's process"),
+            Self::KillKeeper { .. } => f.write_str("kill a keeper of programs"),
             Self::KillProgram { .. } => f.write_str("kill a trial's program"),
             Self::Freeze { target, for_ms } => write!(f, "freeze {target} {for_ms} ms"),
             Self::FillDisk { target, for_ms } => write!(f, "fill {target}'s disk {for_ms} ms"),
@@ -186,7 +186,7 @@ fn draw_fault(random: &mut Random, agents: usize) -> Fault {
     let any = if random.once_in(2) { Target::Coordinator } else { Target::Agent(agent) };
     match random.below(12) {
         0 | 1 => Fault::Kill { target: any, down_ms: random.between(DOWN_MS.0, DOWN_MS.1) },
-        2 | 3 => Fault::KillTrial { pick: random.below(1_000) },
+        2 | 3 => Fault::KillKeeper { pick: random.below(1_000) },
         4 | 5 => Fault::KillProgram { pick: random.below(1_000) },
         6 | 7 => Fault::Freeze { target: any, for_ms: draw_outage(random) },
         8 | 9 => Fault::FillDisk { target: any, for_ms: random.between(FULL_MS.0, FULL_MS.1) },
@@ -242,7 +242,7 @@ mod tests {
                     | Fault::FillDisk { target: Target::Agent(agent), .. }
                     | Fault::Cut { agent, .. } => assert!(agent < 3),
                     Fault::Kill { .. } | Fault::Freeze { .. } | Fault::FillDisk { .. } => {}
-                    Fault::KillTrial { .. } | Fault::KillProgram { .. } => {}
+                    Fault::KillKeeper { .. } | Fault::KillProgram { .. } => {}
                 }
             }
         }
@@ -254,7 +254,7 @@ mod tests {
         let outages: Vec<u64> = faults
             .filter_map(|(_, fault)| match fault {
                 Fault::Freeze { for_ms, .. } | Fault::Cut { for_ms, .. } => Some(for_ms),
-                Fault::Kill { .. } | Fault::KillTrial { .. } => None,
+                Fault::Kill { .. } | Fault::KillKeeper { .. } => None,
                 Fault::KillProgram { .. } | Fault::FillDisk { .. } => None,
             })
             .collect();

@@ -23,9 +23,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Whether an agent runs a trial in it.
-    pub(crate) fn is_trial(&self) -> bool {
-        self.arguments.get(1).is_some_and(|argument| argument == "run-trial")
+    /// Whether it starts an agent's programs and watches over them.
+    pub(crate) fn is_keeper(&self) -> bool {
+        let program = self.arguments.first().map(Path::new);
+        program.and_then(Path::file_name).is_some_and(|name| name == "brine-agent-keeper")
     }
 
     /// The life of the agent it belongs to.
@@ -68,12 +69,12 @@ pub(crate) fn of(folder: &Path) -> Vec<Process> {
     found.collect()
 }
 
-/// The trials' own programs among `all`: what the process of a trial has started.
+/// The trials' own programs among `all`: what a keeper has started.
 pub(crate) fn programs(all: &[Process]) -> Vec<&Process> {
-    let is_trial = |pid: i32| {
-        all.iter().any(|process| process.pid.as_raw_nonzero().get() == pid && process.is_trial())
+    let is_keeper = |pid: i32| {
+        all.iter().any(|process| process.pid.as_raw_nonzero().get() == pid && process.is_keeper())
     };
-    all.iter().filter(|process| process.attempt().is_some() && is_trial(process.parent)).collect()
+    all.iter().filter(|process| process.attempt().is_some() && is_keeper(process.parent)).collect()
 }
 
 /// Sends a signal; whether there was still somebody to hear it.
@@ -133,7 +134,7 @@ mod tests {
         let found = of(folder.path());
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].attempt().as_deref(), Some("ab#2"));
-        assert!(programs(&found).is_empty(), "its parent is no trial's process");
+        assert!(programs(&found).is_empty(), "its parent is no keeper");
         assert!(signal(found[0].pid, Signal::KILL));
         child.wait().unwrap();
         assert!(of(folder.path()).is_empty());

@@ -94,7 +94,7 @@ impl World {
             return Ok(Some(words));
         }
         let all = processes::of(&self.client.folder);
-        let left = all.iter().find(|process| process.attempt().is_some() || process.is_trial());
+        let left = all.iter().find(|process| process.attempt().is_some());
         Ok(left.map(|process| format!("{} is left", process.words())))
     }
 

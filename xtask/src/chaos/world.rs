@@ -179,9 +179,9 @@ impl World {
             Fault::Kill { target, down_ms } => {
                 return self.fleet.kill(target, moment + Duration::from_millis(down_ms));
             }
-            Fault::KillTrial { pick } => {
+            Fault::KillKeeper { pick } => {
                 let all = processes::of(&self.client.folder);
-                let victims = all.iter().filter(|process| process.is_trial()).collect();
+                let victims = all.iter().filter(|process| process.is_keeper()).collect();
                 return self.kill_one(victims, pick);
             }
             Fault::KillProgram { pick } => {
