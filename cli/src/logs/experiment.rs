@@ -135,7 +135,7 @@ impl Following {
         Ok(())
     }
 
-    /// Learns which attempts started; the answer is whether the experiment is over.
+    /// Learns which attempts started or ended; the answer is whether the experiment is over.
     fn take(&mut self, reply: &WatchReply) -> Result<bool, CliError> {
         let Some(Message::Records(lines)) = &reply.message else {
             return Ok(false);
@@ -149,6 +149,13 @@ impl Following {
             })?;
             if let Event::AttemptStarted { trial, attempt } = &record.event {
                 self.queue.add((trial.clone(), *attempt));
+            }
+            if let Event::AttemptFailed { trial, attempt, .. }
+            | Event::TrialEnded { trial, attempt, .. } = &record.event
+                // A trial that was stopped before its first attempt has none.
+                && attempt.0 > 0
+            {
+                self.queue.over((trial.clone(), *attempt));
             }
             is_over |= matches!(record.event, Event::ExperimentEnded { .. });
         }

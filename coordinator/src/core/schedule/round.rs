@@ -39,7 +39,7 @@ impl<'a> Agents<'a> {
         let free = available.filter_map(|(id, agent)| {
             let free = agent.free.as_ref()?;
             let has_room = !free.cpus.is_empty() || (wants_unslotted && free.unslotted > 0);
-            has_room.then(|| (id, (agent, Cow::Borrowed(free))))
+            has_room.then_some((id, (agent, Cow::Borrowed(free))))
         });
         let free: BTreeMap<_, _> = free.collect();
         let avoided = core
