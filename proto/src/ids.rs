@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest id in bytes. Ids become file names and sled keys, so they stay short.
 pub const ID_BYTES_MAX: usize = 96;
@@ -54,34 +55,18 @@ fn check_hash(text: &str, digits: usize) -> Result<(), IdError> {
     Err(IdError::Hash { expected: digits, found: text.chars().take(ID_BYTES_MAX).collect() })
 }
 
-macro_rules! id {
-    ($(#[$doc:meta])* $name:ident, $check:expr) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
-
-        impl $name {
-            /// Checks `text` and makes it an id.
-            ///
-            /// # Errors
-            /// [`IdError`] names what is wrong with the text.
-            pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
-                let text = text.into();
-                let check: fn(&str) -> Result<(), IdError> = $check;
-                check(&text)?;
-                Ok(Self(text))
-            }
-
-            /// The id as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
+/// Everything that all ids have in common; each has its own `new` and `as_str`.
+macro_rules! text {
+    ($name:ident) => {
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({:?})", stringify!($name), self.as_str())
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
+                f.pad(self.as_str())
             }
         }
 
@@ -101,29 +86,58 @@ macro_rules! id {
 
         impl From<$name> for String {
             fn from(id: $name) -> Self {
-                id.0
+                id.as_str().to_owned()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
             }
         }
     };
 }
 
-id!(
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        // Shared, because the scheduler copies names far more often than it reads them.
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks `text` and makes it an id.
+            ///
+            /// # Errors
+            /// [`IdError`] names what is wrong with the text.
+            pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
+                let check: fn(&str) -> Result<(), IdError> = $check;
+                check(text.as_ref())?;
+                Ok(Self(text.as_ref().into()))
+            }
+
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        text!($name);
+    };
+}
+
+name!(
     /// A submitted recipe: its name and the first 8 hexadecimal digits of its content's hash.
     ExperimentId,
     check_name
 );
-id!(
-    /// One unit of work: 16 hexadecimal digits of the hash of its content
-    /// ([`TrialSpec::id`](crate::TrialSpec::id)).
-    TrialId,
-    |text| check_hash(text, 16)
-);
-id!(
+name!(
     /// The process on a node that owns its devices. Chosen by the operator, stable over restarts.
     AgentId,
     check_name
 );
-id!(
+name!(
     /// A file known by its content: 64 hexadecimal digits of its blake3 hash.
     BlobId,
     |text| check_hash(text, 64)
@@ -132,17 +146,48 @@ id!(
 impl BlobId {
     /// The id of content whose blake3 hash is `hash`.
     pub fn from_hash(hash: blake3::Hash) -> Self {
-        Self(hash.to_hex().to_string())
+        Self(hash.to_hex().as_str().into())
     }
 }
 
+/// Digits of a trial's id.
+const TRIAL_DIGITS: usize = 16;
+
+/// One unit of work: 16 hexadecimal digits of the hash of its content
+/// ([`TrialSpec::id`](crate::TrialSpec::id)).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+// In place, because a coordinator holds millions of them and compares them all the time.
+pub struct TrialId([u8; TRIAL_DIGITS]);
+
 impl TrialId {
+    /// Checks `text` and makes it an id.
+    ///
+    /// # Errors
+    /// [`IdError`] names what is wrong with the text.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
+        let text = text.as_ref();
+        check_hash(text, TRIAL_DIGITS)?;
+        let digits = text.as_bytes().try_into();
+        digits.map(Self).map_err(|_| IdError::TooLong(text.len()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        // Always digits, so never empty.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
     /// The id of content whose blake3 hash is `hash`: its first 64 bits.
     /// Among 10 million trials two would collide with a chance of 3e-6.
     pub fn from_hash(hash: blake3::Hash) -> Self {
-        Self(hash.to_hex()[..16].to_owned())
+        let mut digits = [0; TRIAL_DIGITS];
+        digits.copy_from_slice(&hash.to_hex().as_bytes()[..TRIAL_DIGITS]);
+        Self(digits)
     }
 }
+
+text!(TrialId);
 
 /// The number of one try of a trial, from 1. It is the fencing token: a report that carries an
 /// older number is refused.

@@ -116,6 +116,7 @@ impl Core {
             submitted_at: at,
             order: self.experiments.len() as u64,
             reasons: Vec::new(),
+            running: 0,
             is_uniform: true,
             queue: BTreeSet::new(),
             used: Usage::default(),
@@ -179,6 +180,7 @@ impl Core {
             if trial.owners.insert(id.clone()) {
                 experiment.trials.push(trial_id.clone());
                 experiment.open += usize::from(trial.outcome().is_none());
+                experiment.running += usize::from(trial.lease().is_some());
             }
             let first = experiment.trials.first().and_then(|first| self.trials.get(first));
             experiment.is_uniform &= first.is_some_and(|first| is_same_shape(&first.spec, spec));
@@ -446,10 +448,10 @@ impl Core {
         let Some(trial) = self.trials.get_mut(id) else {
             return;
         };
-        let was_open = trial.outcome().is_none();
+        let (was_open, was_leased) = (trial.outcome().is_none(), trial.lease().is_some());
         trial.state = state;
         self.reservations.remove(id);
-        let is_open = trial.outcome().is_none();
+        let (is_open, is_leased) = (trial.outcome().is_none(), trial.lease().is_some());
         let owners: Vec<ExperimentId> = trial.owners.iter().cloned().collect();
         for owner in owners {
             let Some(experiment) = self.experiments.get_mut(&owner) else {
@@ -457,6 +459,8 @@ impl Core {
             };
             experiment.open += usize::from(is_open);
             experiment.open -= usize::from(was_open);
+            experiment.running += usize::from(is_leased);
+            experiment.running -= usize::from(was_leased);
             if was_open != is_open {
                 self.mark_stale(&owner);
             }

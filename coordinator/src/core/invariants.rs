@@ -106,6 +106,11 @@ impl Core {
             if experiment.open != expected {
                 return Err(format!("{id} counts {} open trials, not {expected}", experiment.open));
             }
+            let leased = |id: &&TrialId| self.trials.get(*id).is_some_and(|t| t.lease().is_some());
+            let running = experiment.trials.iter().filter(leased).count();
+            if experiment.running != running {
+                return Err(format!("{id} counts {} leases, not {running}", experiment.running));
+            }
             // A trial that another experiment tries again is open in both.
             let own = |id: &&TrialId| {
                 open(id) && self.trials.get(*id).is_some_and(|trial| trial.owners.len() == 1)

@@ -218,7 +218,8 @@ impl Core {
                 let key = AttemptKey { rank, ..key.clone() };
                 report.ended.iter().find(|(other, _)| *other == key).map(|(_, outcome)| outcome)
             };
-            let event = self.after_member(now, key, trial, here, outcome, said(0));
+            let leader = if trial.spec.placement.members > 1 { said(0) } else { None };
+            let event = self.after_member(now, key, trial, here, outcome, leader);
             if !matches!(event, Event::MemberEnded { .. }) {
                 decided.insert(&key.trial);
             }

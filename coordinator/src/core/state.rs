@@ -27,6 +27,8 @@ pub struct Experiment {
     pub trials: Vec<TrialId>,
     /// How many of them have not ended.
     pub open: usize,
+    /// How many of them have a lease.
+    pub(super) running: usize,
     /// Trials of planned ranges that are not drawn yet.
     pub undrawn: u64,
     /// Index of the next one in the study's enumeration.

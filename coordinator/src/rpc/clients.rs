@@ -66,7 +66,7 @@ pub(super) async fn cancel(
 pub(super) async fn experiments(service: &Service) -> Result<ExperimentsReply, Status> {
     let experiments = service
         .ask(|core, _| {
-            let summary = |(id, experiment)| summary(core, id, experiment);
+            let summary = |(id, experiment)| summary(id, experiment);
             core.experiments().iter().map(summary).collect()
         })
         .await?;
@@ -89,7 +89,7 @@ pub(super) async fn experiment(
                 bytes <= PAGE_BYTES
             };
             Some((
-                summary(core, &wanted, experiment),
+                summary(&wanted, experiment),
                 experiment.recipe.clone(),
                 experiment.inputs.clone(),
                 experiment.trials.iter().skip(first).filter_map(view).take_while(fits).collect(),
@@ -133,8 +133,8 @@ fn gpu(gpu: &crate::core::Gpu) -> Gpu {
     Gpu { index: gpu.index, name: gpu.name.clone(), memory_bytes: gpu.memory_bytes }
 }
 
-fn summary(core: &Core, id: &ExperimentId, experiment: &Experiment) -> ExperimentSummary {
-    let counts = core.counts(experiment);
+fn summary(id: &ExperimentId, experiment: &Experiment) -> ExperimentSummary {
+    let counts = Core::counts(experiment);
     ExperimentSummary {
         experiment: id.to_string(),
         state: experiment.state.word().to_owned(),
