@@ -10,14 +10,20 @@
 //! changes nothing.
 
 use crate::attempt::{STOP_GRACE_MS, TrialEnd};
+use crate::busy::Busy;
 use crate::clock::Moment;
 use crate::held::{Held, State, StopReason, Unsettled, interrupted};
 use crate::messages::{Assignment, Effect, Input, Report};
-use proto::{Attempt, AttemptKey, Devices, FailureClass, Outcome, TrialId};
+use crate::pulse::Pulse;
+use proto::spec::Hang;
+use proto::{AttemptKey, Devices, FailureClass, Outcome};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Time that a trial has, beyond what it gives its own program, to save a checkpoint and end.
 pub const KILL_AFTER_MS: u64 = STOP_GRACE_MS + 5_000;
+/// A driver that hands in nothing for a lease's term, and for so long, stood still: there are
+/// several heartbeats in a term, and each brings an answer.
+const STANDSTILL_MS: u64 = 5_000;
 /// Reports whose reply may still come. More than this many heartbeats without a reply are longer
 /// than any lease, so an older reply could renew nothing.
 const REPORTS_IN_FLIGHT_MAX: usize = 256;
@@ -34,6 +40,8 @@ pub struct Core {
     /// No deadline is earlier. A renewal may leave it too early, which the next look corrects;
     /// so an input that concerns one attempt need not look at all the others.
     due: Option<Moment>,
+    /// When the last input came.
+    looked_at: Option<Moment>,
     session: Option<Session>,
     shutting_down: bool,
     report_is_due: bool,
@@ -71,6 +79,7 @@ impl Core {
     /// Takes in what happened and says what to do.
     pub fn handle(&mut self, now: Moment, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
+        self.excuse_standstill(now);
         match input {
             Input::Connected { hello_sent, lease_ttl_ms } => {
                 self.connected(hello_sent, lease_ttl_ms);
@@ -84,6 +93,15 @@ impl Core {
                 if let Some(held) = self.attempts.get_mut(&key) {
                     held.started = true;
                     self.report_is_due = true;
+                }
+            }
+            Input::Metric { key, metric, step, value } => {
+                if let Some(held) = self.attempts.get_mut(&key)
+                    && let Some(pulse) = &mut held.pulse
+                {
+                    let notices = pulse.beat(now, &metric, step, value);
+                    held.notice(notices);
+                    self.due = earlier(self.due, held.deadline());
                 }
             }
             Input::Saved(key, checkpoint) => {
@@ -126,6 +144,10 @@ impl Core {
             if let Some(checkpoint) = &mut held.checkpoint {
                 checkpoint.said_since.get_or_insert(sequence);
                 report.checkpoints.push((key.clone(), checkpoint.fact.clone()));
+            }
+            for notice in &mut held.notices {
+                notice.said_since.get_or_insert(sequence);
+                report.notices.push((key.clone(), notice.fact.clone()));
             }
             if let State::Ended(outcome) = &mut held.state {
                 outcome.said_since.get_or_insert(sequence);
@@ -185,6 +207,7 @@ impl Core {
             if let Some(checkpoint) = &mut held.checkpoint {
                 checkpoint.said_since = None;
             }
+            held.notices.iter_mut().for_each(|notice| notice.said_since = None);
             if let State::Ended(outcome) = &mut held.state {
                 outcome.said_since = None;
             }
@@ -364,6 +387,17 @@ impl Core {
         }
     }
 
+    /// Metrics that came while this process stood still are still unread, so nobody was silent.
+    fn excuse_standstill(&mut self, now: Moment) {
+        let gap_ms = self.looked_at.map_or(0, |before| now.since_ms(before));
+        self.looked_at = Some(now);
+        let term_ms = self.session.as_ref().map_or(0, |session| session.lease_ttl_ms);
+        if gap_ms > term_ms.max(STANDSTILL_MS) {
+            let pulses = self.attempts.values_mut().filter_map(|held| held.pulse.as_mut());
+            pulses.for_each(|pulse| pulse.excuse(gap_ms));
+        }
+    }
+
     fn enforce_deadlines(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         if self.due.is_none_or(|due| now < due) {
             return;
@@ -377,9 +411,20 @@ impl Core {
                     continue;
                 }
                 State::Active if expired => StopReason::LeaseExpired,
+                State::Active => {
+                    let hang = held.pulse.as_mut().and_then(|pulse| pulse.hang(now));
+                    let Some(notice) = hang else { continue };
+                    held.notice([notice]);
+                    self.report_is_due = true;
+                    if held.pulse.as_ref().is_some_and(Pulse::ends_hung) {
+                        let kill_at = now.plus_ms(KILL_AFTER_MS);
+                        held.state = State::Stopping { reason: StopReason::Hung, kill_at };
+                        effects.push(Effect::Stop(key.clone()));
+                    }
+                    continue;
+                }
                 State::Stopping { reason, kill_at } if expired || *kill_at <= now => *reason,
                 State::Waiting(_)
-                | State::Active
                 | State::Stopping { .. }
                 | State::Killed { .. }
                 | State::Ended(_) => continue,
@@ -411,6 +456,8 @@ impl Core {
             let Some(held) = self.attempts.get_mut(&key) else { continue };
             let state = std::mem::replace(&mut held.state, State::Active);
             if let State::Waiting(lease) = state {
+                let policy = lease.spec.hang.unwrap_or_else(|| Hang::of(&lease.spec.runner));
+                held.pulse = Some(Pulse::new(policy));
                 effects.push(Effect::Start { lease, lease_until: held.lease_until });
             }
         }
@@ -420,35 +467,6 @@ impl Core {
 /// The earlier of two moments that may be absent.
 fn earlier(one: Option<Moment>, other: Option<Moment>) -> Option<Moment> {
     one.into_iter().chain(other).min()
-}
-
-/// What processes hold.
-#[derive(Default)]
-struct Busy {
-    trials: BTreeMap<TrialId, Attempt>,
-    cpus: BTreeSet<u32>,
-    /// Thousandths in use, by GPU.
-    gpus: BTreeMap<u32, u32>,
-}
-
-impl Busy {
-    fn take(&mut self, key: &AttemptKey, devices: &Devices) {
-        self.trials.insert(key.trial.clone(), key.attempt);
-        self.cpus.extend(&devices.cpus);
-        for gpu in &devices.gpus {
-            *self.gpus.entry(*gpu).or_default() += devices.gpu_milli();
-        }
-    }
-
-    /// Members of one attempt may run beside each other; two attempts of a trial never.
-    fn is_free(&self, key: &AttemptKey, devices: &Devices) -> bool {
-        let has_room = |gpu: &u32| {
-            self.gpus.get(gpu).copied().unwrap_or(0) + devices.gpu_milli() <= Devices::WHOLE_MILLI
-        };
-        self.trials.get(&key.trial).is_none_or(|attempt| *attempt == key.attempt)
-            && !devices.cpus.iter().any(|cpu| self.cpus.contains(cpu))
-            && devices.gpus.iter().all(has_room)
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use crate::clock::Moment;
 use crate::messages::{Effect, Lease};
-use proto::{AttemptKey, Checkpoint, Devices, FailureClass, Outcome};
+use crate::pulse::Pulse;
+use proto::{AttemptKey, Checkpoint, Devices, FailureClass, Notice, Outcome};
 
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -13,6 +14,9 @@ pub(crate) struct Held {
     /// First report of the session that listed the attempt.
     pub(crate) listed_since: Option<u64>,
     pub(crate) checkpoint: Option<Unsettled<Checkpoint>>,
+    /// From the start of its process on.
+    pub(crate) pulse: Option<Pulse>,
+    pub(crate) notices: Vec<Unsettled<Notice>>,
 }
 
 /// Something that is reported until a reply settles it.
@@ -45,13 +49,30 @@ pub(crate) enum StopReason {
     LeaseExpired,
     /// A trial of higher priority needs the devices.
     Preempted,
+    /// It makes no step any more.
+    Hung,
     /// The agent itself ends.
     Shutdown,
 }
 
 impl Held {
     pub(crate) fn new(devices: Devices, lease_until: Moment, state: State) -> Self {
-        Self { devices, lease_until, started: false, state, listed_since: None, checkpoint: None }
+        Self {
+            devices,
+            lease_until,
+            started: false,
+            state,
+            listed_since: None,
+            checkpoint: None,
+            pulse: None,
+            notices: Vec::new(),
+        }
+    }
+
+    /// Something to tell about it.
+    pub(crate) fn notice(&mut self, notices: impl IntoIterator<Item = Notice>) {
+        let unsettled = |fact| Unsettled { fact, said_since: None };
+        self.notices.extend(notices.into_iter().map(unsettled));
     }
 
     pub(crate) fn has_process(&self) -> bool {
@@ -64,7 +85,11 @@ impl Held {
     /// When something must happen to it, unless it is renewed.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         match &self.state {
-            State::Waiting(_) | State::Active => Some(self.lease_until),
+            State::Waiting(_) => Some(self.lease_until),
+            State::Active => {
+                let hangs_at = self.pulse.as_ref().and_then(Pulse::hangs_at);
+                Some(hangs_at.map_or(self.lease_until, |at| at.min(self.lease_until)))
+            }
             State::Stopping { kill_at, .. } => Some(self.lease_until.min(*kill_at)),
             State::Killed { .. } | State::Ended(_) => None,
         }
@@ -84,6 +109,7 @@ impl Held {
         if self.checkpoint.as_ref().is_some_and(|checkpoint| said(checkpoint.said_since)) {
             self.checkpoint = None;
         }
+        self.notices.retain(|notice| !said(notice.said_since));
         if let State::Ended(outcome) = &self.state {
             if !said(outcome.said_since) {
                 return None;
@@ -119,6 +145,11 @@ pub(crate) fn interrupted(reason: Option<StopReason>, how: &str) -> Outcome {
             let message = "a trial of higher priority needs its place; the trial goes on from its \
                            last checkpoint";
             Outcome::failed(Cancelled, message)
+        }
+        Some(StopReason::Hung) => {
+            let message = "it made no step for far longer than usual, so the agent ended it; \
+                           `brine explain` shows how long";
+            Outcome::failed(Infrastructure, message)
         }
         Some(StopReason::Unwanted) | None => {
             let message = format!("the trial's process ended without an outcome: it {how}");

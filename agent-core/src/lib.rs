@@ -6,10 +6,12 @@
 //! * [`TrialEnd`]: how the process of an attempt ended.
 
 mod attempt;
+mod busy;
 mod clock;
 mod core;
 mod held;
 mod messages;
+mod pulse;
 
 pub use attempt::{STOP_GRACE_MS, TrialEnd};
 pub use clock::Moment;

@@ -2,7 +2,7 @@
 
 use crate::attempt::TrialEnd;
 use crate::clock::Moment;
-use proto::{AttemptKey, Checkpoint, Devices, Outcome, TrialSpec};
+use proto::{AttemptKey, Checkpoint, Devices, Notice, Outcome, TrialSpec};
 use serde::{Deserialize, Serialize};
 
 /// What an agent may run.
@@ -72,6 +72,17 @@ pub enum Input {
     },
     /// The attempt's process has begun its work.
     Started(AttemptKey),
+    /// The attempt reported a metric.
+    Metric {
+        /// Which attempt.
+        key: AttemptKey,
+        /// Name of the metric.
+        metric: String,
+        /// Step, from 0.
+        step: u64,
+        /// Value; may be NaN or infinite.
+        value: f64,
+    },
     /// The attempt's checkpoint is on disk and recorded there.
     Saved(AttemptKey, Checkpoint),
     /// The attempt's process and all its descendants are gone. `end` is its last record, `how` says
@@ -132,6 +143,8 @@ pub struct Report {
     pub ended: Vec<(AttemptKey, Outcome)>,
     /// Newest checkpoint of each attempt, while not settled.
     pub checkpoints: Vec<(AttemptKey, Checkpoint)>,
+    /// What was noticed about attempts, while not settled.
+    pub notices: Vec<(AttemptKey, Notice)>,
     /// Newest assignment of the session that was followed; 0 before the first.
     pub assignment_version: u64,
     /// Whether the agent ends and takes no further leases.

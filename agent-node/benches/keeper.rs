@@ -103,6 +103,7 @@ fn ask(asks: &mut ChildStdin, folder: &Path, number: u64) {
             time_limit_ms: None,
             checkpoint_every_ms: 60_000,
             placement: Placement::default(),
+            hang: None,
         },
         devices: Devices { cpus: vec![0], ..Devices::default() },
         gang: None,

@@ -199,7 +199,11 @@ impl Driver {
     fn trial(&mut self, event: TrialEvent) {
         match event {
             TrialEvent::Said(key, TrialRecord::Started) => self.feed(Input::Started(key)),
-            TrialEvent::Said(key, TrialRecord::Metric(metric)) => self.outbox.metric(&key, metric),
+            TrialEvent::Said(key, TrialRecord::Metric(metric)) => {
+                let (name, step, value) = (metric.metric.clone(), metric.step, metric.value);
+                self.outbox.metric(&key, metric);
+                self.feed(Input::Metric { key, metric: name, step, value });
+            }
             TrialEvent::Said(key, TrialRecord::Checkpoint(checkpoint)) => {
                 if checkpoint.attempt != key.attempt || checkpoint.agent != self.setup.agent {
                     tracing::error!(attempt = %key, "a checkpoint names another attempt; ignored");

@@ -269,6 +269,11 @@ pub(crate) fn report_message(report: Report) -> Result<wire::AgentMessage, serde
         let (trial, attempt, rank) = (key.trial.into(), key.attempt.0, key.rank);
         Ok(wire::SavedCheckpoint { trial, attempt, checkpoint_json, rank })
     });
+    let notices = report.notices.into_iter().map(|(key, notice)| {
+        let notice_json = serde_json::to_string(&notice)?;
+        let (trial, attempt, rank) = (key.trial.into(), key.attempt.0, key.rank);
+        Ok(wire::Noticed { trial, attempt, notice_json, rank })
+    });
     Ok(message(Out::Report(wire::Report {
         sequence: report.sequence,
         running: running(report.running),
@@ -276,6 +281,7 @@ pub(crate) fn report_message(report: Report) -> Result<wire::AgentMessage, serde
         checkpoints: checkpoints.collect::<Result<_, _>>()?,
         assignment_version: report.assignment_version,
         leaving: report.leaving,
+        notices: notices.collect::<Result<_, _>>()?,
     })))
 }
 

@@ -181,6 +181,7 @@ impl Lab {
             time_limit_ms: None,
             checkpoint_every_ms: 1_000,
             placement: Placement::default(),
+            hang: None,
         };
         let folders = Folders {
             blobs: self.path("blobs"),

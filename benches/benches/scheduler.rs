@@ -66,6 +66,7 @@ fn run(mut core: Core) -> u64 {
             running: Vec::new(),
             ended,
             checkpoints: Vec::new(),
+            notices: Vec::new(),
             assignment_version,
             leaving: false,
         };

@@ -5,7 +5,7 @@ use crate::number;
 use crate::snapshot::{TrialState, parse_json};
 use crate::table::{Align, Table};
 use proto::wire::{AttemptRef, ExplainReply, Shortage};
-use proto::{Attempt, Checkpoint, Outcome, TrialId};
+use proto::{Attempt, Checkpoint, Notice, Outcome, TrialId};
 use serde_json::{Value, json};
 
 /// How a coordinator's words for a reason begin. The test below holds them to the coordinator's.
@@ -43,6 +43,7 @@ pub(crate) struct Explanation {
     shortages: Vec<Shortage>,
     yielding: Vec<String>,
     failed: Vec<Failed>,
+    noticed: Vec<Noticed>,
     wait_ms: u64,
     checkpoint: Option<Checkpoint>,
     running: Vec<(AttemptRef, String)>,
@@ -56,6 +57,14 @@ struct Failed {
     at_ms: u64,
     agent: String,
     outcome: Outcome,
+}
+
+/// What an agent noticed about an attempt.
+#[derive(Debug, Clone)]
+struct Noticed {
+    attempt: Attempt,
+    at_ms: u64,
+    notice: Notice,
 }
 
 impl Explanation {
@@ -72,6 +81,10 @@ impl Explanation {
                 outcome: parse_json("outcome", &failed.outcome_json)?,
             })
         };
+        let noticed = |known: proto::wire::KnownNotice| {
+            let notice = parse_json("notice", &known.notice_json)?;
+            Ok(Noticed { attempt: Attempt(known.attempt), at_ms: known.at_ms, notice })
+        };
         let checkpoint = match reply.checkpoint_json.as_str() {
             "" => None,
             text => Some(parse_json("checkpoint", text)?),
@@ -83,6 +96,7 @@ impl Explanation {
             shortages: reply.shortages,
             yielding: reply.yielding,
             failed: reply.failed.into_iter().map(failed).collect::<Result<_, CliError>>()?,
+            noticed: reply.notices.into_iter().map(noticed).collect::<Result<_, CliError>>()?,
             wait_ms: reply.wait_ms,
             checkpoint,
             running: reply.running.into_iter().zip(reply.agents).collect(),
@@ -129,6 +143,10 @@ impl Explanation {
         if !self.failed.is_empty() {
             lines.push("failed attempts, oldest first:".to_owned());
             lines.extend(self.failed_table().render().lines().map(|line| format!("  {line}")));
+        }
+        for Noticed { attempt, at_ms, notice } in &self.noticed {
+            let (when, kind) = (number::local_time(*at_ms), notice.kind.word());
+            lines.push(format!("noticed {when}, attempt {attempt}: {kind}: {}", notice.text));
         }
         lines
     }
@@ -264,6 +282,11 @@ impl Explanation {
                 "outcome": failed.outcome,
             })
         });
+        let noticed = self.noticed.iter().map(|noticed| {
+            json!({
+                "attempt": noticed.attempt, "at_ms": noticed.at_ms, "notice": noticed.notice,
+            })
+        });
         json!({
             "trial": trial.id,
             "state": trial.word,
@@ -282,6 +305,7 @@ impl Explanation {
             "preempted_by": self.preempted_by,
             "checkpoint": self.checkpoint,
             "failed": failed.collect::<Vec<_>>(),
+            "noticed": noticed.collect::<Vec<_>>(),
             "hint": self.hint(),
         })
     }

@@ -288,6 +288,9 @@ fn log(event: &Event) {
         Event::Measured { trial, attempt, rung, value } => {
             tracing::debug!(%trial, %attempt, rung, value, "measured");
         }
+        Event::Noticed { trial, attempt, notice } => {
+            tracing::warn!(%trial, %attempt, kind = notice.kind.word(), text = notice.text, "noticed");
+        }
         Event::CheckpointSaved { trial, checkpoint } => {
             tracing::debug!(%trial, step = checkpoint.step, "checkpoint saved");
         }

@@ -9,8 +9,8 @@ use coordinator::journal::{self, Chunk, Damage, Log};
 use coordinator::store::Store;
 use proto::{
     AgentId, Attempt, BlobId, Checkpoint, CheckpointFile, Devices, Event, ExperimentId,
-    ExperimentState, FORMAT_VERSION, FailureClass, Inputs, Member, Outcome, Record, Timestamp,
-    TrialId,
+    ExperimentState, FORMAT_VERSION, FailureClass, Inputs, Member, Notice, NoticeKind, Outcome,
+    Record, Timestamp, TrialId,
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -176,6 +176,11 @@ fn second() -> Vec<Record> {
         Event::AttemptStarted { trial: trial.clone(), attempt },
         Event::MemberEnded { trial: trial.clone(), attempt, rank: 1, outcome: completed.clone() },
         Event::Measured { trial: trial.clone(), attempt, rung: 10, value: f64::INFINITY },
+        Event::Noticed {
+            trial: trial.clone(),
+            attempt,
+            notice: Notice::new(NoticeKind::SlowStep, 7, "slow"),
+        },
         Event::CheckpointSaved { trial: trial.clone(), checkpoint },
         Event::AttemptFailed {
             trial: trial.clone(),

@@ -206,6 +206,7 @@ async fn an_experiment_runs_and_is_remembered() {
             | Event::AttemptPreempted { .. }
             | Event::MemberEnded { .. }
             | Event::Measured { .. }
+            | Event::Noticed { .. }
             | Event::AttemptStarted { .. }
             | Event::CheckpointSaved { .. }
             | Event::AttemptFailed { .. }) => panic!("unexpected {other:?}"),

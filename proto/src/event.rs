@@ -5,6 +5,7 @@
 //! [`FORMAT_VERSION`](crate::FORMAT_VERSION).
 
 use crate::ids::{AgentId, Attempt, ExperimentId, Timestamp, TrialId};
+use crate::notice::Notice;
 use crate::outcome::{Checkpoint, Outcome};
 use crate::spec::{Devices, Inputs, TrialSpec};
 use serde::{Deserialize, Serialize};
@@ -149,6 +150,15 @@ pub enum Event {
         trial: TrialId,
         /// Which try of it.
         attempt: Attempt,
+    },
+    /// The agent noticed something about how the attempt trains.
+    Noticed {
+        /// Which trial.
+        trial: TrialId,
+        /// Which try of it.
+        attempt: Attempt,
+        /// What.
+        notice: Notice,
     },
     /// A state from which the trial can go on is on disk.
     CheckpointSaved {

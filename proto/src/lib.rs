@@ -4,6 +4,7 @@
 //! * [`spec`]: what a trial is ([`TrialSpec`]): runner, resources, seed, parameters.
 //! * [`train`]: what the `train` runner trains ([`TrainSpec`]).
 //! * [`outcome`]: how a trial ended ([`Outcome`]) and what it saved ([`Checkpoint`]).
+//! * [`notice`]: what an agent noticed about a training ([`Notice`]).
 //! * [`number`]: numbers in JSON that may be undefined.
 //! * [`event`]: one recorded fact ([`Event`]). Journal, live stream and replay use this type.
 //! * `wire` (feature `wire`): the gRPC messages. They stop at the edge of each process.
@@ -12,6 +13,7 @@
 
 pub mod event;
 pub mod ids;
+pub mod notice;
 pub mod number;
 pub mod outcome;
 pub mod spec;
@@ -21,6 +23,7 @@ pub mod wire;
 
 pub use event::{Event, ExperimentState, Member, Record};
 pub use ids::{AgentId, Attempt, AttemptKey, BlobId, ExperimentId, IdError, Timestamp, TrialId};
+pub use notice::{Notice, NoticeKind};
 pub use outcome::{Checkpoint, CheckpointFile, FailureClass, MetricPoint, Outcome};
 pub use spec::{
     BlobRef, CommandSpec, Devices, Inputs, Placement, Resources, Retries, Runner, TrialSpec, Value,

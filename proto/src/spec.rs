@@ -27,6 +27,9 @@ pub struct TrialSpec {
     /// On which agents, on how many at once, and what else would do instead of `resources`.
     #[serde(default, skip_serializing_if = "Placement::is_default")]
     pub placement: Placement,
+    /// When it counts as hung; `None` is [`Hang::of`] its runner. Not part of the identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hang: Option<Hang>,
 }
 
 impl TrialSpec {
@@ -222,6 +225,30 @@ impl Default for Retries {
     }
 }
 
+/// When a trial that reports no step counts as hung, and what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hang {
+    /// Times the usual time between two reported steps.
+    pub steps: u32,
+    /// No silence that is shorter counts, in milliseconds.
+    pub at_least_ms: u64,
+    /// The attempt ends and counts as a failure of the infrastructure; otherwise it is only told.
+    pub retry: bool,
+}
+
+impl Hang {
+    /// What holds unless the recipe says otherwise. A program may have reasons to be silent that
+    /// nobody here knows; Brine's own training has none.
+    pub fn of(runner: &Runner) -> Self {
+        let retry = match runner {
+            Runner::Train(_) => true,
+            Runner::Command(_) | Runner::Noop => false,
+        };
+        Self { steps: 20, at_least_ms: 300_000, retry }
+    }
+}
+
 /// The devices of one agent that a lease names, by index.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -343,6 +370,7 @@ mod tests {
             time_limit_ms: None,
             checkpoint_every_ms: 60_000,
             placement: Placement::default(),
+            hang: None,
         }
     }
 

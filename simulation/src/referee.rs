@@ -126,7 +126,8 @@ impl Referee {
             }
             Event::AttemptPreempted { trial, attempt, .. }
             | Event::AttemptStarted { trial, attempt }
-            | Event::Measured { trial, attempt, .. } => {
+            | Event::Measured { trial, attempt, .. }
+            | Event::Noticed { trial, attempt, .. } => {
                 self.current(trial, *attempt)?;
             }
             Event::CheckpointSaved { trial, checkpoint } => {

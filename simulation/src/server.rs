@@ -178,6 +178,7 @@ impl World {
                         .into_iter()
                         .map(|(key, checkpoint)| (key.trial, checkpoint))
                         .collect(),
+                    notices: report.notices,
                     assignment_version: report.assignment_version,
                     leaving: report.leaving,
                 };

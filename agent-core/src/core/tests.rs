@@ -229,6 +229,52 @@ fn a_preempted_attempt_saves_its_state_and_is_given_back() {
 }
 
 #[test]
+fn a_trial_that_falls_silent_is_told_and_ended_where_its_recipe_says_so() {
+    for retry in [false, true] {
+        let mut lab = Lab::connected();
+        let mut lease = lease("a", 1, 0);
+        lease.spec.hang = Some(Hang { steps: 5, at_least_ms: 3_000, retry });
+        lab.assign(1, &[lease]);
+        lab.put(Input::Started(key("a", 1)));
+        for step in 0..=10 {
+            let metric = "loss".to_owned();
+            lab.at(step * 100).put(Input::Metric { key: key("a", 1), metric, step, value: 1.0 });
+        }
+        lab.at(3_999).put(Input::Tick).expect(&[]);
+        let stopped = [Effect::Stop(key("a", 1))];
+        lab.at(4_000).put(Input::Tick).expect(if retry { &stopped } else { &[] });
+        assert!(lab.core.report_is_due());
+        let report = lab.report();
+        let (told, notice) = &report.notices[0];
+        assert_eq!((told, notice.kind), (&key("a", 1), proto::NoticeKind::Hang));
+        lab.reply(report.sequence, &[]);
+        assert_eq!(lab.report().notices, [], "told once");
+        lab.put(Input::Exited { key: key("a", 1), end: Some(TrialEnd::Stopped), how: "x".into() });
+        let report = lab.report();
+        let Outcome::Failed { class, message } = &report.ended[0].1 else { panic!("{report:?}") };
+        assert_eq!(*class, FailureClass::Infrastructure);
+        assert_eq!(message.contains("made no step"), retry, "{message}");
+    }
+}
+
+#[test]
+fn a_standstill_of_the_agent_is_nobodys_silence() {
+    let mut lab = Lab::connected();
+    let mut lease = lease("a", 1, 0);
+    lease.spec.hang = Some(Hang { steps: 5, at_least_ms: 3_000, retry: true });
+    lab.assign(1, &[lease]);
+    for step in 0..=10 {
+        let metric = "loss".to_owned();
+        lab.at(step * 100).put(Input::Metric { key: key("a", 1), metric, step, value: 1.0 });
+    }
+    let sequence = lab.report().sequence;
+    // Longer than a term: this process was frozen, and its lease with it.
+    lab.at(1_000 + TTL_MS).reply(sequence, &[]);
+    lab.at(1_001 + TTL_MS).put(Input::Tick);
+    assert!(lab.report().notices.is_empty());
+}
+
+#[test]
 fn members_of_a_gang_run_beside_each_other_on_one_agent() {
     let mut lab = Lab::connected();
     let member = |rank: u32| Lease {
@@ -381,6 +427,7 @@ fn lease(trial: &str, attempt: u32, cpu: u32) -> Lease {
         time_limit_ms: None,
         checkpoint_every_ms: 1_000,
         placement: proto::Placement::default(),
+        hang: None,
     };
     let devices = Devices { cpus: vec![cpu], ..Devices::default() };
     Lease {

@@ -204,6 +204,7 @@ impl Following {
             | Event::AttemptStarted { .. }
             | Event::MemberEnded { .. }
             | Event::Measured { .. }
+            | Event::Noticed { .. }
             | Event::CheckpointSaved { .. }
             | Event::AttemptFailed { .. }
             | Event::TrialEnded { .. } => {}

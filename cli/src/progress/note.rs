@@ -1,7 +1,7 @@
 //! One thing that happened, in one line.
 
 use crate::number;
-use proto::{AgentId, Attempt, ExperimentState, Outcome, TrialId};
+use proto::{AgentId, Attempt, ExperimentState, Notice, Outcome, TrialId};
 use std::fmt;
 
 /// Final metrics that a line names; the table at the end has them all.
@@ -40,6 +40,13 @@ pub(crate) enum Note {
         outcome: Outcome,
         /// Not before this time has passed.
         pause_ms: u64,
+    },
+    /// An agent noticed something about a training.
+    Noticed {
+        /// Whose.
+        trial: TrialName,
+        /// What.
+        notice: Notice,
     },
     /// A trial is over.
     Ended {
@@ -82,6 +89,9 @@ impl fmt::Display for Note {
         match self {
             Self::Planned { count, reason } => {
                 write!(f, "planned {}: {reason}", number::plural(*count, "trial"))
+            }
+            Self::Noticed { trial, notice } => {
+                write!(f, "{trial} {}: {}", notice.kind.word(), notice.text)
             }
             Self::Resumed => f.write_str("the experiment goes on"),
             Self::Started { trial, attempt, agent } => {

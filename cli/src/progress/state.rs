@@ -163,6 +163,9 @@ impl Progress {
                 self.set_phase(trial, Phase::Leased { attempt, agent, live: None });
                 None
             }
+            Event::Noticed { trial, notice, .. } => {
+                Some(Note::Noticed { trial: self.name(trial)?, notice: notice.clone() })
+            }
             Event::AttemptStarted { trial, attempt } => self.start(trial, *attempt),
             Event::CheckpointSaved { .. } => None,
             Event::AttemptFailed { trial, attempt, outcome, retry_at } => {

@@ -3,9 +3,10 @@
 use super::agent::{Held, Strikes};
 use super::schedule::is_same_shape;
 use super::state::{
-    Experiment, FAILED_MAX, FailedAttempt, Lease, Member, Trial, TrialState, Usage,
+    Experiment, FAILED_MAX, FailedAttempt, Lease, Member, Noticed, Trial, TrialState, Usage,
 };
 use super::{AGENTS_MAX, Core};
+use proto::notice::NOTICES_MAX;
 use proto::{
     AgentId, AttemptKey, Event, ExperimentId, ExperimentState, FailureClass, Inputs, Outcome,
     Timestamp, TrialId, TrialSpec,
@@ -68,6 +69,14 @@ impl Core {
                 self.apply_member_ended(key, outcome);
             }
             Event::Measured { trial, rung, value, .. } => self.apply_measured(trial, *rung, *value),
+            Event::Noticed { trial, attempt, notice } => {
+                if let Some(trial) = self.trials.get_mut(trial)
+                    && trial.noticed.len() < NOTICES_MAX
+                {
+                    let (attempt, notice) = (*attempt, notice.clone());
+                    trial.noticed.push(Noticed { attempt, at, notice });
+                }
+            }
             Event::CheckpointSaved { trial, checkpoint } => {
                 if let Some(trial) = self.trials.get_mut(trial) {
                     let known = trial.checkpoint.as_ref().map_or(0, |known| known.step);

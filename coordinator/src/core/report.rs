@@ -2,9 +2,12 @@
 
 use super::agent::{Agent, Capacity};
 use super::decide::Rejection;
-use super::state::{Trial, TrialState};
+use super::state::{Noticed, Trial, TrialState};
 use super::{AGENTS_MAX, BACKOFF_FIRST_MS, BACKOFF_MAX_MS, Core};
-use proto::{AgentId, AttemptKey, Checkpoint, Event, FailureClass, Outcome, Timestamp, TrialId};
+use proto::notice::NOTICES_MAX;
+use proto::{
+    AgentId, AttemptKey, Checkpoint, Event, FailureClass, Notice, Outcome, Timestamp, TrialId,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An agent's session begins.
@@ -39,6 +42,8 @@ pub struct Report {
     pub ended: Vec<(AttemptKey, Outcome)>,
     /// Checkpoints; likewise.
     pub checkpoints: Vec<(TrialId, Checkpoint)>,
+    /// What was noticed about attempts; likewise.
+    pub notices: Vec<(AttemptKey, Notice)>,
     /// The newest assignment it knew.
     pub assignment_version: u64,
     /// It is stopping and must get no further leases.
@@ -189,9 +194,29 @@ impl Core {
                 events.push(Event::CheckpointSaved { trial: id.clone(), checkpoint });
             }
         }
+        events.extend(self.decide_notices(report));
         self.decide_ended(now, report, &mut events, &mut settled);
         events.extend(self.decide_missing(now, agent, report));
         Ok((events, settled))
+    }
+
+    /// Notices that are new. They are told again until a reply is heard.
+    fn decide_notices(&self, report: &Report) -> Vec<Event> {
+        let is_new = |(key, notice): &&(AttemptKey, Notice)| {
+            let Some(trial) = self.trials.get(&key.trial) else { return false };
+            let known = |noticed: &Noticed| {
+                noticed.attempt == key.attempt && noticed.notice == *notice
+            };
+            self.is_current(&report.agent, key)
+                && trial.noticed.len() < NOTICES_MAX
+                && !trial.noticed.iter().any(known)
+        };
+        let event = |(key, notice): &(AttemptKey, Notice)| Event::Noticed {
+            trial: key.trial.clone(),
+            attempt: key.attempt,
+            notice: notice.clone(),
+        };
+        report.notices.iter().filter(is_new).map(event).collect()
     }
 
     fn decide_ended(

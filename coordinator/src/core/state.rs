@@ -3,7 +3,7 @@
 
 use proto::{
     AgentId, Attempt, AttemptKey, Checkpoint, Devices, ExperimentId, ExperimentState, FailureClass,
-    Inputs, Outcome, Timestamp, TrialId, TrialSpec,
+    Inputs, Notice, Outcome, Timestamp, TrialId, TrialSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -102,6 +102,19 @@ pub struct Trial {
     pub measured: Vec<Measured>,
     /// Its last failed attempts, oldest first; at most 8, all are in the journal.
     pub failed: Vec<FailedAttempt>,
+    /// What was noticed about it, oldest first; at most [`proto::notice::NOTICES_MAX`].
+    pub noticed: Vec<Noticed>,
+}
+
+/// What an agent noticed about an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noticed {
+    /// Which.
+    pub attempt: Attempt,
+    /// When it was recorded.
+    pub at: Timestamp,
+    /// What.
+    pub notice: Notice,
 }
 
 /// Failed attempts that are remembered of each trial; all are in the journal.
@@ -233,6 +246,7 @@ impl Trial {
             code_version: String::new(),
             measured: Vec::new(),
             failed: Vec::new(),
+            noticed: Vec::new(),
         }
     }
 

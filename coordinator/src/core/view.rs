@@ -156,6 +156,7 @@ impl Core {
             | Event::AttemptStarted { trial, .. }
             | Event::MemberEnded { trial, .. }
             | Event::Measured { trial, .. }
+            | Event::Noticed { trial, .. }
             | Event::CheckpointSaved { trial, .. }
             | Event::AttemptFailed { trial, .. }
             | Event::TrialEnded { trial, .. } => {

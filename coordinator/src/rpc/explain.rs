@@ -1,7 +1,7 @@
 //! Why a trial waits, or how it came to be where it is.
 
 use super::{Service, clients};
-use crate::core::state::{FailedAttempt, Trial};
+use crate::core::state::{FailedAttempt, Noticed, Trial};
 use crate::core::{Core, Waits};
 use proto::wire::{self, AttemptRef, ExplainReply, ExplainRequest};
 use proto::{AttemptKey, Timestamp, TrialId};
@@ -38,6 +38,7 @@ fn reply(core: &Core, now: Timestamp, id: &TrialId, trial: &Trial) -> ExplainRep
         trial: Some(clients::trial(core, now, id, trial)),
         experiments: core.owners(trial).into_iter().map(Into::into).collect(),
         failed: trial.failed.iter().map(failed).collect(),
+        notices: trial.noticed.iter().map(noticed).collect(),
         checkpoint_json: trial
             .checkpoint
             .as_ref()
@@ -75,6 +76,14 @@ fn wire_shortages(shortages: Vec<crate::core::Shortage>) -> Vec<wire::Shortage> 
         lacks: shortage.lacks,
     };
     shortages.into_iter().map(wire).collect()
+}
+
+fn noticed(noticed: &Noticed) -> wire::KnownNotice {
+    wire::KnownNotice {
+        attempt: noticed.attempt.0,
+        at_ms: noticed.at.0,
+        notice_json: serde_json::to_string(&noticed.notice).unwrap_or_default(),
+    }
 }
 
 fn failed(failed: &FailedAttempt) -> wire::FailedAttempt {

@@ -12,8 +12,8 @@ use proto::wire::{
     METRIC_BATCH_MAX, Reply, Welcome,
 };
 use proto::{
-    AgentId, Attempt, AttemptKey, Checkpoint, FORMAT_VERSION, MetricPoint, Outcome, TrialId,
-    WIRE_VERSION_MIN,
+    AgentId, Attempt, AttemptKey, Checkpoint, FORMAT_VERSION, MetricPoint, Notice, Outcome,
+    TrialId, WIRE_VERSION_MIN,
 };
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -227,12 +227,19 @@ impl Session {
                 serde_json::from_str(&item.checkpoint_json).map_err(bad("checkpoint_json"))?;
             Ok::<_, Status>((trial, checkpoint))
         };
+        let noticed = |item: wire::Noticed| {
+            let key = wire::key(&item.trial, item.attempt, item.rank).map_err(bad("trial"))?;
+            let notice: Notice =
+                serde_json::from_str(&item.notice_json).map_err(bad("notice_json"))?;
+            Ok::<_, Status>((key, Notice::new(notice.kind, notice.step, notice.text)))
+        };
         let report = Report {
             agent: self.agent.clone(),
             session: self.number,
             sequence,
             running,
             ended: report.ended.into_iter().map(ended).collect::<Result<Vec<_>, _>>()?,
+            notices: report.notices.into_iter().map(noticed).collect::<Result<_, _>>()?,
             checkpoints: report.checkpoints.into_iter().map(saved).collect::<Result<_, _>>()?,
             assignment_version: report.assignment_version,
             leaving: report.leaving,

@@ -39,6 +39,7 @@ pub(super) fn spec(seed: u64) -> TrialSpec {
         time_limit_ms: None,
         checkpoint_every_ms: 60_000,
         placement: Placement::default(),
+            hang: None,
     }
 }
 
@@ -189,6 +190,9 @@ impl Lab {
                 format!("member {rank} ended {}/{attempt}", number(trial))
             }
             Event::Measured { trial, rung, .. } => format!("rung {rung} of {}", number(trial)),
+            Event::Noticed { trial, notice, .. } => {
+                format!("noticed of {}: {}", number(trial), notice.text)
+            }
             Event::AttemptStarted { trial, attempt } => {
                 format!("started {}/{attempt}", number(trial))
             }
@@ -391,6 +395,7 @@ impl Lab {
             running: leases.into_iter().map(|key| (key, false)).collect(),
             ended: Vec::new(),
             checkpoints: Vec::new(),
+            notices: Vec::new(),
             assignment_version: 0,
             leaving: self.leaving,
         }
