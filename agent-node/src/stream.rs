@@ -43,7 +43,10 @@ impl MetricBuffer {
             self.dropped = 0;
         }
         let count = self.points.len().min(METRIC_BATCH_MAX);
-        (count > 0).then(|| wire::MetricBatch { points: self.points.drain(..count).collect() })
+        (count > 0).then(|| wire::MetricBatch {
+            points: self.points.drain(..count).collect(),
+            ..wire::MetricBatch::default()
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The connection to a coordinator: the edge where wire messages become domain types.
 
 use crate::error::CliError;
+use crate::series::Shapes;
 use crate::snapshot::Snapshot;
 use proto::wire::coordinator_client::CoordinatorClient;
 use proto::wire::{
@@ -197,7 +198,7 @@ impl Client {
         &mut self,
         trial: &TrialId,
     ) -> Result<Streaming<MetricBatch>, CliError> {
-        let request = MetricsRequest { trial: trial.to_string(), metric: String::new() };
+        let request = MetricsRequest { trial: trial.to_string(), ..MetricsRequest::default() };
         within(self.calls.metrics(request)).await
     }
 
@@ -224,26 +225,22 @@ impl Client {
         within(self.calls.watch(request)).await
     }
 
-    /// The points `[step, value]` of one metric of a trial, in order of the step.
-    pub(crate) async fn metric(
+    /// The shape of a trial's series, or of one of them: each as it is when it has no more points
+    /// than `points_max`.
+    pub(crate) async fn shapes(
         &mut self,
         trial: &TrialId,
-        metric: &str,
-        points_max: usize,
-    ) -> Result<Vec<[f64; 2]>, CliError> {
-        let request = MetricsRequest { trial: trial.to_string(), metric: metric.to_owned() };
+        metric: Option<&str>,
+        points_max: u32,
+    ) -> Result<Shapes, CliError> {
+        let metric = metric.unwrap_or_default().to_owned();
+        let request = MetricsRequest { trial: trial.to_string(), metric, max_points: points_max };
         let mut stream = within(self.calls.metrics(request)).await?;
-        let mut points = std::collections::BTreeMap::new();
+        let mut shapes = Shapes::default();
         while let Some(batch) = stream.message().await? {
-            for point in batch.points {
-                // A later attempt repeats the steps since its checkpoint: one value per step.
-                points.insert(point.step, point.value);
-            }
-            if points.len() >= points_max {
-                break;
-            }
+            shapes.take(batch)?;
         }
-        Ok(points.into_iter().map(|(step, value)| [step as f64, value]).collect())
+        Ok(shapes)
     }
 
     /// The log of an attempt (`None`: the newest), from its start.

@@ -3,7 +3,8 @@
 //! * [`core`]: who runs what; pure.
 //! * `driver`: the one owner of the core; journals, then acknowledges and publishes.
 //! * [`journal`]: what the records look like as bytes.
-//! * [`store`]: where they and the metric series are kept (sled).
+//! * [`metrics`], [`series`]: the metric series, and which of their points are kept and shown.
+//! * [`store`]: where records and series are kept (sled).
 //! * [`blobs`], `logs`: files by content, and what trials printed.
 //! * `published`: records as watchers get them.
 //! * `rpc`: the gRPC service.
@@ -15,8 +16,10 @@ pub mod core;
 mod driver;
 pub mod journal;
 mod logs;
+pub mod metrics;
 mod published;
 mod rpc;
+pub mod series;
 pub mod store;
 
 use crate::blobs::{BlobError, Blobs};

@@ -12,6 +12,16 @@ mod csv;
 mod file;
 mod tensorboard;
 
+/// Points as the text of a CSV file.
+///
+/// # Errors
+/// Never: memory takes every row.
+pub(crate) fn csv_text<'a>(
+    points: impl IntoIterator<Item = &'a proto::wire::MetricPoint>,
+) -> Result<Vec<u8>, CliError> {
+    csv::text(points)
+}
+
 /// Folders that one export makes; TensorBoard reads each of them again and again.
 const FOLDERS_MAX: u32 = 10_000;
 
@@ -80,7 +90,7 @@ pub(crate) async fn export(
         }
         first = first.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
         for trial in &page {
-            let points = one(client, trial, &mut sink).await?;
+            let points = one(client, trial, &mut sink, printer).await?;
             written.trials += u64::from(points > 0);
             written.points += points;
             bar.advance(1);
@@ -93,7 +103,12 @@ pub(crate) async fn export(
 }
 
 /// Writes one trial; the answer is how many points it has.
-async fn one(client: &mut Client, trial: &TrialState, sink: &mut Sink) -> Result<u64, CliError> {
+async fn one(
+    client: &mut Client,
+    trial: &TrialState,
+    sink: &mut Sink,
+    printer: &Printer,
+) -> Result<u64, CliError> {
     if trial.attempts.0 == 0 {
         return Ok(0);
     }
@@ -102,6 +117,9 @@ async fn one(client: &mut Client, trial: &TrialState, sink: &mut Sink) -> Result
     // Made with the first point: a trial without any leaves nothing.
     let mut event_file = None;
     while let Some(batch) = series.message().await? {
+        for note in &batch.notes {
+            printer.warning(&format!("trial {}: {note}", trial.id));
+        }
         for point in &batch.points {
             count += 1;
             match sink {

@@ -3,6 +3,7 @@
 
 mod clients;
 mod explain;
+mod series;
 mod session;
 mod streams;
 
@@ -207,7 +208,7 @@ impl Coordinator for Service {
         &self,
         request: Request<wire::MetricsRequest>,
     ) -> Result<Response<Self::MetricsStream>, Status> {
-        streams::metrics(self.clone(), request.into_inner())
+        series::metrics(self, request.into_inner())
     }
 
     type LogsStream = Answers<wire::LogChunk>;

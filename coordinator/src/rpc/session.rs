@@ -4,7 +4,7 @@
 use super::{ANSWERS_MAX, Answers, Service, bad, reject, stopped};
 use crate::core::{Capacity, Gpu, Join, LeaseView, Point, Report};
 use crate::driver::{LatestWanted, Message};
-use crate::store::METRIC_NAME_BYTES_MAX;
+use crate::metrics::METRIC_NAME_BYTES_MAX;
 use proto::wire::agent_message::Message as FromAgent;
 use proto::wire::coordinator_message::Message as ToAgent;
 use proto::wire::{

@@ -1,4 +1,4 @@
-//! Streams to clients: past and live records, metric series, logs, blobs.
+//! Streams to clients: past and live records, logs, blobs.
 
 use super::{ANSWERS_MAX, Answers, Service, bad, internal};
 use crate::core::Core;
@@ -6,8 +6,8 @@ use crate::published::Published;
 use crate::store::READ_MAX;
 use proto::wire::watch_reply::Message as Watched;
 use proto::wire::{
-    BLOB_CHUNK_BYTES, BlobChunk, CaughtUp, LOG_CHUNK_BYTES, LogChunk, LogsRequest,
-    METRIC_BATCH_MAX, MetricBatch, MetricsRequest, WatchReply, WatchRequest,
+    BLOB_CHUNK_BYTES, BlobChunk, CaughtUp, LOG_CHUNK_BYTES, LogChunk, LogsRequest, MetricBatch,
+    WatchReply, WatchRequest,
 };
 use proto::{Attempt, BlobId, ExperimentId, MetricPoint, TrialId};
 use std::sync::Arc;
@@ -21,11 +21,14 @@ use tonic::{Response, Status};
 /// How often `logs --follow` looks for new text.
 const LOG_POLL: Duration = Duration::from_millis(200);
 
-type Sender<T> = mpsc::Sender<Result<T, Status>>;
+pub(super) type Sender<T> = mpsc::Sender<Result<T, Status>>;
 
 /// Runs `work` beside the call; its answers flow through a bounded channel, and it ends when the
 /// reader goes away or the coordinator stops.
-fn spawn<T, F>(service: &Service, work: impl FnOnce(Sender<T>) -> F) -> Response<Answers<T>>
+pub(super) fn spawn<T, F>(
+    service: &Service,
+    work: impl FnOnce(Sender<T>) -> F,
+) -> Response<Answers<T>>
 where
     T: Send + 'static,
     F: Future<Output = Result<(), Status>> + Send + 'static,
@@ -194,37 +197,9 @@ impl Watching {
         if points.is_empty() {
             return Ok(());
         }
-        let message = Some(Watched::Metrics(MetricBatch { points }));
+        let message = Some(Watched::Metrics(MetricBatch { points, ..MetricBatch::default() }));
         send(&self.sender, WatchReply { message }).await
     }
-}
-
-pub(super) fn metrics(
-    service: Service,
-    request: MetricsRequest,
-) -> Result<Response<Answers<MetricBatch>>, Status> {
-    let trial = TrialId::new(request.trial).map_err(bad("trial"))?;
-    Ok(spawn(&service.clone(), |sender| async move {
-        let read = move || {
-            let mut batch = Vec::new();
-            let mut gone = false;
-            service.store.metrics(&trial, |point| {
-                if gone || !(request.metric.is_empty() || request.metric == point.metric) {
-                    return;
-                }
-                batch.push(point.into());
-                if batch.len() == METRIC_BATCH_MAX {
-                    let points = std::mem::take(&mut batch);
-                    gone = sender.blocking_send(Ok(MetricBatch { points })).is_err();
-                }
-            })?;
-            if !batch.is_empty() && !gone {
-                drop(sender.blocking_send(Ok(MetricBatch { points: batch })));
-            }
-            Ok::<(), crate::store::StoreError>(())
-        };
-        tokio::task::spawn_blocking(read).await.map_err(internal)?.map_err(internal)
-    }))
 }
 
 pub(super) async fn logs(
