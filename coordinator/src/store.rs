@@ -5,6 +5,7 @@
 //! [`Store::append`] returned.
 
 use crate::journal::{self, Chunk, Damage, Log};
+use crate::measures::Measures;
 use crate::metrics::{BadPoint, Metrics, Note, Tree};
 use crate::series::Sample;
 use proto::{FORMAT_VERSION, MetricPoint, Record, TrialId};
@@ -13,6 +14,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Records that one read of the journal returns at most, so that a slow reader holds little.
@@ -94,6 +96,7 @@ pub struct Store {
     db: sled::Db,
     journal: sled::Tree,
     metrics: Metrics<sled::Tree>,
+    measures: Measures,
     /// `journal.end`: the last sequence number that was flushed, as 20 digits.
     mark: File,
     _lock: File,
@@ -131,6 +134,7 @@ impl Store {
             db,
             journal,
             metrics: Metrics::new(points, notes),
+            measures: Measures::default(),
             mark,
             _lock: lock,
             _unlocked: None,
@@ -163,8 +167,25 @@ impl Store {
     ///
     /// # Errors
     /// The disk failed; then nothing of the turn may be acknowledged.
+    #[expect(clippy::disallowed_methods, reason = "how long a disk takes decides nothing")]
     pub fn append(&self, records: &[Record]) -> Result<(), StoreError> {
-        journal::append(self, records).map_err(|error| self.in_folder(error))
+        let start = Instant::now();
+        journal::append(self, records).map_err(|error| self.in_folder(error))?;
+        self.measures.appended(records, start.elapsed());
+        Ok(())
+    }
+
+    /// What is counted of this folder and its coordinator since the start.
+    pub(crate) fn measures(&self) -> &Measures {
+        &self.measures
+    }
+
+    /// Bytes of journal and series on disk.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) fn disk_bytes(&self) -> Result<u64, StoreError> {
+        self.db.size_on_disk().map_err(|source| sled_error(&self.folder, source))
     }
 
     fn in_folder(&self, error: LogError) -> StoreError {
@@ -285,12 +306,14 @@ impl Log for Store {
 
     fn append(&self, chunks: Vec<Chunk>, last: u64) -> Result<(), LogError> {
         let mut batch = sled::Batch::default();
+        let bytes: usize = chunks.iter().map(|(_, chunk)| chunk.len()).sum();
         for (first, chunk) in chunks {
             batch.insert(&first.to_be_bytes(), chunk);
         }
         let sled = |source| sled_error(&self.folder, source);
         self.journal.apply_batch(batch).map_err(sled)?;
         self.journal.flush().map_err(sled)?;
+        self.measures.wrote(bytes as u64);
         // Written after the flush and not synced itself: it must never be ahead of the journal.
         let mark = format!("{last:020}\n");
         let written = self.mark.write_all_at(mark.as_bytes(), 0);

@@ -35,6 +35,7 @@ fn options(folder: &Path) -> Options {
         token: TOKEN.to_owned(),
         lease_ttl_ms: 2_000,
         heartbeat_ms: 500,
+        metrics_listen: None,
     }
 }
 

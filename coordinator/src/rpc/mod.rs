@@ -2,7 +2,9 @@
 //! Nothing is decided here.
 
 mod clients;
+pub(crate) mod counted;
 mod explain;
+pub(crate) mod scrape;
 mod series;
 mod session;
 mod streams;
