@@ -10,7 +10,7 @@ use proto::wire::{
     InfoRequest, LogChunk, LogsRequest, MESSAGE_BYTES_MAX, MetricBatch, MetricsRequest,
     SubmitRequest, WatchReply, WatchRequest,
 };
-use proto::{Attempt, BlobRef, ExperimentId, FORMAT_VERSION, Inputs, TrialId, WIRE_VERSION_MIN};
+use proto::{AttemptKey, BlobRef, ExperimentId, FORMAT_VERSION, Inputs, TrialId, WIRE_VERSION_MIN};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
@@ -202,6 +202,16 @@ impl Client {
         within(self.calls.metrics(request)).await
     }
 
+    /// The same of all members of a gang, rank 0 first.
+    pub(crate) async fn series_of_all_ranks(
+        &mut self,
+        trial: &TrialId,
+    ) -> Result<Streaming<MetricBatch>, CliError> {
+        let trial = trial.to_string();
+        let request = MetricsRequest { trial, all_ranks: true, ..MetricsRequest::default() };
+        within(self.calls.metrics(request)).await
+    }
+
     /// The live metric points of all experiments, and no records.
     pub(crate) async fn watch_metrics(&mut self) -> Result<Streaming<WatchReply>, CliError> {
         let request =
@@ -225,16 +235,22 @@ impl Client {
         within(self.calls.watch(request)).await
     }
 
-    /// The shape of a trial's series, or of one of them: each as it is when it has no more points
-    /// than `points_max`.
+    /// The shape of a trial's series, or of one of them, of one member or (`None`) of all: each as
+    /// it is when it has no more points than `points_max`.
     pub(crate) async fn shapes(
         &mut self,
         trial: &TrialId,
+        rank: Option<u32>,
         metric: Option<&str>,
         points_max: u32,
     ) -> Result<Shapes, CliError> {
-        let metric = metric.unwrap_or_default().to_owned();
-        let request = MetricsRequest { trial: trial.to_string(), metric, max_points: points_max };
+        let request = MetricsRequest {
+            trial: trial.to_string(),
+            metric: metric.unwrap_or_default().to_owned(),
+            max_points: points_max,
+            rank: rank.unwrap_or_default(),
+            all_ranks: rank.is_none(),
+        };
         let mut stream = within(self.calls.metrics(request)).await?;
         let mut shapes = Shapes::default();
         while let Some(batch) = stream.message().await? {
@@ -243,18 +259,14 @@ impl Client {
         Ok(shapes)
     }
 
-    /// The log of an attempt (`None`: the newest), from its start.
+    /// The log of a member's attempt, from its start.
     pub(crate) async fn logs(
         &mut self,
-        trial: &TrialId,
-        attempt: Option<Attempt>,
+        key: &AttemptKey,
         follow: bool,
     ) -> Result<Streaming<LogChunk>, CliError> {
-        let request = LogsRequest {
-            trial: trial.to_string(),
-            attempt: attempt.map_or(0, |attempt| attempt.0),
-            follow,
-        };
+        let (trial, attempt, rank) = (key.trial.to_string(), key.attempt.0, key.rank);
+        let request = LogsRequest { trial, attempt, follow, rank };
         within(self.calls.logs(request)).await
     }
 }

@@ -50,7 +50,8 @@ impl Findings {
                 continue;
             };
             let per_step = f64::from(spec.batch) * f64::from(spec.model.sequence);
-            let shapes = client.shapes(&trial.id, Some(CURVE_METRIC), CURVE_POINTS_MAX).await?;
+            let shapes =
+                client.shapes(&trial.id, Some(0), Some(CURVE_METRIC), CURVE_POINTS_MAX).await?;
             let points = shapes.series.iter().flat_map(|series| &series.points);
             let points: Vec<[f64; 2]> =
                 points.map(|point| [(point.step as f64 + 1.0) * per_step, point.value]).collect();

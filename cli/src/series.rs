@@ -28,6 +28,8 @@ pub(crate) struct Shapes {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Series {
     pub(crate) metric: String,
+    /// Of a gang's member; 0 for any other trial.
+    pub(crate) rank: u32,
     /// Points that the coordinator has of it.
     pub(crate) stored: u64,
     /// Its first, last, smallest and largest points among them, by ascending step.
@@ -48,9 +50,10 @@ impl Shapes {
                 .hint("`brine export` writes series of any length into files"));
         }
         for point in batch.points {
-            if self.series.last().is_none_or(|series| series.metric != point.metric) {
-                let metric = point.metric.clone();
-                self.series.push(Series { metric, ..Series::default() });
+            let of = (point.rank, &point.metric);
+            if self.series.last().is_none_or(|series| (series.rank, &series.metric) != of) {
+                let (metric, rank) = (point.metric.clone(), point.rank);
+                self.series.push(Series { metric, rank, ..Series::default() });
             }
             if let Some(series) = self.series.last_mut() {
                 series.points.push(point);
@@ -61,9 +64,11 @@ impl Shapes {
         Ok(())
     }
 
-    /// A row for each series.
+    /// A row for each series; a gang's begin with the rank.
     pub(crate) fn table(&self) -> Table {
-        let mut table = Table::new(&[
+        let is_gang = self.series.iter().any(|series| series.rank > 0);
+        let columns = [
+            ("rank", Align::Right),
             ("metric", Align::Left),
             ("points", Align::Right),
             ("last step", Align::Right),
@@ -72,7 +77,9 @@ impl Shapes {
             ("min", Align::Right),
             ("max", Align::Right),
             ("course", Align::Left),
-        ]);
+        ];
+        let left_out = usize::from(!is_gang);
+        let mut table = Table::new(&columns[left_out..]);
         for series in &self.series {
             let ends =
                 [series.points.first(), series.points.last()].map(|end| end.map(|p| p.value));
@@ -81,7 +88,9 @@ impl Shapes {
                 .map(|value| value.map_or_else(String::new, number::short));
             let step = series.points.last().map_or(0, |point| point.step).to_string();
             let (name, stored) = (printable(&series.metric), series.stored.to_string());
-            table.row([name, stored, step, first, last, min, max, series.course(COURSE_COLUMNS)]);
+            let (rank, course) = (series.rank.to_string(), series.course(COURSE_COLUMNS));
+            let cells = [rank, name, stored, step, first, last, min, max, course];
+            table.row(cells.into_iter().skip(left_out));
         }
         table.cut(&["metric"])
     }
@@ -96,6 +105,7 @@ impl Shapes {
         let series = |series: &Series| {
             json!({
                 "metric": series.metric,
+                "rank": series.rank,
                 "stored": series.stored,
                 "points": series.points.iter().map(point).collect::<Vec<_>>(),
             })
@@ -173,7 +183,7 @@ mod tests {
             ..MetricPoint::default()
         };
         let points = values.iter().map(point).collect();
-        Series { metric: "loss".into(), stored: values.len() as u64, points }
+        Series { metric: "loss".into(), rank: 0, stored: values.len() as u64, points }
     }
 
     #[track_caller]
@@ -204,7 +214,7 @@ mod tests {
         };
         let mut shapes = Shapes::default();
         let points = vec![point("loss", 0, 4.0), point("loss", 9, 1.5), point("loss", 10, 2.0)];
-        let of = Some(wire::Series { metric: "loss".into(), points: 5_000 });
+        let of = Some(wire::Series { metric: "loss".into(), points: 5_000, rank: 0 });
         shapes.take(MetricBatch { points, series: of, notes: vec!["n".into()] }).unwrap();
         let points = vec![point("a\u{1b}[m", 3, f64::NAN)];
         shapes.take(MetricBatch { points, ..MetricBatch::default() }).unwrap();
@@ -217,6 +227,18 @@ mod tests {
             (&json["series"][1]["points"][0]["value"], &json["notes"][0]),
             (&"NaN".into(), &"n".into())
         );
+    }
+
+    #[test]
+    fn members_of_a_gang_have_rows_of_their_own() {
+        let point = |rank, value| MetricPoint { rank, value, ..MetricPoint::default() };
+        let mut shapes = Shapes::default();
+        let points = vec![point(0, 1.0), point(1, 2.0), point(1, 3.0)];
+        shapes.take(MetricBatch { points, ..MetricBatch::default() }).unwrap();
+        let text = shapes.table().render_within(None);
+        let ranks: Vec<_> = text.lines().map(|l| l.split_whitespace().next().unwrap()).collect();
+        assert_eq!(ranks, ["rank", "0", "1"]);
+        assert_eq!(shapes.series[1].points.len(), 2);
     }
 
     #[test]

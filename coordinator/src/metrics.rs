@@ -2,8 +2,10 @@
 //! keeps the bytes is a [`Tree`]: sled in production.
 //!
 //! A point's key is trial, 0, metric, 0, step (u64), attempt (u32), numbers big endian; its value
-//! the bits of the number. Metric names hold no 0, so the order is by metric, then by step. A
-//! second tree, keyed alike, has notes on what is not kept.
+//! the bits of the number. Metric names hold no 0, so the order is by metric, then by step. Points
+//! of a gang's other members have 1 and the rank (u32) instead of the first 0, so that what was
+//! stored before members had series means what it meant. A second tree, keyed alike, has notes on
+//! what is not kept.
 //!
 //! A series has one point a step: that of the newest attempt. An attempt that goes on from a
 //! checkpoint overwrites the steps it repeats. A series that grows beyond [`POINTS_MAX`] is thinned
@@ -16,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Longest metric name in bytes.
 pub const METRIC_NAME_BYTES_MAX: usize = 128;
-/// Metrics of one trial. More is a name made of changing numbers, which nobody can look at.
+/// Metrics of one trial, and of each member of a gang. More is a name made of changing numbers, which nobody can look at.
 pub const NAMES_MAX: usize = 1_000;
 /// Trials whose points are taken in at the same time.
 const SHARDS: usize = 16;
@@ -75,10 +77,13 @@ pub enum Note {
 pub(crate) struct Metrics<T> {
     points: T,
     notes: T,
-    shards: [Mutex<BTreeMap<TrialId, Known>>; SHARDS],
+    shards: [Mutex<BTreeMap<Member, Known>>; SHARDS],
 }
 
-/// What is known of the series of a trial.
+/// Whose series: a trial and the rank of its process.
+type Member = (TrialId, u32);
+
+/// What is known of the series of a member.
 struct Known {
     /// `None`: on the disk, and not counted yet.
     series: BTreeMap<String, Option<Count>>,
@@ -97,42 +102,65 @@ impl<T: Tree> Metrics<T> {
         Self { points, notes, shards: Default::default() }
     }
 
-    /// Stores points. Those of one trial are taken in one batch after the other.
+    /// Stores points. Those of one member are taken in one batch after the other.
     pub(crate) fn put(&self, points: &[MetricPoint]) -> Result<(), T::Error> {
-        let mut by_trial: BTreeMap<&TrialId, Vec<&MetricPoint>> = BTreeMap::new();
+        let mut by_member: BTreeMap<Member, Vec<&MetricPoint>> = BTreeMap::new();
         for point in points {
-            by_trial.entry(&point.trial).or_default().push(point);
+            by_member.entry((point.trial.clone(), point.rank)).or_default().push(point);
         }
-        for (trial, points) in by_trial {
-            let mut shard = self.shard(trial);
-            let known = match shard.remove(trial) {
+        for (member, points) in by_member {
+            let mut shard = self.shard(&member.0);
+            let known = match shard.remove(&member) {
                 Some(known) => known,
-                None => self.known(trial)?,
+                None => self.known(&member)?,
             };
             if shard.len() >= REMEMBERED_MAX {
                 shard.clear();
             }
             // After a failure nothing is known: the disk is asked again.
-            let mut taking = Taking { metrics: self, trial, known, pending: Vec::new() };
+            let mut taking = Taking { metrics: self, member: &member, known, pending: Vec::new() };
             points.into_iter().try_for_each(|point| taking.take(point))?;
             taking.flush()?;
-            shard.insert(trial.clone(), taking.known);
+            let known = taking.known;
+            shard.insert(member, known);
         }
         Ok(())
     }
 
-    /// Calls `each` with the points of a trial, or of one metric of it, ordered by metric and step.
+    /// The ranks that have series, ascending: one look at the disk for each.
+    pub(crate) fn ranks(&self, trial: &TrialId) -> Result<Vec<u32>, T::Error> {
+        let leader = member_key(trial, 0);
+        let mut ranks = Vec::new();
+        if self.points.range(&leader, &after(&leader)).next().transpose()?.is_some() {
+            ranks.push(0);
+        }
+        let (mut from, name_at) = (after(&leader), trial.as_str().len() + 1);
+        let end = after(&from);
+        loop {
+            let next = self.points.range(&from, &end).next();
+            let Some(entry) = next else { break };
+            let (key, _) = entry?;
+            let rank = key.as_ref().get(name_at..name_at + size_of::<u32>()).ok_or(BadPoint)?;
+            let rank = u32::from_be_bytes(rank.try_into().map_err(|_| BadPoint)?);
+            ranks.push(rank);
+            from = after(&member_key(trial, rank));
+        }
+        Ok(ranks)
+    }
+
+    /// Calls `each` with the points of a member, or of one metric of it, ordered by metric and step.
     pub(crate) fn read(
         &self,
         trial: &TrialId,
+        rank: u32,
         metric: Option<&str>,
         mut each: impl FnMut(&str, Sample),
     ) -> Result<(), T::Error> {
         let from = match metric {
-            Some(metric) => series_key(trial, metric),
-            None => trial_key(trial),
+            Some(metric) => series_key(trial, rank, metric),
+            None => member_key(trial, rank),
         };
-        let name_at = trial_key(trial).len();
+        let name_at = member_key(trial, rank).len();
         // Before the first version that removes them, points of older attempts stay at a step.
         let mut held: Option<(String, Sample)> = None;
         for entry in self.points.range(&from, &after(&from)) {
@@ -159,10 +187,10 @@ impl<T: Tree> Metrics<T> {
         Ok(())
     }
 
-    /// What is not kept of a trial's metrics.
-    pub(crate) fn notes(&self, trial: &TrialId) -> Result<Vec<Note>, T::Error> {
+    /// What is not kept of a member's metrics.
+    pub(crate) fn notes(&self, trial: &TrialId, rank: u32) -> Result<Vec<Note>, T::Error> {
         let mut notes = Vec::new();
-        let from = trial_key(trial);
+        let from = member_key(trial, rank);
         for entry in self.notes.range(&from, &after(&from)) {
             let (key, value) = entry?;
             let rest = key.as_ref().get(from.len()..).ok_or(BadPoint)?;
@@ -179,16 +207,16 @@ impl<T: Tree> Metrics<T> {
         Ok(notes)
     }
 
-    fn shard(&self, trial: &TrialId) -> MutexGuard<'_, BTreeMap<TrialId, Known>> {
+    fn shard(&self, trial: &TrialId) -> MutexGuard<'_, BTreeMap<Member, Known>> {
         // The last digit of a hash: as good as any.
         let place = trial.as_str().bytes().last().map_or(0, usize::from) % SHARDS;
         self.shards[place].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The names of a trial's series: one look at the disk for each.
-    fn known(&self, trial: &TrialId) -> Result<Known, T::Error> {
+    /// The names of a member's series: one look at the disk for each.
+    fn known(&self, (trial, rank): &Member) -> Result<Known, T::Error> {
         let mut series = BTreeMap::new();
-        let mut from = trial_key(trial);
+        let mut from = member_key(trial, *rank);
         let (name_at, end) = (from.len(), after(&from));
         loop {
             let next = self.points.range(&from, &end).next();
@@ -196,18 +224,18 @@ impl<T: Tree> Metrics<T> {
             let (key, value) = entry?;
             let key = key.as_ref().get(name_at..).ok_or(BadPoint)?;
             let (metric, _) = parse(key, value.as_ref()).ok_or(BadPoint)?;
-            from = after(&series_key(trial, metric));
+            from = after(&series_key(trial, *rank, metric));
             series.insert(metric.to_owned(), None);
         }
-        let refused = refused_key(trial);
+        let refused = refused_key(trial, *rank);
         let first = self.notes.range(&refused, &end).next().transpose()?;
         let has_refused = first.is_some_and(|(key, _)| key.as_ref() == refused);
         Ok(Known { series, has_refused })
     }
 
-    fn count(&self, trial: &TrialId, metric: &str) -> Result<Count, T::Error> {
+    fn count(&self, (trial, rank): &Member, metric: &str) -> Result<Count, T::Error> {
         let mut count = Count { points: 0, last_step: 0 };
-        self.read(trial, Some(metric), |_, sample| {
+        self.read(trial, *rank, Some(metric), |_, sample| {
             count.points += 1;
             count.last_step = sample.step;
         })?;
@@ -215,10 +243,10 @@ impl<T: Tree> Metrics<T> {
     }
 }
 
-/// A batch of one trial's points on its way.
+/// A batch of one member's points on its way.
 struct Taking<'a, T> {
     metrics: &'a Metrics<T>,
-    trial: &'a TrialId,
+    member: &'a Member,
     known: Known,
     /// Points at steps that were not there.
     pending: Vec<(Vec<u8>, Option<Vec<u8>>)>,
@@ -243,9 +271,10 @@ impl<T: Tree> Taking<'_, T> {
 
     /// The count of a series; `None` when there is no place for another one.
     fn count_of(&mut self, metric: &str) -> Result<Option<Count>, T::Error> {
+        let (trial, rank) = self.member;
         match self.known.series.get(metric) {
             Some(Some(count)) => Ok(Some(*count)),
-            Some(None) => self.metrics.count(self.trial, metric).map(Some),
+            Some(None) => self.metrics.count(self.member, metric).map(Some),
             None if self.known.series.len() < NAMES_MAX => {
                 Ok(Some(Count { points: 0, last_step: 0 }))
             }
@@ -253,8 +282,9 @@ impl<T: Tree> Taking<'_, T> {
                 if !self.known.has_refused {
                     self.known.has_refused = true;
                     let note = metric.as_bytes().to_vec();
-                    self.metrics.notes.write(vec![(refused_key(self.trial), Some(note))])?;
-                    tracing::warn!(trial = %self.trial, metric, "the trial has too many metrics");
+                    let key = refused_key(trial, *rank);
+                    self.metrics.notes.write(vec![(key, Some(note))])?;
+                    tracing::warn!(%trial, rank, metric, "the trial has too many metrics");
                 }
                 Ok(None)
             }
@@ -298,21 +328,22 @@ impl<T: Tree> Taking<'_, T> {
 
     /// Thins a series on the disk; answers how many points it has then.
     fn thin(&mut self, metric: &str) -> Result<usize, T::Error> {
+        let (trial, rank) = self.member;
         let mut all = Vec::with_capacity(POINTS_MAX + 1);
-        self.metrics.read(self.trial, Some(metric), |_, sample| all.push(sample))?;
+        self.metrics.read(trial, *rank, Some(metric), |_, sample| all.push(sample))?;
         let kept = thin(all.clone());
         let removed = (all.len() - kept.len()) as u64;
         if removed == 0 {
             return Ok(kept.len());
         }
-        let key = series_key(self.trial, metric);
+        let key = series_key(trial, *rank, metric);
         // Noted first: after a crash in between it says too much, not too little.
         self.note_thinned(&key, metric, removed)?;
         let mut stay = kept.iter().map(|sample| sample.step).peekable();
         let mut gone = Vec::new();
         for entry in self.metrics.points.range(&key, &after(&key)) {
             let (point, value) = entry?;
-            let rest = point.as_ref().get(trial_key(self.trial).len()..).ok_or(BadPoint)?;
+            let rest = point.as_ref().get(member_key(trial, *rank).len()..).ok_or(BadPoint)?;
             let (_, sample) = parse(rest, value.as_ref()).ok_or(BadPoint)?;
             while stay.next_if(|step| *step < sample.step).is_some() {}
             if stay.peek() != Some(&sample.step) {
@@ -330,7 +361,8 @@ impl<T: Tree> Taking<'_, T> {
                 u64::from_le_bytes(value.as_ref().try_into().map_err(|_| BadPoint)?)
             }
             None => {
-                tracing::warn!(trial = %self.trial, metric, "a long series was thinned");
+                let (trial, rank) = self.member;
+                tracing::warn!(%trial, rank, metric, "a long series was thinned");
                 0
             }
         };
@@ -339,26 +371,31 @@ impl<T: Tree> Taking<'_, T> {
     }
 }
 
-fn trial_key(trial: &TrialId) -> Vec<u8> {
+fn member_key(trial: &TrialId, rank: u32) -> Vec<u8> {
     let mut key = trial.as_str().as_bytes().to_vec();
-    key.push(0);
+    if rank == 0 {
+        key.push(0);
+    } else {
+        key.push(1);
+        key.extend_from_slice(&rank.to_be_bytes());
+    }
     key
 }
 
-fn series_key(trial: &TrialId, metric: &str) -> Vec<u8> {
-    let mut key = trial_key(trial);
+fn series_key(trial: &TrialId, rank: u32, metric: &str) -> Vec<u8> {
+    let mut key = member_key(trial, rank);
     key.extend_from_slice(metric.as_bytes());
     key.push(0);
     key
 }
 
 /// Of the note that metrics found no place: before those of series, which all have names.
-fn refused_key(trial: &TrialId) -> Vec<u8> {
-    trial_key(trial)
+fn refused_key(trial: &TrialId, rank: u32) -> Vec<u8> {
+    member_key(trial, rank)
 }
 
 fn point_key(point: &MetricPoint) -> Vec<u8> {
-    let mut key = series_key(&point.trial, &point.metric);
+    let mut key = series_key(&point.trial, point.rank, &point.metric);
     key.extend_from_slice(&point.step.to_be_bytes());
     key.extend_from_slice(&point.attempt.0.to_be_bytes());
     key
@@ -374,7 +411,7 @@ fn after(prefix: &[u8]) -> Vec<u8> {
     end
 }
 
-/// A point from its key behind the trial.
+/// A point from its key behind the member.
 fn parse<'a>(rest: &'a [u8], value: &[u8]) -> Option<(&'a str, Sample)> {
     let (name, numbers) = rest.split_at_checked(rest.len().checked_sub(13)?)?;
     let (step, attempt) = numbers.get(1..)?.split_at_checked(8)?;

@@ -209,26 +209,35 @@ impl Store {
         self.metrics.put(points).map_err(|error| self.of_metrics(error))
     }
 
-    /// Calls `each` with the series of a trial, or with one of them, ordered by metric and step; of
-    /// several attempts at one step the newest counts.
+    /// The ranks of a trial's processes that have series, ascending.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn metric_ranks(&self, trial: &TrialId) -> Result<Vec<u32>, StoreError> {
+        self.metrics.ranks(trial).map_err(|error| self.of_metrics(error))
+    }
+
+    /// Calls `each` with the series of a trial's process, or with one of them, ordered by metric and
+    /// step; of several attempts at one step the newest counts.
     ///
     /// # Errors
     /// The disk failed.
     pub fn metrics(
         &self,
         trial: &TrialId,
+        rank: u32,
         metric: Option<&str>,
         each: impl FnMut(&str, Sample),
     ) -> Result<(), StoreError> {
-        self.metrics.read(trial, metric, each).map_err(|error| self.of_metrics(error))
+        self.metrics.read(trial, rank, metric, each).map_err(|error| self.of_metrics(error))
     }
 
-    /// What is not kept of a trial's metrics.
+    /// What is not kept of the metrics of a trial's process.
     ///
     /// # Errors
     /// The disk failed.
-    pub fn metric_notes(&self, trial: &TrialId) -> Result<Vec<Note>, StoreError> {
-        self.metrics.notes(trial).map_err(|error| self.of_metrics(error))
+    pub fn metric_notes(&self, trial: &TrialId, rank: u32) -> Result<Vec<Note>, StoreError> {
+        self.metrics.notes(trial, rank).map_err(|error| self.of_metrics(error))
     }
 
     fn of_metrics(&self, error: TreeError) -> StoreError {

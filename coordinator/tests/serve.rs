@@ -239,6 +239,7 @@ async fn metrics_are_stored_and_read_back() {
         metric: "loss".to_owned(),
         step,
         value,
+        rank: 0,
     };
     let points = (0..3_000).map(|step| point(step, step as f64)).collect();
     agent.say(FromAgent::Metrics(MetricBatch { points, ..MetricBatch::default() })).await;
@@ -248,6 +249,7 @@ async fn metrics_are_stored_and_read_back() {
         trial: lease.trial.clone(),
         metric: "loss".to_owned(),
         max_points,
+        ..MetricsRequest::default()
     };
     let mut stream = client.metrics(request(0)).await.unwrap().into_inner();
     let mut steps = Vec::new();
@@ -259,7 +261,7 @@ async fn metrics_are_stored_and_read_back() {
     let mut stream = client.metrics(request(8)).await.unwrap().into_inner();
     let batch = stream.message().await.unwrap().unwrap();
     assert_eq!(batch.points.iter().map(|p| p.step).collect::<Vec<_>>(), [0, 1_499, 1_500, 2_999]);
-    assert_eq!(batch.series, Some(Series { metric: "loss".to_owned(), points: 3_000 }));
+    assert_eq!(batch.series, Some(Series { metric: "loss".to_owned(), points: 3_000, rank: 0 }));
     assert_eq!(stream.message().await.unwrap(), None);
     let mut stream = client.metrics(request(3_000)).await.unwrap().into_inner();
     assert_eq!(stream.message().await.unwrap().unwrap().points.len(), 3_000);

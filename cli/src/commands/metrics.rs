@@ -28,6 +28,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     metric: Option<String>,
 
+    /// Only this member of a gang, from 0 [default: all]
+    #[arg(long, value_name = "N")]
+    rank: Option<u32>,
+
     /// Most points of each series
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(POINTS_MIN..=POINTS_MAX))]
     points: u32,
@@ -59,7 +63,7 @@ async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Re
     let client = &mut connection.client;
     let explained = Explanation::parse(client.explain(&args.trial).await?)?;
     let trial = explained.id();
-    let shapes = client.shapes(trial, args.metric.as_deref(), args.points).await?;
+    let shapes = client.shapes(trial, args.rank, args.metric.as_deref(), args.points).await?;
     for note in &shapes.notes {
         printer.warning(note);
     }
@@ -76,8 +80,9 @@ async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Re
 }
 
 fn csv(shapes: &Shapes, printer: &Printer) -> Result<(), CliError> {
+    let is_gang = shapes.series.iter().any(|series| series.rank > 0);
     let points = shapes.series.iter().flat_map(|series| &series.points);
-    printer.bytes(&export::csv_text(points)?)
+    printer.bytes(&export::csv_text(points, is_gang)?)
 }
 
 /// Says that there is no series, and which there are.
@@ -92,7 +97,7 @@ async fn nothing(
         return Ok(());
     };
     let error = CliError::user(format!("trial {trial} has no metric {metric:?}"));
-    let known = client.shapes(trial, None, POINTS_MIN as u32).await?;
+    let known = client.shapes(trial, args.rank, None, POINTS_MIN as u32).await?;
     let names: Vec<&str> = known.series.iter().map(|s| s.metric.as_str()).take(20).collect();
     Err(match names.as_slice() {
         [] => error.hint("it has reported none"),

@@ -62,7 +62,7 @@ fn trial() -> TrialId {
 
 fn point(attempt: u32, metric: &str, step: u64, value: f64) -> MetricPoint {
     let (trial, attempt, metric) = (trial(), Attempt(attempt), metric.to_owned());
-    MetricPoint { trial, attempt, metric, step, value }
+    MetricPoint { trial, attempt, rank: 0, metric, step, value }
 }
 
 fn loss(attempt: u32, steps: impl Iterator<Item = u64>) -> Vec<MetricPoint> {
@@ -71,7 +71,7 @@ fn loss(attempt: u32, steps: impl Iterator<Item = u64>) -> Vec<MetricPoint> {
 
 fn all(metrics: &Metrics<Memory>, metric: Option<&str>) -> Vec<(String, Sample)> {
     let mut seen = Vec::new();
-    metrics.read(&trial(), metric, |name, sample| seen.push((name.to_owned(), sample))).unwrap();
+    metrics.read(&trial(), 0, metric, |name, sample| seen.push((name.to_owned(), sample))).unwrap();
     seen
 }
 
@@ -103,7 +103,7 @@ fn of_several_attempts_at_one_step_the_newest_counts_and_is_the_only_one_stored(
     assert_eq!(seen, expected.map(|(name, step, value)| (name.to_owned(), step, value)));
     assert_eq!(stored(&metrics), 4);
     assert_eq!(all(&metrics, Some("loss")).len(), 3);
-    assert_eq!(metrics.notes(&trial()).unwrap(), []);
+    assert_eq!(metrics.notes(&trial(), 0).unwrap(), []);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn what_is_kept_of_a_long_series_does_not_depend_on_batches_and_restarts() {
     let gone = (points.len() - kept.len()) as u64;
     let note = Note::Thinned { metric: "loss".to_owned(), points: gone };
     for metrics in [whole, cut] {
-        assert_eq!(metrics.notes(&trial()).unwrap(), std::slice::from_ref(&note));
+        assert_eq!(metrics.notes(&trial(), 0).unwrap(), std::slice::from_ref(&note));
     }
 }
 
@@ -181,12 +181,28 @@ fn names_beyond_the_limit_are_refused_and_that_is_noted_once() {
         range.map(|number| point(1, &format!("m{number:05}"), 1, 0.0)).collect()
     };
     metrics.put(&names(0..NAMES_MAX)).unwrap();
-    assert_eq!(metrics.notes(&trial()).unwrap(), []);
+    assert_eq!(metrics.notes(&trial(), 0).unwrap(), []);
     metrics.put(&names(NAMES_MAX..NAMES_MAX + 3)).unwrap();
     let metrics = restarted(metrics);
     metrics.put(&names(0..NAMES_MAX + 9)).unwrap();
     assert_eq!(stored(&metrics), NAMES_MAX);
-    let notes = metrics.notes(&trial()).unwrap();
+    let notes = metrics.notes(&trial(), 0).unwrap();
     assert_eq!(notes, [Note::Refused { metric: format!("m{NAMES_MAX:05}") }]);
     assert!(notes[0].to_string().contains("at most 1000 metrics"), "{}", notes[0]);
+}
+
+#[test]
+fn members_of_a_gang_have_series_of_their_own() {
+    let metrics = metrics();
+    let of = |rank, step| MetricPoint { rank, ..point(1, "loss", step, f64::from(rank)) };
+    let given = [(0, 1), (1, 1), (255, 2), (256, 1), (1, 0), (511, 3)].map(|(r, s)| of(r, s));
+    metrics.put(&given).unwrap();
+    assert_eq!(all(&metrics, None).len(), 1, "rank 0 alone");
+    assert_eq!(metrics.ranks(&trial()).unwrap(), [0, 1, 255, 256, 511]);
+    let metrics = restarted(metrics);
+    metrics.put(&[MetricPoint { attempt: Attempt(2), value: 7.0, ..of(1, 1) }]).unwrap();
+    let mut seen = Vec::new();
+    metrics.read(&trial(), 1, None, |_, sample| seen.push((sample.step, sample.value))).unwrap();
+    assert_eq!(seen, [(0, 1.0), (1, 7.0)]);
+    assert_eq!((stored(&metrics), metrics.ranks(&trial()).unwrap().len()), (6, 5));
 }

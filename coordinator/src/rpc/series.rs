@@ -2,6 +2,7 @@
 
 use super::streams::{Sender, spawn};
 use super::{Answers, Service, bad, internal};
+use crate::metrics::Note;
 use crate::series::{POINTS_MAX, SHAPE_MIN, Sample, shape, thin};
 use crate::store::{Store, StoreError};
 use proto::TrialId;
@@ -27,12 +28,18 @@ pub(super) fn metrics(
     Ok(spawn(service, |sender| async move {
         let read = move || {
             let metric = Some(request.metric.as_str()).filter(|metric| !metric.is_empty());
-            let mut answer = Answer { trial, sender, is_gone: false };
-            answer.notes(&store)?;
-            match most {
-                0 => answer.all(&store, metric),
-                most => answer.shapes(&store, metric, most),
+            let ranks =
+                if request.all_ranks { store.metric_ranks(&trial)? } else { vec![request.rank] };
+            let mut answer = Answer { trial, rank: 0, sender, is_gone: false };
+            for rank in ranks {
+                answer.rank = rank;
+                answer.notes(&store)?;
+                match most {
+                    0 => answer.all(&store, metric)?,
+                    most => answer.shapes(&store, metric, most)?,
+                }
             }
+            Ok::<(), StoreError>(())
         };
         tokio::task::spawn_blocking(read).await.map_err(internal)?.map_err(internal)
     }))
@@ -41,6 +48,8 @@ pub(super) fn metrics(
 /// An answer on its way, from a thread that may wait for the disk and for the reader.
 struct Answer {
     trial: TrialId,
+    /// The member whose series go out.
+    rank: u32,
     sender: Sender<MetricBatch>,
     /// Nobody reads it any longer.
     is_gone: bool,
@@ -48,18 +57,22 @@ struct Answer {
 
 impl Answer {
     fn notes(&mut self, store: &Store) -> Result<(), StoreError> {
-        let notes = store.metric_notes(&self.trial)?;
+        let notes = store.metric_notes(&self.trial, self.rank)?;
         if !notes.is_empty() {
-            let notes = notes.iter().map(ToString::to_string).collect();
+            let said = |note: &Note| match self.rank {
+                0 => note.to_string(),
+                rank => format!("rank {rank}: {note}"),
+            };
+            let notes = notes.iter().map(said).collect();
             self.send(MetricBatch { notes, ..MetricBatch::default() });
         }
         Ok(())
     }
 
     fn all(&mut self, store: &Store, metric: Option<&str>) -> Result<(), StoreError> {
-        let trial = self.trial.clone();
+        let (trial, rank) = (self.trial.clone(), self.rank);
         let mut points = Vec::new();
-        store.metrics(&trial, metric, |metric, sample| {
+        store.metrics(&trial, rank, metric, |metric, sample| {
             if self.is_gone {
                 return;
             }
@@ -81,15 +94,15 @@ impl Answer {
         metric: Option<&str>,
         most: usize,
     ) -> Result<(), StoreError> {
-        let trial = self.trial.clone();
+        let (trial, rank) = (self.trial.clone(), self.rank);
         let mut name = String::new();
         let (mut stored, mut samples) = (0, Vec::new());
-        store.metrics(&trial, metric, |metric, sample| {
+        store.metrics(&trial, rank, metric, |metric, sample| {
             if self.is_gone {
                 return;
             }
             if metric != name {
-                let series = Series { metric: std::mem::take(&mut name), points: stored };
+                let series = Series { metric: std::mem::take(&mut name), points: stored, rank };
                 self.series(&series, &std::mem::take(&mut samples), most);
                 metric.clone_into(&mut name);
                 stored = 0;
@@ -100,7 +113,7 @@ impl Answer {
                 samples = thin(std::mem::take(&mut samples));
             }
         })?;
-        self.series(&Series { metric: name, points: stored }, &samples, most);
+        self.series(&Series { metric: name, points: stored, rank }, &samples, most);
         Ok(())
     }
 
@@ -117,6 +130,7 @@ impl Answer {
         MetricPoint {
             trial: self.trial.to_string(),
             attempt: sample.attempt.0,
+            rank: self.rank,
             metric: metric.to_owned(),
             step: sample.step,
             value: sample.value,

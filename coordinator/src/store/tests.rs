@@ -96,6 +96,7 @@ fn metric_points_and_notes_survive_a_restart() {
     let point = |number: usize| MetricPoint {
         trial: trial.clone(),
         attempt: proto::Attempt(1),
+        rank: 0,
         metric: format!("m{number:04}"),
         step: 3,
         value: number as f64,
@@ -104,14 +105,14 @@ fn metric_points_and_notes_survive_a_restart() {
     let store = Store::open(folder.path()).unwrap();
     let mut seen = Vec::new();
     store
-        .metrics(&trial, None, |metric, sample| seen.push((metric.to_owned(), sample.value)))
+        .metrics(&trial, 0, None, |metric, sample| seen.push((metric.to_owned(), sample.value)))
         .unwrap();
     assert_eq!(seen.len(), crate::metrics::NAMES_MAX);
     assert_eq!(seen.last(), Some(&("m0999".to_owned(), 999.0)));
-    let notes = store.metric_notes(&trial).unwrap();
+    let notes = store.metric_notes(&trial, 0).unwrap();
     assert_eq!(notes, [Note::Refused { metric: "m1000".to_owned() }]);
     let mut seen = Vec::new();
-    store.metrics(&trial, Some("m0007"), |_, sample| seen.push(sample.value)).unwrap();
+    store.metrics(&trial, 0, Some("m0007"), |_, sample| seen.push(sample.value)).unwrap();
     assert_eq!(seen, [7.0]);
 }
 
