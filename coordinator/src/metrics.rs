@@ -18,7 +18,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Longest metric name in bytes.
 pub const METRIC_NAME_BYTES_MAX: usize = 128;
-/// Metrics of one trial, and of each member of a gang. More is a name made of changing numbers, which nobody can look at.
+/// Metrics of one trial, and of each member of a gang. More is a name made of changing numbers,
+/// which nobody can look at.
 pub const NAMES_MAX: usize = 1_000;
 /// Trials whose points are taken in at the same time.
 const SHARDS: usize = 16;
@@ -148,7 +149,8 @@ impl<T: Tree> Metrics<T> {
         Ok(ranks)
     }
 
-    /// Calls `each` with the points of a member, or of one metric of it, ordered by metric and step.
+    /// Calls `each` with the points of a member, or of one metric of it, ordered by metric and
+    /// step.
     pub(crate) fn read(
         &self,
         trial: &TrialId,

@@ -217,8 +217,8 @@ impl Store {
         self.metrics.ranks(trial).map_err(|error| self.of_metrics(error))
     }
 
-    /// Calls `each` with the series of a trial's process, or with one of them, ordered by metric and
-    /// step; of several attempts at one step the newest counts.
+    /// Calls `each` with the series of a trial's process, or with one of them, ordered by metric
+    /// and step; of several attempts at one step the newest counts.
     ///
     /// # Errors
     /// The disk failed.

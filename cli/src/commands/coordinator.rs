@@ -18,8 +18,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7600")]
     listen: SocketAddr,
 
-    /// Address and port of a page for monitoring, GET /metrics in Prometheus' format; it asks for no
-    /// token and names agents, but no trials [default: none]
+    /// Address and port of a page for monitoring, GET /metrics in Prometheus' format; it asks for
+    /// no token and names agents, but no trials [default: none]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<SocketAddr>,
 

@@ -9,8 +9,8 @@ use proto::Attempt;
 
 /// Print what a trial's program wrote, or what all trials of an experiment write
 ///
-/// The lines of an experiment begin with the start of the trial's id, and behind a slash the rank of
-/// a gang's other members. At most 32 trials are read at
+/// The lines of an experiment begin with the start of the trial's id, and behind a slash the rank
+/// of a gang's other members. At most 32 trials are read at
 /// once, the newest first.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

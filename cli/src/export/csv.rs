@@ -5,7 +5,8 @@ use crate::error::CliError;
 use proto::wire::MetricPoint;
 use std::path::{Path, PathBuf};
 
-/// The columns; the rank is there for gangs only. Values are written so that reading gives the same bits; undefined ones are `NaN`,
+/// The columns; the rank is there for gangs only. Values are written so that
+/// reading gives the same bits; undefined ones are `NaN`,
 /// `inf` and `-inf`.
 const COLUMNS: [&str; 6] = ["trial", "attempt", "metric", "step", "value", "rank"];
 
