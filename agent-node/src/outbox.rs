@@ -62,19 +62,14 @@ impl Outbox {
         link.map_or(Vec::new(), |link| link.replied(sequence, refused))
     }
 
-    /// A metric of an attempt. The wire has no place for a rank beside metrics and logs, so those
-    /// of a gang's first member stand for it.
+    /// A metric of an attempt.
     pub(crate) fn metric(&mut self, key: &AttemptKey, metric: Metric) {
-        if key.rank == 0 {
-            self.metrics.push(key, metric);
-        }
+        self.metrics.push(key, metric);
     }
 
-    /// An attempt has a log. Other members' logs stay on their machines.
+    /// An attempt has a log.
     pub(crate) fn log(&mut self, key: AttemptKey, path: PathBuf) {
-        if key.rank == 0 {
-            self.tails.insert(key, LogTail::new(path));
-        }
+        self.tails.insert(key, LogTail::new(path));
     }
 
     /// Nothing more comes into an attempt's log; the rest of it goes out at once.

@@ -28,8 +28,8 @@ impl MetricBuffer {
             self.points.pop_front();
             self.dropped += 1;
         }
-        let (trial, attempt) = (key.trial.to_string(), key.attempt.0);
-        self.points.push_back(wire::MetricPoint { trial, attempt, metric, step, value });
+        let (trial, attempt, rank) = (key.trial.to_string(), key.attempt.0, key.rank);
+        self.points.push_back(wire::MetricPoint { trial, attempt, metric, step, value, rank });
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -43,7 +43,10 @@ impl MetricBuffer {
             self.dropped = 0;
         }
         let count = self.points.len().min(METRIC_BATCH_MAX);
-        (count > 0).then(|| wire::MetricBatch { points: self.points.drain(..count).collect() })
+        (count > 0).then(|| wire::MetricBatch {
+            points: self.points.drain(..count).collect(),
+            ..wire::MetricBatch::default()
+        })
     }
 }
 
@@ -91,8 +94,8 @@ impl LogTail {
             return Ok(None);
         }
         self.offset += text.len() as u64;
-        let (trial, attempt) = (key.trial.to_string(), key.attempt.0);
-        Ok(Some(wire::LogChunk { trial, attempt, offset, text }))
+        let (trial, attempt, rank) = (key.trial.to_string(), key.attempt.0, key.rank);
+        Ok(Some(wire::LogChunk { trial, attempt, offset, text, rank }))
     }
 
     fn read(&mut self, room: u64) -> io::Result<Vec<u8>> {

@@ -105,9 +105,14 @@ async fn members_of_a_gang_find_each_other_and_keep_apart() {
         let metrics = BTreeMap::from([("m".to_owned(), f64::from(rank))]);
         assert_eq!(outcome, Outcome::Completed { metrics, checkpoint: None });
     }
-    let log: Vec<u8> = session.log.values().flatten().copied().collect();
-    assert_eq!(log, b"rank 0\n1\n", "the first member's log stands for the gang");
-    assert_eq!(session.metrics.len(), 1, "{:?}", session.metrics);
+    let log = |rank| -> Vec<u8> {
+        let own = session.log.iter().filter(|((of, _), _)| *of == rank);
+        own.flat_map(|(_, text)| text.clone()).collect()
+    };
+    assert_eq!([log(0), log(1)], [b"rank 0\n1\n", b"rank 1\n1\n"]);
+    let metrics: Vec<_> = session.metrics.iter().map(|point| (point.rank, point.value)).collect();
+    assert_eq!(BTreeMap::from_iter(metrics.clone()), BTreeMap::from([(0, 0.0), (1, 1.0)]));
+    assert_eq!(metrics.len(), 2, "{metrics:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The connection to a coordinator: the edge where wire messages become domain types.
 
 use crate::error::CliError;
+use crate::series::Shapes;
 use crate::snapshot::Snapshot;
 use proto::wire::coordinator_client::CoordinatorClient;
 use proto::wire::{
@@ -9,7 +10,7 @@ use proto::wire::{
     InfoRequest, LogChunk, LogsRequest, MESSAGE_BYTES_MAX, MetricBatch, MetricsRequest,
     SubmitRequest, WatchReply, WatchRequest,
 };
-use proto::{Attempt, BlobRef, ExperimentId, FORMAT_VERSION, Inputs, TrialId, WIRE_VERSION_MIN};
+use proto::{AttemptKey, BlobRef, ExperimentId, FORMAT_VERSION, Inputs, TrialId, WIRE_VERSION_MIN};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
@@ -197,7 +198,17 @@ impl Client {
         &mut self,
         trial: &TrialId,
     ) -> Result<Streaming<MetricBatch>, CliError> {
-        let request = MetricsRequest { trial: trial.to_string(), metric: String::new() };
+        let request = MetricsRequest { trial: trial.to_string(), ..MetricsRequest::default() };
+        within(self.calls.metrics(request)).await
+    }
+
+    /// The same of all members of a gang, rank 0 first.
+    pub(crate) async fn series_of_all_ranks(
+        &mut self,
+        trial: &TrialId,
+    ) -> Result<Streaming<MetricBatch>, CliError> {
+        let trial = trial.to_string();
+        let request = MetricsRequest { trial, all_ranks: true, ..MetricsRequest::default() };
         within(self.calls.metrics(request)).await
     }
 
@@ -224,40 +235,38 @@ impl Client {
         within(self.calls.watch(request)).await
     }
 
-    /// The points `[step, value]` of one metric of a trial, in order of the step.
-    pub(crate) async fn metric(
+    /// The shape of a trial's series, or of one of them, of one member or (`None`) of all: each as
+    /// it is when it has no more points than `points_max`.
+    pub(crate) async fn shapes(
         &mut self,
         trial: &TrialId,
-        metric: &str,
-        points_max: usize,
-    ) -> Result<Vec<[f64; 2]>, CliError> {
-        let request = MetricsRequest { trial: trial.to_string(), metric: metric.to_owned() };
+        rank: Option<u32>,
+        metric: Option<&str>,
+        points_max: u32,
+    ) -> Result<Shapes, CliError> {
+        let request = MetricsRequest {
+            trial: trial.to_string(),
+            metric: metric.unwrap_or_default().to_owned(),
+            max_points: points_max,
+            rank: rank.unwrap_or_default(),
+            all_ranks: rank.is_none(),
+        };
         let mut stream = within(self.calls.metrics(request)).await?;
-        let mut points = std::collections::BTreeMap::new();
+        let mut shapes = Shapes::default();
         while let Some(batch) = stream.message().await? {
-            for point in batch.points {
-                // A later attempt repeats the steps since its checkpoint: one value per step.
-                points.insert(point.step, point.value);
-            }
-            if points.len() >= points_max {
-                break;
-            }
+            shapes.take(batch)?;
         }
-        Ok(points.into_iter().map(|(step, value)| [step as f64, value]).collect())
+        Ok(shapes)
     }
 
-    /// The log of an attempt (`None`: the newest), from its start.
+    /// The log of a member's attempt, from its start.
     pub(crate) async fn logs(
         &mut self,
-        trial: &TrialId,
-        attempt: Option<Attempt>,
+        key: &AttemptKey,
         follow: bool,
     ) -> Result<Streaming<LogChunk>, CliError> {
-        let request = LogsRequest {
-            trial: trial.to_string(),
-            attempt: attempt.map_or(0, |attempt| attempt.0),
-            follow,
-        };
+        let (trial, attempt, rank) = (key.trial.to_string(), key.attempt.0, key.rank);
+        let request = LogsRequest { trial, attempt, follow, rank };
         within(self.calls.logs(request)).await
     }
 }

@@ -17,9 +17,7 @@ const CURVE_METRIC: &str = "loss";
 /// Trials with a curve; more lines than this are a grey area, not a figure.
 const CURVES_MAX: usize = 200;
 /// Points of a curve in the figure: one per pixel of its width is enough.
-const CURVE_POINTS_MAX: usize = 400;
-/// Points of one metric that are read; later ones are left out.
-const METRIC_POINTS_MAX: usize = 1_000_000;
+const CURVE_POINTS_MAX: u32 = 400;
 
 /// A study's report and where its numbers come from.
 pub(crate) struct Findings {
@@ -52,14 +50,13 @@ impl Findings {
                 continue;
             };
             let per_step = f64::from(spec.batch) * f64::from(spec.model.sequence);
-            let points = client.metric(&trial.id, CURVE_METRIC, METRIC_POINTS_MAX).await?;
-            let points = thin(points, CURVE_POINTS_MAX);
+            let shapes =
+                client.shapes(&trial.id, Some(0), Some(CURVE_METRIC), CURVE_POINTS_MAX).await?;
+            let points = shapes.series.iter().flat_map(|series| &series.points);
+            let points: Vec<[f64; 2]> =
+                points.map(|point| [(point.step as f64 + 1.0) * per_step, point.value]).collect();
             if !points.is_empty() {
-                let points = points.into_iter();
-                curves.push(Curve {
-                    trial: trial.id.clone(),
-                    points: points.map(|[step, loss]| [(step + 1.0) * per_step, loss]).collect(),
-                });
+                curves.push(Curve { trial: trial.id.clone(), points });
             }
         }
         self.provenance.curves = (!curves.is_empty()).then(|| LearningCurves {
@@ -207,28 +204,4 @@ fn trial_row(trial: &TrialState) -> TrialRow {
 /// Version and commit of this program.
 pub(crate) fn code_version() -> String {
     format!("brine {}", crate::VERSION)
-}
-
-/// At most `points_max` of `points`, evenly spaced, the last one always among them.
-fn thin(points: Vec<[f64; 2]>, points_max: usize) -> Vec<[f64; 2]> {
-    if points.len() <= points_max {
-        return points;
-    }
-    let last = points.len() - 1;
-    let place = |index: usize| index * last / (points_max - 1);
-    (0..points_max).map(|index| points[place(index)]).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_thinned_curve_keeps_its_ends() {
-        let points: Vec<[f64; 2]> = (0..1_001).map(|i| [f64::from(i), 0.0]).collect();
-        let thinned = thin(points, 101);
-        assert_eq!(thinned.len(), 101);
-        assert_eq!((thinned[0][0], thinned[50][0], thinned[100][0]), (0.0, 500.0, 1_000.0));
-        assert_eq!(thin(vec![[1.0, 2.0]], 101), [[1.0, 2.0]]);
-    }
 }

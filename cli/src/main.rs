@@ -7,7 +7,7 @@
 //! * `inputs`, `estimate`, `findings`: a recipe's files, its cost, its report.
 //! * `diff`: two recipes side by side. `explain`: why a trial is where it is.
 //! * `listing`, `live`, `top`: trials in tables, their newest numbers, the live view.
-//! * `logs`, `export`: what trials wrote: texts and metric series.
+//! * `logs`, `series`, `export`: what trials wrote: texts and metric series.
 //! * `output`, `table`, `number`, `error`: every word that is printed.
 
 use clap::Parser;
@@ -34,6 +34,7 @@ mod logs;
 mod number;
 mod output;
 mod progress;
+mod series;
 mod snapshot;
 mod table;
 mod target;

@@ -3,10 +3,12 @@
 //! * [`core`]: who runs what; pure.
 //! * `driver`: the one owner of the core; journals, then acknowledges and publishes.
 //! * [`journal`]: what the records look like as bytes.
-//! * [`store`]: where they and the metric series are kept (sled).
+//! * [`metrics`], [`series`]: the metric series, and which of their points are kept and shown.
+//! * [`store`]: where records and series are kept (sled).
 //! * [`blobs`], `logs`: files by content, and what trials printed.
 //! * `published`: records as watchers get them.
 //! * `rpc`: the gRPC service.
+//! * `measures`, `monitor`: what monitoring reads, and the page it reads it from.
 //!
 //! [`start`] puts them together.
 
@@ -15,8 +17,12 @@ pub mod core;
 mod driver;
 pub mod journal;
 mod logs;
+mod measures;
+pub mod metrics;
+mod monitor;
 mod published;
 mod rpc;
+pub mod series;
 pub mod store;
 
 use crate::blobs::{BlobError, Blobs};
@@ -24,6 +30,7 @@ use crate::core::Core;
 use crate::driver::{Driver, INBOX_MAX, LIVE_BATCHES_MAX, Message};
 use crate::logs::Logs;
 use crate::rpc::Service;
+use crate::rpc::counted::Counted;
 use crate::store::{Store, StoreError};
 use proto::wire::MESSAGE_BYTES_MAX;
 use proto::wire::coordinator_server::CoordinatorServer;
@@ -65,6 +72,8 @@ pub struct Options {
     pub lease_ttl_ms: u64,
     /// How often an agent reports at least.
     pub heartbeat_ms: u64,
+    /// Where monitoring finds `/metrics`, without a token; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Why a coordinator did not start.
@@ -79,6 +88,14 @@ pub enum StartError {
     /// The address.
     #[error("cannot listen on {address}: {source}; choose another port with --listen")]
     Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The address for monitoring.
+    #[error("cannot listen on {address}: {source}; choose another port with --metrics-listen")]
+    MetricsListen {
         /// Which address.
         address: SocketAddr,
         /// Why.
@@ -109,6 +126,7 @@ pub enum CoordinatorError {
 /// A running coordinator.
 pub struct Serving {
     address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
     inbox: mpsc::Sender<Message>,
     stopping: CancellationToken,
     parts: JoinSet<Result<(), CoordinatorError>>,
@@ -130,12 +148,18 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     let last = store.replay(|record| core.apply(record.at, &record.event))?;
     let blobs = Blobs::open(&options.data_dir.join("blobs"))?;
     let logs = Logs::new(&options.data_dir.join("logs"));
-    let listener = TcpListener::bind(options.listen)
+    let (listener, address) = listen(options.listen)
         .await
         .map_err(|source| StartError::Listen { address: options.listen, source })?;
-    let address = listener
-        .local_addr()
-        .map_err(|source| StartError::Listen { address: options.listen, source })?;
+    let monitor = match options.metrics_listen {
+        Some(address) => Some(
+            listen(address)
+                .await
+                .map_err(|source| StartError::MetricsListen { address, source })?,
+        ),
+        None => None,
+    };
+    let metrics_address = monitor.as_ref().map(|(_, address)| *address);
 
     let (inbox, messages) = mpsc::channel(INBOX_MAX);
     let (live, _) = broadcast::channel(LIVE_BATCHES_MAX);
@@ -162,8 +186,17 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     let mut parts = JoinSet::new();
     let ended = spawn_driver(driver)?;
     parts.spawn(async { ended.await.map_err(|_| CoordinatorError::Panicked)?.map_err(Into::into) });
+    if let Some((listener, _)) = monitor {
+        parts.spawn(monitor::serve(service.clone(), listener));
+    }
     parts.spawn(serve(service, options.token, listener));
-    Ok(Serving { address, inbox, stopping, parts, released })
+    Ok(Serving { address, metrics_address, inbox, stopping, parts, released })
+}
+
+async fn listen(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// The driver has a thread of its own: it waits for the disk.
@@ -187,6 +220,7 @@ async fn serve(
     listener: TcpListener,
 ) -> Result<(), CoordinatorError> {
     let stopping = service.stopping.clone();
+    let measures = service.store.measures().clone();
     let server = CoordinatorServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -199,7 +233,7 @@ async fn serve(
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_service(InterceptedService::new(server, check))
+        .add_service(Counted::new(InterceptedService::new(server, check), measures))
         .serve_with_incoming_shutdown(connections, stopping.cancelled());
     let overdue = async {
         stopping.cancelled().await;
@@ -229,6 +263,11 @@ impl Serving {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where monitoring finds `/metrics`, if anywhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// Resolves when the coordinator ends by itself, which it only does for a reason.

@@ -1,6 +1,7 @@
-//! What trials print, in `<data folder>/logs/<trial>/<attempt>.log`.
+//! What trials print, in `<data folder>/logs/<trial>/<attempt>.log`; of a gang's member of rank
+//! r > 0, in `<attempt>.<r>.log` beside it.
 
-use proto::{Attempt, TrialId};
+use proto::AttemptKey;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -20,23 +21,22 @@ impl Logs {
         Self { folder: folder.to_owned() }
     }
 
-    fn path(&self, trial: &TrialId, attempt: Attempt) -> PathBuf {
-        self.folder.join(trial.as_str()).join(format!("{attempt}.log"))
+    fn path(&self, key: &AttemptKey) -> PathBuf {
+        let attempt = key.attempt;
+        let name = match key.rank {
+            0 => format!("{attempt}.log"),
+            rank => format!("{attempt}.{rank}.log"),
+        };
+        self.folder.join(key.trial.as_str()).join(name)
     }
 
     /// Puts `text` at its place in the attempt's log; a repeated piece changes nothing.
-    pub(crate) fn write(
-        &self,
-        trial: &TrialId,
-        attempt: Attempt,
-        offset: u64,
-        text: &[u8],
-    ) -> io::Result<()> {
+    pub(crate) fn write(&self, key: &AttemptKey, offset: u64, text: &[u8]) -> io::Result<()> {
         let room = LOG_BYTES_MAX.saturating_sub(offset).min(text.len() as u64) as usize;
         if room == 0 {
             return Ok(());
         }
-        let path = self.path(trial, attempt);
+        let path = self.path(key);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
@@ -45,14 +45,8 @@ impl Logs {
     }
 
     /// Up to `most` bytes of the attempt's log from `offset`; empty at its end or without a log.
-    pub(crate) fn read(
-        &self,
-        trial: &TrialId,
-        attempt: Attempt,
-        offset: u64,
-        most: usize,
-    ) -> io::Result<Vec<u8>> {
-        let file = match File::open(self.path(trial, attempt)) {
+    pub(crate) fn read(&self, key: &AttemptKey, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+        let file = match File::open(self.path(key)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
@@ -61,5 +55,29 @@ impl Logs {
         let read = file.read_at(&mut text, offset)?;
         text.truncate(read);
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::{Attempt, TrialId};
+
+    #[test]
+    fn members_of_a_gang_have_files_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = Logs::new(folder.path());
+        let key = |rank| AttemptKey {
+            trial: TrialId::new("00000000000000aa").unwrap(),
+            attempt: Attempt(2),
+            rank,
+        };
+        logs.write(&key(0), 0, b"first").unwrap();
+        logs.write(&key(1), 0, b"second").unwrap();
+        logs.write(&key(1), 6, b" too").unwrap();
+        let read = |rank| String::from_utf8(logs.read(&key(rank), 0, 100).unwrap()).unwrap();
+        assert_eq!([read(0), read(1), read(2)], ["first", "second too", ""]);
+        // Where earlier versions put it.
+        assert!(folder.path().join("00000000000000aa/2.log").is_file());
     }
 }

@@ -1,20 +1,22 @@
 //! The journal and the metric series on disk: the only file of this crate that knows sled.
 //!
 //! `journal`: sequence (u64, big endian) of a chunk's first record -> chunk ([`journal`]).
-//! `metrics`: trial, metric, step, attempt -> value. A record counts once [`Store::append`]
-//! returned.
+//! `metrics` and `metric_notes`: the series ([`metrics`](crate::metrics)). A record counts once
+//! [`Store::append`] returned.
 
 use crate::journal::{self, Chunk, Damage, Log};
-use proto::{Attempt, FORMAT_VERSION, MetricPoint, Record, TrialId};
+use crate::measures::Measures;
+use crate::metrics::{BadPoint, Metrics, Note, Tree};
+use crate::series::Sample;
+use proto::{FORMAT_VERSION, MetricPoint, Record, TrialId};
 use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
-/// Longest metric name in bytes.
-pub const METRIC_NAME_BYTES_MAX: usize = 128;
 /// Records that one read of the journal returns at most, so that a slow reader holds little.
 pub const READ_MAX: usize = 1_024;
 /// Bytes of `journal.end`: 20 digits and a line's end.
@@ -93,7 +95,8 @@ pub struct Store {
     folder: PathBuf,
     db: sled::Db,
     journal: sled::Tree,
-    metrics: sled::Tree,
+    metrics: Metrics<sled::Tree>,
+    measures: Measures,
     /// `journal.end`: the last sequence number that was flushed, as 20 digits.
     mark: File,
     _lock: File,
@@ -122,14 +125,16 @@ impl Store {
             .map_err(|_| damaged(folder, "its pages cannot be read"))?
             .map_err(sled)?;
         let journal = db.open_tree("journal").map_err(sled)?;
-        let metrics = db.open_tree("metrics").map_err(sled)?;
+        let points = db.open_tree("metrics").map_err(sled)?;
+        let notes = db.open_tree("metric_notes").map_err(sled)?;
         let path = folder.join("journal.end");
         let mark = open_or_create(&path).map_err(io("cannot open", &path))?;
         Ok(Self {
             folder: folder.to_owned(),
             db,
             journal,
-            metrics,
+            metrics: Metrics::new(points, notes),
+            measures: Measures::default(),
             mark,
             _lock: lock,
             _unlocked: None,
@@ -162,8 +167,25 @@ impl Store {
     ///
     /// # Errors
     /// The disk failed; then nothing of the turn may be acknowledged.
+    #[expect(clippy::disallowed_methods, reason = "how long a disk takes decides nothing")]
     pub fn append(&self, records: &[Record]) -> Result<(), StoreError> {
-        journal::append(self, records).map_err(|error| self.in_folder(error))
+        let start = Instant::now();
+        journal::append(self, records).map_err(|error| self.in_folder(error))?;
+        self.measures.appended(records, start.elapsed());
+        Ok(())
+    }
+
+    /// What is counted of this folder and its coordinator since the start.
+    pub(crate) fn measures(&self) -> &Measures {
+        &self.measures
+    }
+
+    /// Bytes of journal and series on disk.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) fn disk_bytes(&self) -> Result<u64, StoreError> {
+        self.db.size_on_disk().map_err(|source| sled_error(&self.folder, source))
     }
 
     fn in_folder(&self, error: LogError) -> StoreError {
@@ -184,41 +206,45 @@ impl Store {
     /// # Errors
     /// The disk failed.
     pub fn put_metrics(&self, points: &[MetricPoint]) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        for point in points {
-            batch.insert(metric_key(point), &point.value.to_le_bytes());
-        }
-        self.metrics.apply_batch(batch).map_err(|source| sled_error(&self.folder, source))
+        self.metrics.put(points).map_err(|error| self.of_metrics(error))
     }
 
-    /// Calls `each` with the series of a trial, ordered by metric and step; of several attempts
-    /// at one step the newest counts.
+    /// The ranks of a trial's processes that have series, ascending.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn metric_ranks(&self, trial: &TrialId) -> Result<Vec<u32>, StoreError> {
+        self.metrics.ranks(trial).map_err(|error| self.of_metrics(error))
+    }
+
+    /// Calls `each` with the series of a trial's process, or with one of them, ordered by metric
+    /// and step; of several attempts at one step the newest counts.
     ///
     /// # Errors
     /// The disk failed.
     pub fn metrics(
         &self,
         trial: &TrialId,
-        mut each: impl FnMut(MetricPoint),
+        rank: u32,
+        metric: Option<&str>,
+        each: impl FnMut(&str, Sample),
     ) -> Result<(), StoreError> {
-        let mut prefix = trial.as_str().as_bytes().to_vec();
-        prefix.push(0);
-        let mut held: Option<MetricPoint> = None;
-        for entry in self.metrics.scan_prefix(&prefix) {
-            let (key, value) = entry.map_err(|source| sled_error(&self.folder, source))?;
-            let Some(point) = parse_metric(trial, &key[prefix.len()..], &value) else {
-                return Err(damaged(&self.folder, "a metric point has the wrong length"));
-            };
-            let same = |held: &MetricPoint| held.metric == point.metric && held.step == point.step;
-            if let Some(done) = held.take().filter(|held| !same(held)) {
-                each(done);
-            }
-            held = Some(point);
+        self.metrics.read(trial, rank, metric, each).map_err(|error| self.of_metrics(error))
+    }
+
+    /// What is not kept of the metrics of a trial's process.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn metric_notes(&self, trial: &TrialId, rank: u32) -> Result<Vec<Note>, StoreError> {
+        self.metrics.notes(trial, rank).map_err(|error| self.of_metrics(error))
+    }
+
+    fn of_metrics(&self, error: TreeError) -> StoreError {
+        match error {
+            TreeError::BadPoint(bad) => damaged(&self.folder, bad.to_string()),
+            TreeError::Sled(source) => sled_error(&self.folder, source),
         }
-        if let Some(done) = held {
-            each(done);
-        }
-        Ok(())
     }
 
     /// Waits until the disk has everything.
@@ -227,6 +253,39 @@ impl Store {
     /// The disk failed.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.db.flush().map(|_| ()).map_err(|source| sled_error(&self.folder, source))
+    }
+}
+
+/// Why the series cannot be used, before the folder is named.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TreeError {
+    #[error(transparent)]
+    BadPoint(#[from] BadPoint),
+    #[error(transparent)]
+    Sled(#[from] sled::Error),
+}
+
+impl Tree for sled::Tree {
+    type Error = TreeError;
+    type Bytes = sled::IVec;
+
+    fn range(
+        &self,
+        from: &[u8],
+        to: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec), TreeError>> {
+        sled::Tree::range(self, from..to).map(|entry| Ok(entry?))
+    }
+
+    fn write(&self, entries: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), TreeError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in entries {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        Ok(self.apply_batch(batch)?)
     }
 }
 
@@ -256,12 +315,14 @@ impl Log for Store {
 
     fn append(&self, chunks: Vec<Chunk>, last: u64) -> Result<(), LogError> {
         let mut batch = sled::Batch::default();
+        let bytes: usize = chunks.iter().map(|(_, chunk)| chunk.len()).sum();
         for (first, chunk) in chunks {
             batch.insert(&first.to_be_bytes(), chunk);
         }
         let sled = |source| sled_error(&self.folder, source);
         self.journal.apply_batch(batch).map_err(sled)?;
         self.journal.flush().map_err(sled)?;
+        self.measures.wrote(bytes as u64);
         // Written after the flush and not synced itself: it must never be ahead of the journal.
         let mark = format!("{last:020}\n");
         let written = self.mark.write_all_at(mark.as_bytes(), 0);
@@ -369,30 +430,6 @@ fn sled_error(folder: &Path, source: sled::Error) -> StoreError {
         | sled::Error::ReportableBug(_)
         | sled::Error::Io(_) => StoreError::Sled { folder: folder.to_owned(), source },
     }
-}
-
-/// trial, 0, metric, 0, step, attempt. Names hold no 0, so the order is by metric, then step.
-fn metric_key(point: &MetricPoint) -> Vec<u8> {
-    let mut key = Vec::with_capacity(32 + point.metric.len());
-    key.extend_from_slice(point.trial.as_str().as_bytes());
-    key.push(0);
-    key.extend_from_slice(point.metric.as_bytes());
-    key.push(0);
-    key.extend_from_slice(&point.step.to_be_bytes());
-    key.extend_from_slice(&point.attempt.0.to_be_bytes());
-    key
-}
-
-fn parse_metric(trial: &TrialId, rest: &[u8], value: &[u8]) -> Option<MetricPoint> {
-    let (name, numbers) = rest.split_at_checked(rest.len().checked_sub(13)?)?;
-    let (step, attempt) = numbers.get(1..)?.split_at_checked(8)?;
-    Some(MetricPoint {
-        trial: trial.clone(),
-        attempt: Attempt(u32::from_be_bytes(attempt.try_into().ok()?)),
-        metric: String::from_utf8(name.to_vec()).ok()?,
-        step: u64::from_be_bytes(step.try_into().ok()?),
-        value: f64::from_le_bytes(value.try_into().ok()?),
-    })
 }
 
 #[cfg(test)]

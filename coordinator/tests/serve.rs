@@ -9,7 +9,7 @@ use proto::wire::coordinator_message::Message as ToAgent;
 use proto::wire::watch_reply::Message as Watched;
 use proto::wire::{
     AgentMessage, Assignment, BlobChunk, BlobRequest, Ended, ExperimentRequest, Hello, InfoRequest,
-    MetricBatch, MetricPoint, MetricsRequest, Reply, Report, SubmitRequest, WatchRequest,
+    MetricBatch, MetricPoint, MetricsRequest, Reply, Report, Series, SubmitRequest, WatchRequest,
 };
 use proto::{BlobId, Event, Inputs, Record};
 use std::collections::VecDeque;
@@ -35,6 +35,7 @@ fn options(folder: &Path) -> Options {
         token: TOKEN.to_owned(),
         lease_ttl_ms: 2_000,
         heartbeat_ms: 500,
+        metrics_listen: None,
     }
 }
 
@@ -239,18 +240,60 @@ async fn metrics_are_stored_and_read_back() {
         metric: "loss".to_owned(),
         step,
         value,
+        rank: 0,
     };
     let points = (0..3_000).map(|step| point(step, step as f64)).collect();
-    agent.say(FromAgent::Metrics(MetricBatch { points })).await;
+    agent.say(FromAgent::Metrics(MetricBatch { points, ..MetricBatch::default() })).await;
     // The reply to a report comes after everything the session said before it.
     agent.report_end(&lease.trial, 1).await;
-    let request = MetricsRequest { trial: lease.trial.clone(), metric: "loss".to_owned() };
-    let mut stream = client.metrics(request).await.unwrap().into_inner();
+    let request = |max_points| MetricsRequest {
+        trial: lease.trial.clone(),
+        metric: "loss".to_owned(),
+        max_points,
+        ..MetricsRequest::default()
+    };
+    let mut stream = client.metrics(request(0)).await.unwrap().into_inner();
     let mut steps = Vec::new();
     while let Some(batch) = stream.message().await.unwrap() {
         steps.extend(batch.points.iter().map(|point| (point.step, point.value)));
     }
     assert_eq!(steps, (0..3_000).map(|step| (step, step as f64)).collect::<Vec<_>>());
+
+    let mut stream = client.metrics(request(8)).await.unwrap().into_inner();
+    let batch = stream.message().await.unwrap().unwrap();
+    assert_eq!(batch.points.iter().map(|p| p.step).collect::<Vec<_>>(), [0, 1_499, 1_500, 2_999]);
+    assert_eq!(batch.series, Some(Series { metric: "loss".to_owned(), points: 3_000, rank: 0 }));
+    assert_eq!(stream.message().await.unwrap(), None);
+    let mut stream = client.metrics(request(3_000)).await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap().unwrap().points.len(), 3_000);
+    let status = client.metrics(request(6)).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("at least 7 points"), "{}", status.message());
+    serving.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn metrics_without_a_place_are_said_in_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(options(folder.path())).await.unwrap();
+    let mut client = client(&serving, TOKEN).await;
+    submit(&mut client).await;
+    let mut agent = Agent::join(&mut client, "a").await;
+    let lease = agent.assignment().await.leases.remove(0);
+    let point = |number: u32| MetricPoint {
+        trial: lease.trial.clone(),
+        attempt: 1,
+        metric: format!("loss_of_{number:04}"),
+        ..MetricPoint::default()
+    };
+    let points = (0..1_001).map(point).collect();
+    agent.say(FromAgent::Metrics(MetricBatch { points, ..MetricBatch::default() })).await;
+    agent.report_end(&lease.trial, 1).await;
+    let request = MetricsRequest { trial: lease.trial.clone(), ..MetricsRequest::default() };
+    let mut stream = client.metrics(request).await.unwrap().into_inner();
+    let notes = stream.message().await.unwrap().unwrap().notes;
+    assert!(notes[0].contains("the metric loss_of_1000 and those after it"), "{notes:?}");
+    assert_eq!(stream.message().await.unwrap().unwrap().points.len(), 1_000);
     serving.shutdown().await.unwrap();
 }
 

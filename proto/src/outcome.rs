@@ -127,6 +127,9 @@ pub struct MetricPoint {
     pub trial: TrialId,
     /// Which try of it.
     pub attempt: Attempt,
+    /// Which member of a gang; 0 for any other trial.
+    #[serde(default)]
+    pub rank: u32,
     /// Name, for example `loss`.
     pub metric: String,
     /// Step, from 0.

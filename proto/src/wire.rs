@@ -56,6 +56,7 @@ impl From<crate::MetricPoint> for MetricPoint {
         Self {
             trial: point.trial.into(),
             attempt: point.attempt.0,
+            rank: point.rank,
             metric: point.metric,
             step: point.step,
             value: point.value,
@@ -69,6 +70,7 @@ impl TryFrom<MetricPoint> for crate::MetricPoint {
         Ok(Self {
             trial: TrialId::new(point.trial)?,
             attempt: Attempt(point.attempt),
+            rank: point.rank,
             metric: point.metric,
             step: point.step,
             value: point.value,

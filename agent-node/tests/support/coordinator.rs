@@ -41,7 +41,8 @@ pub(crate) struct Session {
     outgoing: mpsc::Sender<Result<CoordinatorMessage, Status>>,
     version: u64,
     pub(crate) metrics: Vec<MetricPoint>,
-    pub(crate) log: BTreeMap<u64, Vec<u8>>,
+    /// Pieces of text by the member's rank and their place.
+    pub(crate) log: BTreeMap<(u32, u64), Vec<u8>>,
 }
 
 impl Lab {
@@ -158,7 +159,7 @@ impl Session {
                 agent_message::Message::Report(report) => return report,
                 agent_message::Message::Metrics(batch) => self.metrics.extend(batch.points),
                 agent_message::Message::Log(chunk) => {
-                    self.log.insert(chunk.offset, chunk.text);
+                    self.log.insert((chunk.rank, chunk.offset), chunk.text);
                 }
             }
         }

@@ -60,7 +60,7 @@ struct Library {
 
 const EDGES: &[&str] = &["brine-proto", "brine-coordinator", "brine-cli", "brine-agent-node"];
 
-const LIBRARIES: [Library; 10] = [
+const LIBRARIES: [Library; 12] = [
     Library {
         package: "tch",
         users: &["brine-trainer"],
@@ -90,6 +90,18 @@ const LIBRARIES: [Library; 10] = [
         users: &["brine-coordinator", "brine-agent-node"],
         reach: Reach::OneFile,
         advice: "call the crate's store instead",
+    },
+    Library {
+        package: "hyper",
+        users: &["brine-coordinator"],
+        reach: Reach::OneFile,
+        advice: "answer through the monitor's page",
+    },
+    Library {
+        package: "prometheus-client",
+        users: &["brine-coordinator"],
+        reach: Reach::OneFile,
+        advice: "count through the measures",
     },
     Library {
         package: "nvml-wrapper",

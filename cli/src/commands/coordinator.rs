@@ -2,7 +2,7 @@
 
 use crate::data_dir::{DataDir, read_line};
 use crate::error::CliError;
-use crate::local::embedded::Embedded;
+use crate::local::embedded::{Doors, Embedded};
 use crate::local::signals::Signals;
 use crate::output::{OutputMode, Printer};
 use std::net::SocketAddr;
@@ -17,6 +17,11 @@ pub(crate) struct Args {
     /// Address and port to listen on; port 0 chooses a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7600")]
     listen: SocketAddr,
+
+    /// Address and port of a page for monitoring, GET /metrics in Prometheus' format; it asks for
+    /// no token and names agents, but no trials [default: none]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<SocketAddr>,
 
     /// Folder for everything that must outlive a restart
     #[arg(long, value_name = "DIR", default_value = ".brine")]
@@ -35,11 +40,12 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
         None => None,
     };
     let token_file = args.token_file.clone().unwrap_or_else(|| data_dir.token_path());
-    let mut embedded = Embedded::serve(&data_dir, args.listen, token).await?;
+    let doors = Doors { listen: args.listen, metrics: args.metrics_listen };
+    let mut embedded = Embedded::serve(&data_dir, doors, token).await?;
     let url = embedded.url().to_owned();
     match printer.mode() {
         OutputMode::Json => printer.json_line(&serde_json::json!({
-            "coordinator": url, "token_file": token_file,
+            "coordinator": url, "token_file": token_file, "metrics": embedded.metrics_url(),
         }))?,
         OutputMode::Human | OutputMode::Quiet => printer.data(&url)?,
     }
@@ -48,6 +54,9 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
         args.data_dir.display(),
         token_file.display()
     ));
+    if let Some(url) = embedded.metrics_url() {
+        printer.status(&format!("metrics for Prometheus: {url}"));
+    }
     if args.listen.ip().is_loopback() {
         printer.hint("only this machine can reach it; agents elsewhere need --listen 0.0.0.0:7600");
     }

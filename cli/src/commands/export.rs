@@ -10,8 +10,9 @@ use std::path::PathBuf;
 /// Write the metric series of all trials into files
 ///
 /// csv: one file with the columns trial (its id), attempt (that wrote the point, from 1), metric,
-/// step and value. tensorboard: a folder for each trial, named after its id and parameters, for
-/// `tensorboard --logdir FOLDER`. A second export replaces the first.
+/// step and value, and rank for gangs. tensorboard: a folder for each trial, named after its id and
+/// parameters, with one for each member of a gang in it, for `tensorboard --logdir FOLDER`.
+/// A second export replaces the first.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Its id or the start of it

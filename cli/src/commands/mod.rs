@@ -13,6 +13,7 @@ mod explain;
 mod export;
 mod fit;
 mod logs;
+mod metrics;
 mod plan;
 mod results;
 mod run;
@@ -37,6 +38,7 @@ pub(crate) enum Command {
     Results(results::Args),
     Explain(explain::Args),
     Logs(logs::Args),
+    Metrics(metrics::Args),
     Export(export::Args),
     Cancel(cancel::Args),
     Coordinator(coordinator::Args),
@@ -66,6 +68,7 @@ impl Command {
             Self::Results(args) => results::run(args, printer).await,
             Self::Explain(args) => explain::run(args, printer).await,
             Self::Logs(args) => logs::run(args, printer).await,
+            Self::Metrics(args) => metrics::run(args, printer).await,
             Self::Export(args) => export::run(args, printer).await,
             Self::Cancel(args) => cancel::run(args, printer).await,
             Self::Coordinator(args) => coordinator::run(args, printer).await,

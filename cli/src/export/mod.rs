@@ -12,6 +12,17 @@ mod csv;
 mod file;
 mod tensorboard;
 
+/// Points as the text of a CSV file.
+///
+/// # Errors
+/// Never: memory takes every row.
+pub(crate) fn csv_text<'a>(
+    points: impl IntoIterator<Item = &'a proto::wire::MetricPoint>,
+    is_gang: bool,
+) -> Result<Vec<u8>, CliError> {
+    csv::text(points, is_gang)
+}
+
 /// Folders that one export makes; TensorBoard reads each of them again and again.
 const FOLDERS_MAX: u32 = 10_000;
 
@@ -52,10 +63,13 @@ pub(crate) async fn export(
     printer: &Printer,
 ) -> Result<Written, CliError> {
     let summary = client.head(experiment).await?.summary.unwrap_or_default();
-    let begun = summary.ended.saturating_add(summary.running);
+    // All trials of a recipe have as many members.
+    let mut page = Snapshot::parse(client.page(experiment, 0).await?)?.trials;
+    let members = page.first().map_or(1, |trial| trial.spec.placement.members.max(1));
+    let begun = summary.ended.saturating_add(summary.running).saturating_mul(members);
     if format == Format::Tensorboard && begun > FOLDERS_MAX {
         return Err(CliError::user(format!(
-            "{begun} trials of {experiment} have begun; TensorBoard reads at most {FOLDERS_MAX} well"
+            "{begun} processes of trials of {experiment} have begun; TensorBoard reads at most {FOLDERS_MAX} well"
         ))
         .hint("export them with --format csv"));
     }
@@ -64,7 +78,8 @@ pub(crate) async fn export(
     })?;
     let mut sink = match format {
         Format::Csv => {
-            Sink::Csv(Box::new(csv::File::create(&folder.join(format!("{experiment}.csv")))?))
+            let path = folder.join(format!("{experiment}.csv"));
+            Sink::Csv(Box::new(csv::File::create(&path, members > 1)?))
         }
         Format::Tensorboard => {
             Sink::TensorBoard(tensorboard::Folder::new(folder, summary.submitted_ms))
@@ -73,18 +88,15 @@ pub(crate) async fn export(
     let bar = printer.screen().counted("exporting trials", u64::from(summary.trials));
     let mut written = Written { path: folder.to_owned(), ..Written::default() };
     let mut first: u32 = 0;
-    loop {
-        let page = Snapshot::parse(client.page(experiment, first).await?)?.trials;
-        if page.is_empty() {
-            break;
-        }
+    while !page.is_empty() {
         first = first.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
         for trial in &page {
-            let points = one(client, trial, &mut sink).await?;
+            let points = one(client, trial, &mut sink, printer).await?;
             written.trials += u64::from(points > 0);
             written.points += points;
             bar.advance(1);
         }
+        page = Snapshot::parse(client.page(experiment, first).await?)?.trials;
     }
     if let Sink::Csv(file) = sink {
         written.path = file.finish()?;
@@ -93,31 +105,42 @@ pub(crate) async fn export(
 }
 
 /// Writes one trial; the answer is how many points it has.
-async fn one(client: &mut Client, trial: &TrialState, sink: &mut Sink) -> Result<u64, CliError> {
+async fn one(
+    client: &mut Client,
+    trial: &TrialState,
+    sink: &mut Sink,
+    printer: &Printer,
+) -> Result<u64, CliError> {
     if trial.attempts.0 == 0 {
         return Ok(0);
     }
-    let mut series = client.series(&trial.id).await?;
+    let mut series = client.series_of_all_ranks(&trial.id).await?;
     let mut count = 0;
-    // Made with the first point: a trial without any leaves nothing.
-    let mut event_file = None;
+    // Made with the first point: a process without any leaves nothing.
+    let mut event_file: Option<(u32, tensorboard::EventFile)> = None;
     while let Some(batch) = series.message().await? {
+        for note in &batch.notes {
+            printer.warning(&format!("trial {}: {note}", trial.id));
+        }
         for point in &batch.points {
             count += 1;
             match sink {
                 Sink::Csv(file) => file.point(point)?,
                 Sink::TensorBoard(folder) => {
-                    let event_file = match &mut event_file {
-                        Some(file) => file,
-                        None => event_file.insert(folder.begin(trial)?),
+                    let (_, file) = match event_file.take() {
+                        Some((rank, file)) if rank == point.rank => event_file.insert((rank, file)),
+                        before => {
+                            before.map(|(_, file)| file.finish()).transpose()?;
+                            event_file.insert((point.rank, folder.begin(trial, point.rank)?))
+                        }
                     };
-                    event_file.point(point)?;
+                    file.point(point)?;
                 }
             }
         }
     }
     match event_file {
-        Some(file) => file.finish().map(|_path| count),
+        Some((_, file)) => file.finish().map(|_path| count),
         None => Ok(count),
     }
 }
@@ -126,5 +149,5 @@ async fn one(client: &mut Client, trial: &TrialState, sink: &mut Sink) -> Result
 #[cfg(test)]
 fn point(metric: &str, step: u64, value: f64) -> proto::wire::MetricPoint {
     let trial = "00000000000000aa".to_owned();
-    proto::wire::MetricPoint { trial, attempt: 1, metric: metric.to_owned(), step, value }
+    proto::wire::MetricPoint { trial, attempt: 1, metric: metric.to_owned(), step, value, rank: 0 }
 }

@@ -64,12 +64,16 @@ impl Folder {
         Self { path: path.to_owned(), submitted_ms }
     }
 
-    /// Begins the event file of a trial, in a folder named after its id and parameters.
+    /// Begins the event file of a trial, in a folder named after its id and parameters; those of a
+    /// gang's members are in folders in it, named after the rank.
     ///
     /// # Errors
     /// The folder cannot be made.
-    pub(super) fn begin(&self, trial: &TrialState) -> Result<EventFile, CliError> {
-        let folder = self.path.join(folder_name(trial));
+    pub(super) fn begin(&self, trial: &TrialState, rank: u32) -> Result<EventFile, CliError> {
+        let mut folder = self.path.join(folder_name(trial));
+        if trial.spec.placement.members > 1 {
+            folder.push(format!("rank-{rank}"));
+        }
         std::fs::create_dir_all(&folder).map_err(|error| {
             CliError::file(format!("create the folder {}", folder.display()), error)
         })?;

@@ -105,7 +105,7 @@ fn the_checksum_is_castagnolis() {
 #[test]
 fn an_event_file_can_be_read_without_the_code_that_wrote_it() {
     let folder = tempfile::tempdir().unwrap();
-    let mut series = Folder::new(folder.path(), 1_500_250).begin(&trial(&[])).unwrap();
+    let mut series = Folder::new(folder.path(), 1_500_250).begin(&trial(&[]), 0).unwrap();
     series.point(&point("loss", 300, 2.5)).unwrap();
     series.point(&point("accuracy", 0, 0.0)).unwrap();
     let path = series.finish().unwrap();
@@ -145,4 +145,15 @@ fn a_folder_is_named_after_the_trial_and_stays_inside() {
         let trial = trial(&parameters);
         assert_eq!(folder_name(&trial), format!("{}{label}", trial.id));
     }
+}
+
+#[test]
+fn members_of_a_gang_have_folders_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut gang = trial(&[]);
+    gang.spec.placement.members = 2;
+    let mut series = Folder::new(folder.path(), 1_500_250).begin(&gang, 1).unwrap();
+    series.point(&point("loss", 300, 2.5)).unwrap();
+    let path = series.finish().unwrap();
+    assert_eq!(path.parent().unwrap(), folder.path().join(folder_name(&gang)).join("rank-1"));
 }

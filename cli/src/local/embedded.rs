@@ -11,6 +11,15 @@ pub(crate) const LEASE_TTL_MS: u64 = 5_000;
 /// Time between two reports of an agent.
 pub(crate) const HEARTBEAT_MS: u64 = 1_000;
 
+/// Where a coordinator listens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Doors {
+    /// For agents and clients.
+    pub(crate) listen: SocketAddr,
+    /// For monitoring, if at all.
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
 /// A coordinator that serves a data folder from inside this process.
 pub(crate) struct Embedded {
     serving: Serving,
@@ -27,7 +36,7 @@ impl Embedded {
     /// The folder is locked, damaged or of a newer version, or the address is taken.
     pub(crate) async fn serve(
         data_dir: &DataDir,
-        listen: SocketAddr,
+        doors: Doors,
         token: Option<String>,
     ) -> Result<Self, CliError> {
         data_dir.create()?;
@@ -35,7 +44,7 @@ impl Embedded {
             Some(token) => token,
             None => data_dir.token_or_new()?,
         };
-        let mut embedded = Self::start(data_dir, listen, token).await?;
+        let mut embedded = Self::start(data_dir, doors, token).await?;
         embedded._published = Some(data_dir.publish_address(&embedded.url)?);
         Ok(embedded)
     }
@@ -46,20 +55,18 @@ impl Embedded {
     /// As [`serve`](Self::serve).
     pub(crate) async fn open_stored(data_dir: &DataDir) -> Result<Self, CliError> {
         let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-        Self::start(data_dir, loopback, data_dir.token_or_new()?).await
+        let doors = Doors { listen: loopback, metrics: None };
+        Self::start(data_dir, doors, data_dir.token_or_new()?).await
     }
 
-    async fn start(
-        data_dir: &DataDir,
-        listen: SocketAddr,
-        token: String,
-    ) -> Result<Self, CliError> {
+    async fn start(data_dir: &DataDir, doors: Doors, token: String) -> Result<Self, CliError> {
         let options = Options {
             data_dir: data_dir.path().to_owned(),
-            listen,
+            listen: doors.listen,
             token: token.clone(),
             lease_ttl_ms: LEASE_TTL_MS,
             heartbeat_ms: HEARTBEAT_MS,
+            metrics_listen: doors.metrics,
         };
         let serving = coordinator::start(options)
             .await
@@ -71,6 +78,11 @@ impl Embedded {
     /// Where it listens.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where monitoring finds its `/metrics`, if anywhere.
+    pub(crate) fn metrics_url(&self) -> Option<String> {
+        self.serving.metrics_address().map(|address| format!("{}/metrics", url(address)))
     }
 
     /// A client of it.

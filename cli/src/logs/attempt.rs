@@ -4,16 +4,19 @@ use crate::client::Client;
 use crate::error::CliError;
 use crate::explain::Explanation;
 use crate::output::Printer;
-use proto::Attempt;
+use proto::{Attempt, AttemptKey};
 
-/// Prints the log of an attempt (`None`: the newest), and says when there is none.
+/// Prints the log of an attempt (`None`: the newest) of a gang's member, and says when there is
+/// none.
 ///
 /// # Errors
-/// The trial has not had this attempt, or none at all; the coordinator went away.
+/// The trial has not had this attempt, or none at all; it has no such member; the coordinator went
+/// away.
 pub(crate) async fn print(
     client: &mut Client,
     explained: &Explanation,
     attempt: Option<Attempt>,
+    rank: u32,
     follow: bool,
     printer: &Printer,
 ) -> Result<(), CliError> {
@@ -32,15 +35,17 @@ pub(crate) async fn print(
         ))
         .hint(format!("see its attempts with: brine explain {id}")));
     }
-    let mut log = client.logs(id, attempt, follow).await?;
+    let key = AttemptKey { trial: id.clone(), attempt: attempt.unwrap_or(had), rank };
+    let mut log = client.logs(&key, follow).await?;
     let mut is_empty = true;
     while let Some(chunk) = log.message().await? {
         is_empty = false;
         printer.bytes(&chunk.text)?;
     }
     if is_empty {
-        let attempt = attempt.unwrap_or(had);
-        printer.status(&format!("attempt {attempt} of trial {id} has no log yet"));
+        let member = if rank > 0 { format!("rank {rank} of ") } else { String::new() };
+        let attempt = key.attempt;
+        printer.status(&format!("{member}attempt {attempt} of trial {id} has no log yet"));
         printer.hint(&format!("see where it is with: brine explain {id}"));
     }
     Ok(())

@@ -1,14 +1,15 @@
 //! The logs of all trials of an experiment at once, each line with its trial before it.
 
 use super::lines::Lines;
-use super::queue::{FOLLOWED_MAX, Key, Queue};
+use super::queue::{FOLLOWED_MAX, Queue};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::listing::Listing;
 use crate::output::Printer;
 use proto::wire::WatchReply;
 use proto::wire::watch_reply::Message;
-use proto::{AttemptKey, Event, ExperimentId, ExperimentState, Record};
+use proto::{AttemptKey, Event, ExperimentId, ExperimentState, Record, TrialId};
+use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -18,6 +19,8 @@ const SHORT_ID_CHARS: usize = 8;
 /// Running trials that are asked for their experiment at the start, one call each; those of a
 /// larger cluster are followed from their next attempt on.
 const ASKED_MAX: usize = 1_000;
+/// Gangs whose size is remembered until they start.
+const GANGS_MAX: usize = 10_000;
 /// Pieces of text that wait for stdout; whoever writes more waits too.
 const PIECES_WAITING_MAX: usize = 64;
 
@@ -31,21 +34,24 @@ pub(crate) async fn print(
     printer: &Printer,
 ) -> Result<(), CliError> {
     let listing = Listing::read(client, experiment, 0).await?;
-    let begun: Vec<Key> = listing
-        .trials()
-        .filter(|trial| trial.attempts.0 > 0)
-        .map(|trial| (trial.id.clone(), trial.attempts))
-        .collect();
+    let begun: Vec<_> = listing.trials().filter(|trial| trial.attempts.0 > 0).collect();
     let shown = &begun[begun.len().saturating_sub(FOLLOWED_MAX)..];
     let left_out = listing.planned.saturating_sub(shown.len());
+    let members = shown.iter().flat_map(|trial| {
+        (0..trial.spec.placement.members.max(1)).map(|rank| AttemptKey {
+            trial: trial.id.clone(),
+            attempt: trial.attempts,
+            rank,
+        })
+    });
     if left_out > 0 {
         printer.status(&format!(
             "the logs of {left_out} older or waiting trials are not shown; `brine logs TRIAL` shows one"
         ));
     }
-    for (trial, attempt) in shown {
-        let mut lines = Lines::new(prefix(&(trial.clone(), *attempt)));
-        let mut log = client.logs(trial, Some(*attempt), false).await?;
+    for key in members {
+        let mut lines = Lines::new(prefix(&key));
+        let mut log = client.logs(&key, false).await?;
         while let Some(chunk) = log.message().await? {
             printer.bytes(&lines.take(&chunk.text))?;
         }
@@ -104,6 +110,8 @@ pub(crate) async fn follow(
 struct Following {
     client: Client,
     queue: Queue,
+    /// Members of gangs that got a lease.
+    gangs: BTreeMap<TrialId, u32>,
     readers: JoinSet<Result<(), CliError>>,
     sender: mpsc::Sender<Vec<u8>>,
     texts: mpsc::Receiver<Vec<u8>>,
@@ -112,7 +120,8 @@ struct Following {
 impl Following {
     fn new(client: Client) -> Self {
         let (sender, texts) = mpsc::channel(PIECES_WAITING_MAX);
-        Self { client, queue: Queue::default(), readers: JoinSet::new(), sender, texts }
+        let (queue, gangs) = (Queue::default(), BTreeMap::new());
+        Self { client, queue, gangs, readers: JoinSet::new(), sender, texts }
     }
 
     /// The attempts that agents hold now, of this experiment.
@@ -121,14 +130,14 @@ impl Following {
         let held = agents.iter().flat_map(|agent| &agent.running);
         let held: Vec<AttemptKey> = held.filter_map(|held| held.parse().ok()).collect();
         let mut added = 0;
-        for key in held.into_iter().filter(|key| key.rank == 0).take(ASKED_MAX) {
+        for key in held.into_iter().take(ASKED_MAX) {
             // As many as are followed; the others have their turn when they are the newest.
             if added == FOLLOWED_MAX {
                 break;
             }
             let explained = self.client.explain(key.trial.as_str()).await?;
             if explained.experiments.iter().any(|owner| owner == experiment.as_str()) {
-                self.queue.add((key.trial, key.attempt));
+                self.queue.add(key);
                 added += 1;
             }
         }
@@ -147,8 +156,23 @@ impl Following {
                     .because(error)
                     .hint("install the coordinator's version of Brine here")
             })?;
-            if let Event::AttemptStarted { trial, attempt } = &record.event {
-                self.queue.add((trial.clone(), *attempt));
+            if let Event::LeaseGranted { trial, members, .. } = &record.event
+                && !members.is_empty()
+            {
+                if self.gangs.len() >= GANGS_MAX {
+                    self.gangs.clear();
+                }
+                self.gangs.insert(trial.clone(), members.len() as u32 + 1);
+            }
+            // One that was over before its agent could say that it started is only told to be over.
+            if let Event::AttemptStarted { trial, attempt }
+            | Event::AttemptFailed { trial, attempt, .. }
+            | Event::TrialEnded { trial, attempt, .. } = &record.event
+                && attempt.0 > 0
+            {
+                for rank in 0..self.gangs.remove(trial).unwrap_or(1) {
+                    self.queue.add(AttemptKey { trial: trial.clone(), attempt: *attempt, rank });
+                }
             }
             if let Event::AttemptFailed { trial, attempt, .. }
             | Event::TrialEnded { trial, attempt, .. } = &record.event
@@ -178,9 +202,13 @@ impl Following {
     }
 }
 
-async fn read(mut client: Client, key: Key, sender: mpsc::Sender<Vec<u8>>) -> Result<(), CliError> {
+async fn read(
+    mut client: Client,
+    key: AttemptKey,
+    sender: mpsc::Sender<Vec<u8>>,
+) -> Result<(), CliError> {
     let mut lines = Lines::new(prefix(&key));
-    let mut log = client.logs(&key.0, Some(key.1), true).await?;
+    let mut log = client.logs(&key, true).await?;
     while let Some(chunk) = log.message().await? {
         let text = lines.take(&chunk.text);
         if !text.is_empty() && sender.send(text).await.is_err() {
@@ -195,8 +223,31 @@ async fn read(mut client: Client, key: Key, sender: mpsc::Sender<Vec<u8>>) -> Re
     Ok(())
 }
 
-/// `3fa2c1d0 | `, with the attempt from the second on: `3fa2c1d0#2 | `.
-fn prefix((trial, attempt): &Key) -> String {
+/// `3fa2c1d0 | `, with the rank of a gang's other members and the attempt from the second on:
+/// `3fa2c1d0/3#2 | `.
+fn prefix(AttemptKey { trial, attempt, rank }: &AttemptKey) -> String {
     let short: String = trial.as_str().chars().take(SHORT_ID_CHARS).collect();
-    if attempt.0 > 1 { format!("{short}#{attempt} | ") } else { format!("{short} | ") }
+    let rank = if *rank > 0 { format!("/{rank}") } else { String::new() };
+    let attempt = if attempt.0 > 1 { format!("#{attempt}") } else { String::new() };
+    format!("{short}{rank}{attempt} | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::Attempt;
+
+    #[test]
+    fn a_line_names_the_trial_and_what_is_not_the_first() {
+        let trial = TrialId::new("3fa2c1d0e4b5a697").unwrap();
+        for (attempt, rank, expected) in [
+            (1, 0, "3fa2c1d0 | "),
+            (2, 0, "3fa2c1d0#2 | "),
+            (1, 3, "3fa2c1d0/3 | "),
+            (2, 3, "3fa2c1d0/3#2 | "),
+        ] {
+            let key = AttemptKey { trial: trial.clone(), attempt: Attempt(attempt), rank };
+            assert_eq!(prefix(&key), expected);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Which attempts are followed at once.
 
-use proto::{Attempt, TrialId};
+use proto::AttemptKey;
 use std::collections::{BTreeSet, VecDeque};
 
 /// Attempts that are followed at once: more lines than this nobody reads.
@@ -10,21 +10,18 @@ const WAITING_MAX: usize = 256;
 /// Running attempts that are remembered so that each is followed once.
 const KNOWN_MAX: usize = 100_000;
 
-/// One attempt of a trial.
-pub(super) type Key = (TrialId, Attempt);
-
 /// Attempts that want to be followed, the newest first.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    known: BTreeSet<Key>,
-    waiting: VecDeque<Key>,
+    known: BTreeSet<AttemptKey>,
+    waiting: VecDeque<AttemptKey>,
     followed: usize,
     left_out: u64,
 }
 
 impl Queue {
     /// A new attempt; one that was told before changes nothing.
-    pub(super) fn add(&mut self, key: Key) {
+    pub(super) fn add(&mut self, key: AttemptKey) {
         if self.known.len() >= KNOWN_MAX {
             // Only attempts that just started are told again.
             self.known.clear();
@@ -50,7 +47,7 @@ impl Queue {
     }
 
     /// The next one to follow, when there is a place.
-    pub(super) fn next(&mut self) -> Option<Key> {
+    pub(super) fn next(&mut self) -> Option<AttemptKey> {
         if self.followed >= FOLLOWED_MAX {
             return None;
         }
@@ -78,16 +75,18 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::{Attempt, TrialId};
 
-    fn key(number: usize) -> Key {
-        (TrialId::new(format!("{number:016x}")).unwrap(), Attempt(1))
+    fn key(number: usize) -> AttemptKey {
+        let trial = TrialId::new(format!("{number:016x}")).unwrap();
+        AttemptKey { trial, attempt: Attempt(1), rank: 0 }
     }
 
     #[test]
     fn the_newest_come_first_and_each_once() {
         let mut queue = Queue::default();
         [1, 2, 2, 1, 3].into_iter().for_each(|number| queue.add(key(number)));
-        let order: Vec<Key> = std::iter::from_fn(|| queue.next()).collect();
+        let order: Vec<AttemptKey> = std::iter::from_fn(|| queue.next()).collect();
         assert_eq!(order, [key(3), key(2), key(1)]);
         assert!(!queue.is_idle());
         (0..3).for_each(|_| queue.ended());

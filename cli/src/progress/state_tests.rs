@@ -60,6 +60,7 @@ impl Script {
         let point = |(step, value): &(u64, f64)| MetricPoint {
             trial: trial.id(),
             attempt: Attempt(attempt),
+            rank: 0,
             metric: "loss".into(),
             step: *step,
             value: *value,

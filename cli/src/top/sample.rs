@@ -248,7 +248,7 @@ mod tests {
 
     fn point(step: u64, value: f64) -> MetricPoint {
         let (trial, metric) = (TRIAL.to_owned(), "loss".to_owned());
-        MetricPoint { trial, attempt: 1, metric, step, value }
+        MetricPoint { trial, attempt: 1, metric, step, value, rank: 0 }
     }
 
     #[test]

@@ -50,6 +50,16 @@ fn a_sweep_of_programs_runs_and_is_answered_from_what_is_stored() {
     let id = trials[1]["id"].as_str().unwrap();
     let logs = bench.brine(&["logs", id]).code(0);
     assert!(logs.stdout.contains("x is 2"), "{}", logs.stdout);
+    let table = bench.brine(&["metrics", id]).code(0).stdout;
+    let cells: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(cells, ["loss", "1", "1", "4.000", "4.000", "4.000", "4.000", "▄"]);
+    let csv = bench.brine(&["metrics", id, "--metric", "loss", "--format", "csv"]).code(0).stdout;
+    assert_eq!(csv, format!("trial,attempt,metric,step,value\n{id},1,loss,1,4\n"));
+    let json = bench.brine(&["metrics", id, "--output", "json"]).code(0).json();
+    assert_eq!((&json["series"][0]["stored"], &json["trial"]), (&1.into(), &id.into()));
+    let unknown = bench.brine(&["metrics", id, "--metric", "lost"]).code(1);
+    assert!(unknown.stderr.contains("hint: it has: loss"), "{}", unknown.stderr);
+    bench.brine(&["metrics", id, "--points", "3"]).code(2);
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub struct Agent {
     /// Newest report of that session.
     pub(super) sequence: u64,
     /// When it last said anything.
-    pub(super) heard_at: Timestamp,
+    pub heard_at: Timestamp,
     /// Whether its session is up; leases are granted only then.
     pub connected: bool,
     /// It said that it stops; it gets no further leases in this session.

@@ -2,7 +2,10 @@
 //! Nothing is decided here.
 
 mod clients;
+pub(crate) mod counted;
 mod explain;
+pub(crate) mod scrape;
+mod series;
 mod session;
 mod streams;
 
@@ -207,7 +210,7 @@ impl Coordinator for Service {
         &self,
         request: Request<wire::MetricsRequest>,
     ) -> Result<Response<Self::MetricsStream>, Status> {
-        streams::metrics(self.clone(), request.into_inner())
+        series::metrics(self, request.into_inner())
     }
 
     type LogsStream = Answers<wire::LogChunk>;

@@ -2,9 +2,9 @@
 //! newest complete assignment, however many were skipped.
 
 use super::{ANSWERS_MAX, Answers, Service, bad, reject, stopped};
-use crate::core::{Capacity, Gpu, Join, LeaseView, Point, Report};
+use crate::core::{Capacity, Core, Gpu, Join, LeaseView, Point, Report};
 use crate::driver::{LatestWanted, Message};
-use crate::store::METRIC_NAME_BYTES_MAX;
+use crate::metrics::METRIC_NAME_BYTES_MAX;
 use proto::wire::agent_message::Message as FromAgent;
 use proto::wire::coordinator_message::Message as ToAgent;
 use proto::wire::{
@@ -31,6 +31,8 @@ const VERSION_CHARACTERS_MAX: usize = 64;
 const NAMED_MAX: usize = 64;
 /// Longest name or value of one.
 const NAME_BYTES_MAX: usize = 128;
+/// Members of a gang; no recipe can ask for more.
+const MEMBERS_MAX: u32 = 1_024;
 /// GPUs that one agent may offer.
 const GPUS_MAX: usize = 256;
 /// Attempts in one report; an agent cannot hold more than it has CPU slots.
@@ -265,6 +267,11 @@ impl Session {
                 "a metric's name has 1 to {METRIC_NAME_BYTES_MAX} bytes, none of them zero"
             )));
         }
+        if batch.points.iter().any(|point| point.rank >= MEMBERS_MAX) {
+            return Err(Status::invalid_argument(format!(
+                "a gang has at most {MEMBERS_MAX} members"
+            )));
+        }
         let points = batch
             .points
             .into_iter()
@@ -281,6 +288,12 @@ impl Session {
             let sent = self.service.inbox.send(Message::measure(measured)).await;
             sent.map_err(|_| stopped())?;
         }
+        // Who watches a trial sees its first member; the others' series are asked for.
+        let points = if points.iter().all(|point| point.rank == 0) {
+            points
+        } else {
+            Arc::new(points.iter().filter(|point| point.rank == 0).cloned().collect())
+        };
         // Nobody is watching: the series is stored all the same.
         drop(self.service.live_metrics.send(points));
         Ok(())
@@ -296,7 +309,8 @@ impl Session {
         if passed.len() > ATTEMPTS_MAX {
             passed.clear();
         }
-        let passing = points.iter().filter(|point| {
+        let leaders = points.iter().filter(|point| point.rank == 0);
+        let passing = leaders.filter(|point| {
             let Some(rungs) = watched.get(&point.metric) else { return false };
             let reached = rungs.range(..=point.step).count();
             let known = passed.entry((point.trial.clone(), point.metric.clone())).or_default();
@@ -319,13 +333,17 @@ impl Session {
             )));
         }
         let trial = TrialId::new(chunk.trial).map_err(bad("trial"))?;
-        // Only trials that this coordinator knows get a file.
-        let id = trial.clone();
-        if !self.service.ask(move |core, _| core.trial(&id).is_some()).await? {
+        // Only members of trials that this coordinator knows get a file.
+        let (id, rank) = (trial.clone(), chunk.rank);
+        let has_member = move |core: &Core, _| {
+            core.trial(&id).is_some_and(|trial| rank < trial.spec.placement.members.max(1))
+        };
+        if !self.service.ask(has_member).await? {
             return Ok(());
         }
-        let (logs, attempt) = (self.service.logs.clone(), Attempt(chunk.attempt));
-        let write = move || logs.write(&trial, attempt, chunk.offset, &chunk.text);
+        let logs = self.service.logs.clone();
+        let key = AttemptKey { trial, attempt: Attempt(chunk.attempt), rank };
+        let write = move || logs.write(&key, chunk.offset, &chunk.text);
         tokio::task::spawn_blocking(write).await.map_err(|_| stopped())?.map_err(super::internal)
     }
 }

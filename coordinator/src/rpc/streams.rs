@@ -1,4 +1,4 @@
-//! Streams to clients: past and live records, metric series, logs, blobs.
+//! Streams to clients: past and live records, logs, blobs.
 
 use super::{ANSWERS_MAX, Answers, Service, bad, internal};
 use crate::core::Core;
@@ -6,10 +6,10 @@ use crate::published::Published;
 use crate::store::READ_MAX;
 use proto::wire::watch_reply::Message as Watched;
 use proto::wire::{
-    BLOB_CHUNK_BYTES, BlobChunk, CaughtUp, LOG_CHUNK_BYTES, LogChunk, LogsRequest,
-    METRIC_BATCH_MAX, MetricBatch, MetricsRequest, WatchReply, WatchRequest,
+    BLOB_CHUNK_BYTES, BlobChunk, CaughtUp, LOG_CHUNK_BYTES, LogChunk, LogsRequest, MetricBatch,
+    WatchReply, WatchRequest,
 };
-use proto::{Attempt, BlobId, ExperimentId, MetricPoint, TrialId};
+use proto::{Attempt, AttemptKey, BlobId, ExperimentId, MetricPoint, TrialId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
@@ -21,11 +21,14 @@ use tonic::{Response, Status};
 /// How often `logs --follow` looks for new text.
 const LOG_POLL: Duration = Duration::from_millis(200);
 
-type Sender<T> = mpsc::Sender<Result<T, Status>>;
+pub(super) type Sender<T> = mpsc::Sender<Result<T, Status>>;
 
 /// Runs `work` beside the call; its answers flow through a bounded channel, and it ends when the
 /// reader goes away or the coordinator stops.
-fn spawn<T, F>(service: &Service, work: impl FnOnce(Sender<T>) -> F) -> Response<Answers<T>>
+pub(super) fn spawn<T, F>(
+    service: &Service,
+    work: impl FnOnce(Sender<T>) -> F,
+) -> Response<Answers<T>>
 where
     T: Send + 'static,
     F: Future<Output = Result<(), Status>> + Send + 'static,
@@ -194,37 +197,9 @@ impl Watching {
         if points.is_empty() {
             return Ok(());
         }
-        let message = Some(Watched::Metrics(MetricBatch { points }));
+        let message = Some(Watched::Metrics(MetricBatch { points, ..MetricBatch::default() }));
         send(&self.sender, WatchReply { message }).await
     }
-}
-
-pub(super) fn metrics(
-    service: Service,
-    request: MetricsRequest,
-) -> Result<Response<Answers<MetricBatch>>, Status> {
-    let trial = TrialId::new(request.trial).map_err(bad("trial"))?;
-    Ok(spawn(&service.clone(), |sender| async move {
-        let read = move || {
-            let mut batch = Vec::new();
-            let mut gone = false;
-            service.store.metrics(&trial, |point| {
-                if gone || !(request.metric.is_empty() || request.metric == point.metric) {
-                    return;
-                }
-                batch.push(point.into());
-                if batch.len() == METRIC_BATCH_MAX {
-                    let points = std::mem::take(&mut batch);
-                    gone = sender.blocking_send(Ok(MetricBatch { points })).is_err();
-                }
-            })?;
-            if !batch.is_empty() && !gone {
-                drop(sender.blocking_send(Ok(MetricBatch { points: batch })));
-            }
-            Ok::<(), crate::store::StoreError>(())
-        };
-        tokio::task::spawn_blocking(read).await.map_err(internal)?.map_err(internal)
-    }))
 }
 
 pub(super) async fn logs(
@@ -233,26 +208,39 @@ pub(super) async fn logs(
 ) -> Result<Response<Answers<LogChunk>>, Status> {
     let trial = TrialId::new(request.trial).map_err(bad("trial"))?;
     let id = trial.clone();
-    let newest = service.ask(move |core, _| core.trial(&id).map(|trial| trial.attempt)).await?;
-    let newest = newest.ok_or_else(|| Status::not_found(format!("there is no trial {trial}")))?;
+    let known = move |core: &Core, _| {
+        core.trial(&id).map(|trial| (trial.attempt, trial.spec.placement.members.max(1)))
+    };
+    let known = service.ask(known).await?;
+    let (newest, members) =
+        known.ok_or_else(|| Status::not_found(format!("there is no trial {trial}")))?;
+    let (rank, last) = (request.rank, members - 1);
+    if rank > last {
+        return Err(Status::invalid_argument(match last {
+            0 => format!("trial {trial} is no gang: it has rank 0 only"),
+            last => format!("trial {trial} is a gang with the ranks 0 to {last}, not {rank}"),
+        }));
+    }
     let attempt = if request.attempt == 0 { newest } else { Attempt(request.attempt) };
+    let key = AttemptKey { trial, attempt, rank };
     // A stop ends the wait for more, not the reading of what is there.
     Ok(spawn_until(std::future::pending(), |sender| async move {
         let mut offset = 0;
         loop {
             // Asked before the read, so that text written before the end is not missed.
             let goes_on = request.follow && !service.stopping.is_cancelled();
-            let live = goes_on && is_live(&service, &trial, attempt).await.unwrap_or(false);
-            let (logs, id) = (service.logs.clone(), trial.clone());
-            let read = move || logs.read(&id, attempt, offset, LOG_CHUNK_BYTES);
+            let live = goes_on && is_live(&service, &key).await.unwrap_or(false);
+            let (logs, wanted) = (service.logs.clone(), key.clone());
+            let read = move || logs.read(&wanted, offset, LOG_CHUNK_BYTES);
             let text =
                 tokio::task::spawn_blocking(read).await.map_err(internal)?.map_err(internal)?;
             match text.len() {
                 0 if live => tokio::time::sleep(LOG_POLL).await,
                 0 => return Ok(()),
                 length => {
-                    let name = trial.to_string();
-                    let chunk = LogChunk { trial: name, attempt: attempt.0, offset, text };
+                    let trial = key.trial.to_string();
+                    let attempt = key.attempt.0;
+                    let chunk = LogChunk { trial, attempt, offset, text, rank };
                     send(&sender, chunk).await?;
                     offset += length as u64;
                 }
@@ -261,8 +249,8 @@ pub(super) async fn logs(
     }))
 }
 
-async fn is_live(service: &Service, trial: &TrialId, attempt: Attempt) -> Result<bool, Status> {
-    let id = trial.clone();
+async fn is_live(service: &Service, key: &AttemptKey) -> Result<bool, Status> {
+    let id = key.trial.clone();
     let lease = service.ask(move |core, _| core.current_lease(&id).map(|l| l.attempt)).await?;
-    Ok(lease == Some(attempt))
+    Ok(lease == Some(key.attempt))
 }

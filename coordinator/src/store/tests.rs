@@ -89,29 +89,31 @@ fn a_cut_journal_is_refused_wherever_it_is_cut() {
 }
 
 #[test]
-fn of_several_attempts_at_one_step_the_newest_counts() {
+fn metric_points_and_notes_survive_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
     let trial = TrialId::new("00000000000000aa").unwrap();
-    let point = |attempt, metric: &str, step, value| MetricPoint {
+    let names = 0..crate::metrics::NAMES_MAX + 2;
+    let point = |number: usize| MetricPoint {
         trial: trial.clone(),
-        attempt: Attempt(attempt),
-        metric: metric.to_owned(),
-        step,
-        value,
+        attempt: proto::Attempt(1),
+        rank: 0,
+        metric: format!("m{number:04}"),
+        step: 3,
+        value: number as f64,
     };
-    let given = [
-        point(2, "loss", 10, 2.0),
-        point(1, "loss", 10, 1.0),
-        point(1, "loss", 300, 3.0),
-        point(1, "lossy", 10, 4.0),
-        point(1, "loss", 2, 0.5),
-    ];
-    store.put_metrics(&given).unwrap();
+    Store::open(folder.path()).unwrap().put_metrics(&names.map(point).collect::<Vec<_>>()).unwrap();
+    let store = Store::open(folder.path()).unwrap();
     let mut seen = Vec::new();
-    store.metrics(&trial, |point| seen.push((point.metric, point.step, point.value))).unwrap();
-    let expected = [("loss", 2, 0.5), ("loss", 10, 2.0), ("loss", 300, 3.0), ("lossy", 10, 4.0)];
-    assert_eq!(seen, expected.map(|(name, step, value)| (name.to_owned(), step, value)));
+    store
+        .metrics(&trial, 0, None, |metric, sample| seen.push((metric.to_owned(), sample.value)))
+        .unwrap();
+    assert_eq!(seen.len(), crate::metrics::NAMES_MAX);
+    assert_eq!(seen.last(), Some(&("m0999".to_owned(), 999.0)));
+    let notes = store.metric_notes(&trial, 0).unwrap();
+    assert_eq!(notes, [Note::Refused { metric: "m1000".to_owned() }]);
+    let mut seen = Vec::new();
+    store.metrics(&trial, 0, Some("m0007"), |_, sample| seen.push(sample.value)).unwrap();
+    assert_eq!(seen, [7.0]);
 }
 
 fn copy_folder(from: &Path, to: &Path) {
