@@ -15,7 +15,9 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -241,17 +243,22 @@ pub fn save(
     let step = snapshot.state.step;
     let folder = free_folder(parent, step, attempt)?;
     let partial = folder.with_extension("partial");
-    let written = write_folder(&partial, &folder, &files);
-    if let Err(error) = written {
-        // Best effort: what is left is not a checkpoint, and the disk may be full of it.
-        drop(fs::remove_dir_all(&partial));
-        return Err(error);
-    }
     let record = |(name, content): &(&str, Vec<u8>)| CheckpointFile {
         name: (*name).to_owned(),
         hash: BlobId::from_hash(blake3::hash(content)),
         bytes: content.len() as u64,
     };
+    let (written, records) = thread::scope(|scope| {
+        // The disk waits while the processor hashes, and the other way round.
+        let records = scope.spawn(|| files.iter().map(record).collect::<Vec<_>>());
+        let written = write_folder(&partial, &folder, &files);
+        (written, records.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    if let Err(error) = written {
+        // Best effort: what is left is not a checkpoint, and the disk may be full of it.
+        drop(fs::remove_dir_all(&partial));
+        return Err(error);
+    }
     Ok(Checkpoint {
         step,
         attempt,
@@ -260,7 +267,7 @@ pub fn save(
             .into_os_string()
             .into_string()
             .map_err(|path| CheckpointError::Name { path: path.into() })?,
-        files: files.iter().map(record).collect(),
+        files: records,
     })
 }
 

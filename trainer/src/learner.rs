@@ -1,10 +1,10 @@
 //! One model with its optimiser on one device.
 
-use crate::checkpoint::{Contents, MomentPlace, Snapshot, State};
+use crate::checkpoint::{Snapshot, State};
 use crate::data::{Text, Windows};
 use crate::error::TrainError;
 use crate::model::Model;
-use crate::optimizer::{Optimizer, moment_places};
+use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters};
 use proto::TrainSpec;
 use tch::{Device, Kind, Reduction, TchError, Tensor, no_grad};
@@ -16,7 +16,6 @@ pub(crate) struct Learner<'a> {
     parameters: Parameters,
     model: Model,
     optimizer: Optimizer,
-    moment_places: Vec<MomentPlace>,
     average: Option<Average>,
     device: Device,
 }
@@ -90,7 +89,6 @@ impl<'a> Learner<'a> {
             spec,
             model: Model::new(&spec.model, &parameters)?,
             optimizer: Optimizer::new(&spec.optimizer, &parameters)?,
-            moment_places: moment_places(&spec.optimizer, parameters.layout()),
             average: average.transpose()?,
             parameters,
             device,
@@ -205,15 +203,6 @@ impl<'a> Learner<'a> {
             })
         };
         snapshot().map_err(|source| TrainError::torch(self.spec, "copying the state", source))
-    }
-
-    /// What a snapshot holds.
-    pub(crate) fn contents(&self) -> Contents<'_> {
-        Contents {
-            layout: self.parameters.layout(),
-            moments: &self.moment_places,
-            average: self.average.is_some(),
-        }
     }
 
     fn tensors(&self, windows: &Windows) -> tch::Result<(Tensor, Tensor)> {

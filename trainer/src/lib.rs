@@ -27,6 +27,7 @@ pub mod parameters;
 mod permutation;
 pub mod schedule;
 mod train;
+mod writer;
 
 pub use device::{Device, Environment, environment};
 pub use error::TrainError;

@@ -3,7 +3,8 @@
 //! ```text
 //! clip   g <- g min(1, clip / (|g| + 1e-6))
 //! AdamW  m <- b1 m + (1 - b1) g          v <- b2 v + (1 - b2) g^2
-//!        p <- p (1 - lr decay)           p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+//!        p <- p (1 - lr decay)
+//!        p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 //! Lion   p <- p (1 - lr decay)           p <- p - lr sign(b1 m + (1 - b1) g)
 //!        m <- b2 m + (1 - b2) g
 //! SGD    g <- g + decay p                m <- momentum m + g

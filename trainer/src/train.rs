@@ -10,6 +10,7 @@ use crate::log::{Log, now};
 use crate::optimizer::moment_places;
 use crate::parameters::Layout;
 use crate::schedule::rate_share;
+use crate::writer::Writer;
 use proto::{AgentId, Attempt, Checkpoint, TokenFormat, TrainSpec};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
@@ -43,8 +44,9 @@ pub struct Setting<'a> {
 /// What a training tells while it goes on.
 pub trait Observer {
     /// A number at a step: `loss`, `learning_rate`, `gradient_norm` and `tokens_per_second` for the
-    /// update of that number, from 0; `validation_loss`, `validation_loss_ema` and `validation_bits_per_byte` after that
-    /// many updates. At most about ten times a second, and for the first and the last update.
+    /// update of that number, from 0; `validation_loss`, `validation_loss_ema` and
+    /// `validation_bits_per_byte` after that many updates. At most about ten times a second, and
+    /// for the first and the last update.
     fn metric(&mut self, step: u64, name: &str, value: f64);
     /// A checkpoint is whole on disk. Older ones are not needed any more once this is recorded.
     fn checkpoint(&mut self, checkpoint: Checkpoint);
@@ -100,19 +102,29 @@ pub fn train(
     let device = device::open(setting.device, setting.threads)?;
     let [vocabulary, sequence] = [spec.model.vocabulary, spec.model.sequence];
     let text = Text::open(setting.data, &spec.data, &Bytes, vocabulary, sequence, setting.seed)?;
-    let (learner, state) = start(spec, setting, device, resume, observer)?;
+    let layout = Layout::of(&spec.model);
+    let moments = moment_places(&spec.optimizer, &layout);
+    let contents = Contents { layout: &layout, moments: &moments, average: spec.ema.is_some() };
+    let (learner, state) = start(spec, setting, device, (resume, &contents), observer)?;
     let log = Log::new(spec, device);
     thread::scope(|scope| {
         let batches = batches(scope, &text, state.step..spec.steps, spec.batch);
-        steps(spec, setting, (&text, &batches), learner, state, log, observer)
+        let mut writer = Writer::start(scope, setting, contents);
+        let ends = (&text, &batches, &mut writer);
+        let end = steps(spec, setting, ends, learner, state, log, observer);
+        // What is being written when a training diverges or fails still counts.
+        let written = writer.finish(observer);
+        let end = end?;
+        written.map(|_| end)
     })
 }
 
-/// The loop. `batches` are those of the steps that are left.
+/// The loop. `batches` are those of the steps that are left. A checkpoint that comes due while the
+/// one before is still being written waits for it; the loop does not.
 fn steps(
     spec: &TrainSpec,
     setting: &Setting<'_>,
-    (text, batches): (&Text, &Receiver<Windows>),
+    (text, batches, writer): (&Text, &Receiver<Windows>, &mut Writer),
     mut learner: Learner<'_>,
     mut state: State,
     mut log: Log,
@@ -137,21 +149,27 @@ fn steps(
                 }
             }
             if last {
-                let checkpoint = save(setting, &learner, &state, observer)?;
+                writer.finish(observer)?;
+                writer.write(learner.snapshot(&state)?);
+                let checkpoint = writer.finish(observer)?;
                 return Ok(completed(spec, &state, loss, average, checkpoint));
             }
         }
 
         let stop = observer.stop_requested();
-        if stop || now().duration_since(saved_at) >= setting.checkpoint_every {
+        let free = writer.is_free(observer)?;
+        if stop || (free && now().duration_since(saved_at) >= setting.checkpoint_every) {
             let broken = log.settle(&mut state, observer);
             if let Some(step) = broken.map_err(|source| reading(spec, source))? {
                 return Ok(diverged("loss", step));
             }
-            save(setting, &learner, &state, observer)?;
             if stop {
+                writer.finish(observer)?;
+                writer.write(learner.snapshot(&state)?);
+                writer.finish(observer)?;
                 return Ok(End::Stopped { step });
             }
+            writer.write(learner.snapshot(&state)?);
             saved_at = now();
         }
 
@@ -175,14 +193,12 @@ fn start<'a>(
     spec: &'a TrainSpec,
     setting: &Setting<'_>,
     device: tch::Device,
-    resume: &[Checkpoint],
+    (resume, contents): (&[Checkpoint], &Contents<'_>),
     observer: &mut dyn Observer,
 ) -> Result<(Learner<'a>, State), TrainError> {
-    let layout = Layout::of(&spec.model);
+    let layout = contents.layout.clone();
     let mut note = |text: &str| observer.note(text);
-    let moments = moment_places(&spec.optimizer, &layout);
-    let contents = Contents { layout: &layout, moments: &moments, average: spec.ema.is_some() };
-    let snapshot = checkpoint::first_intact(resume, &contents, &mut note)?;
+    let snapshot = checkpoint::first_intact(resume, contents, &mut note)?;
     let Some(snapshot) = snapshot else {
         if !resume.is_empty() {
             observer.note("no checkpoint is whole; starting from step 0");
@@ -221,19 +237,6 @@ fn check_belongs(
     }
 }
 
-fn save(
-    setting: &Setting<'_>,
-    learner: &Learner<'_>,
-    state: &State,
-    observer: &mut dyn Observer,
-) -> Result<Checkpoint, TrainError> {
-    let snapshot = learner.snapshot(state)?;
-    let (parent, contents) = (setting.checkpoints, learner.contents());
-    let saved = checkpoint::save(parent, setting.attempt, setting.agent, &contents, &snapshot)?;
-    observer.checkpoint(saved.clone());
-    Ok(saved)
-}
-
 fn report_validation(spec: &TrainSpec, step: u64, loss: f64, observer: &mut dyn Observer) {
     observer.metric(step, "validation_loss", loss);
     if let Some(bits) = bits_per_byte(spec, loss) {
@@ -254,7 +257,7 @@ fn completed(
     state: &State,
     validation_loss: f64,
     average_loss: Option<f64>,
-    checkpoint: Checkpoint,
+    checkpoint: Option<Checkpoint>,
 ) -> End {
     let losses = &state.recent_losses;
     let train_loss = losses.iter().sum::<f64>() / losses.len() as f64;
@@ -271,10 +274,7 @@ fn completed(
     metrics.extend(average_loss.map(|loss| ("validation_loss_ema", loss)));
     metrics.extend(bits_per_byte(spec, validation_loss).map(|b| ("validation_bits_per_byte", b)));
     let named = |(name, value): (&str, f64)| (name.to_owned(), value);
-    End::Completed {
-        metrics: metrics.into_iter().map(named).collect(),
-        checkpoint: Some(checkpoint),
-    }
+    End::Completed { metrics: metrics.into_iter().map(named).collect(), checkpoint }
 }
 
 fn diverged(metric: &str, step: u64) -> End {

@@ -1,7 +1,7 @@
 """What PyTorch 2.11 makes of the updates in `optimizers.json`.
 
-Run it with `python optimizers.py > optimizers.json` where `torch` 2.11 is installed. The weights and
-gradients are functions of their place, which the test computes too. Lion is not in PyTorch; its
+Run it with `python optimizers.py > optimizers.json` where `torch` 2.11 is installed. The weights
+and gradients are functions of their place, which the test computes too. Lion is not in PyTorch; its
 numbers follow algorithm 2 of arXiv 2302.06675 in 64 bits.
 """
 

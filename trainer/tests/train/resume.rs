@@ -131,8 +131,8 @@ fn a_training_that_is_stopped_often_ends_with_the_same_bits() {
     assert_eq!(bits(&lab, &spec, &checkpoints), undisturbed);
 }
 
-// Goal: what is on disk counts, not what the first process did afterwards. Every step writes a
-// checkpoint, as a training does that is killed at any of them.
+// Goal: what is on disk counts, not what the first process did afterwards, also when it went on
+// while the checkpoint was written.
 #[test]
 fn every_checkpoint_on_the_way_leads_to_the_same_end() {
     let mut lab = Lab::new();
@@ -142,7 +142,9 @@ fn every_checkpoint_on_the_way_leads_to_the_same_end() {
     let mut notebook = Notebook::default();
     lab.train(&spec, 1, &[], &mut notebook).unwrap();
     let steps: Vec<u64> = notebook.checkpoints.iter().map(|saved| saved.step).collect();
-    assert_eq!(steps, (0..=12).collect::<Vec<_>>());
+    // The training does not wait for the disk, so not every step has one.
+    assert!(steps.is_sorted_by(|a, b| a < b), "{steps:?}");
+    assert_eq!((steps.first(), steps.last()), (Some(&0), Some(&12)));
     lab.checkpoint_every = Duration::from_secs(3_600);
     for checkpoint in notebook.checkpoints {
         let step = checkpoint.step;
