@@ -14,9 +14,9 @@ use agent_keeper::order::{Control, TrialRecord};
 use keeper::KEEPER;
 use proto::train::NUMERICS_VERSION;
 use proto::{
-    AdamW, BlobId, BlobRef, CommandSpec, DataSpec, FailureClass, Mlp, ModelSpec, Norm, Outcome,
-    Positions, Resources, Retries, Runner, Schedule, TokenFormat, TrainSpec, TrialSpec, Validation,
-    Value,
+    AdamW, BlobId, BlobRef, CommandSpec, DataSpec, FailureClass, Mlp, ModelSpec, Norm, Optimizer,
+    Outcome, Packing, Positions, Resources, Retries, Runner, Schedule, TokenFormat, TrainSpec,
+    TrialSpec, Validation, Value,
 };
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -333,18 +333,21 @@ fn training(text: &[u8]) -> TrialSpec {
             text: BlobRef { blob: hash, bytes: text.len() as u64 },
             format: TokenFormat::Bytes,
             held_out: 0.1,
+            packing: Packing::Stream,
         },
         batch: 2,
         steps: 300,
-        optimizer: AdamW {
+        optimizer: Optimizer::AdamW(AdamW {
             learning_rate: 1e-3,
             beta1: 0.9,
             beta2: 0.99,
             epsilon: 1e-8,
             weight_decay: 0.1,
             clip: Some(1.0),
-        },
-        schedule: Schedule { warmup: 0.1, decay: 0.2 },
+        }),
+        schedule: Schedule::linear(0.1, 0.2),
+        accumulation: 1,
+        ema: None,
         validation: Validation { every_steps: 0, tokens: 640 },
     };
     let runner = Runner::Train(Box::new(train));

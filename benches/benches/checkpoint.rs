@@ -6,7 +6,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use proto::{AgentId, Attempt, BlobId, Mlp, ModelSpec, Norm, Positions};
 use std::fs::{self, File};
 use std::io::Write as _;
-use trainer::checkpoint::{Snapshot, State, load, save};
+use trainer::checkpoint::{Contents, MomentPlace, Snapshot, State, load, save};
 use trainer::parameters::Layout;
 
 fn model(width: u32, layers: u32) -> ModelSpec {
@@ -36,15 +36,19 @@ fn bench(criterion: &mut Criterion) {
         let snapshot = Snapshot {
             state: State::new(1, BlobId::from_hash(blake3::hash(b"text"))),
             parameters: bytes.clone(),
-            first_moment: bytes.clone(),
-            second_moment: bytes.clone(),
+            moments: vec![bytes.clone(), bytes.clone()],
+            average: None,
         };
+        let all = 0..layout.entries().len();
+        let moments = ["first_moment.", "second_moment."]
+            .map(|prefix| MomentPlace { prefix, entries: all.clone() });
+        let contents = Contents { layout: &layout, moments: &moments, average: false };
         let name = format!("{:.1}_MB", size as f64 / 1e6);
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(BenchmarkId::new("save", &name), |bencher| {
             bencher.iter(|| {
                 let parent = tempfile::tempdir_in(folder.path()).unwrap();
-                save(parent.path(), Attempt(1), &agent, &layout, &snapshot).unwrap()
+                save(parent.path(), Attempt(1), &agent, &contents, &snapshot).unwrap()
             });
         });
         let plain = vec![7_u8; size];
@@ -56,9 +60,9 @@ fn bench(criterion: &mut Criterion) {
                 file.sync_all().unwrap();
             });
         });
-        let saved = save(folder.path(), Attempt(1), &agent, &layout, &snapshot).unwrap();
+        let saved = save(folder.path(), Attempt(1), &agent, &contents, &snapshot).unwrap();
         group.bench_function(BenchmarkId::new("load", &name), |bencher| {
-            bencher.iter(|| load(&saved, &layout).unwrap());
+            bencher.iter(|| load(&saved, &contents).unwrap());
         });
         group.bench_function(BenchmarkId::new("plain_read", &name), |bencher| {
             bencher.iter(|| fs::read(&path).unwrap());

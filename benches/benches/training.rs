@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use proto::train::NUMERICS_VERSION;
 use proto::{
     AdamW, AgentId, Attempt, BlobId, BlobRef, Checkpoint, DataSpec, Mlp, ModelSpec, Norm,
-    Positions, Schedule, TokenFormat, TrainSpec, Validation,
+    Optimizer, Packing, Positions, Schedule, TokenFormat, TrainSpec, Validation,
 };
 use std::fs;
 use std::time::Duration;
@@ -40,18 +40,25 @@ fn spec(width: u32, layers: u32, batch: u32, text: &[u8]) -> TrainSpec {
             positions: Positions::Rotary,
             norm: Norm::RmsNorm,
         },
-        data: DataSpec { text, format: TokenFormat::Bytes, held_out: 0.1 },
+        data: DataSpec {
+            text,
+            format: TokenFormat::Bytes,
+            held_out: 0.1,
+            packing: Packing::Stream,
+        },
         batch,
         steps: 50,
-        optimizer: AdamW {
+        optimizer: Optimizer::AdamW(AdamW {
             learning_rate: 0.001,
             beta1: 0.9,
             beta2: 0.95,
             epsilon: 1e-8,
             weight_decay: 0.1,
             clip: Some(1.0),
-        },
-        schedule: Schedule { warmup: 0.1, decay: 0.2 },
+        }),
+        schedule: Schedule::linear(0.1, 0.2),
+        accumulation: 1,
+        ema: None,
         validation: Validation { every_steps: 0, tokens: 128 },
     }
 }

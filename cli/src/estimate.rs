@@ -106,8 +106,8 @@ fn memory_bytes(model: &ModelSpec, batch: u32) -> f64 {
 pub(crate) mod tests {
     use super::*;
     use proto::{
-        AdamW, BlobId, BlobRef, CommandSpec, DataSpec, Norm, Positions, Resources, Retries,
-        Schedule, TokenFormat, TrainSpec, Validation,
+        AdamW, BlobId, BlobRef, CommandSpec, DataSpec, Norm, Optimizer, Packing, Positions,
+        Resources, Retries, Schedule, TokenFormat, TrainSpec, Validation,
     };
     use std::collections::BTreeMap;
 
@@ -153,18 +153,21 @@ pub(crate) mod tests {
                 text: BlobRef { blob: BlobId::from_hash(blake3::hash(b"text")), bytes: 4 },
                 format: TokenFormat::Bytes,
                 held_out: 0.1,
+                packing: Packing::Stream,
             },
             batch: 8,
             steps,
-            optimizer: AdamW {
+            optimizer: Optimizer::AdamW(AdamW {
                 learning_rate: 1e-3,
                 beta1: 0.9,
                 beta2: 0.95,
                 epsilon: 1e-8,
                 weight_decay: 0.1,
                 clip: Some(1.0),
-            },
-            schedule: Schedule { warmup: 0.1, decay: 0.2 },
+            }),
+            schedule: Schedule::linear(0.1, 0.2),
+            accumulation: 1,
+            ema: None,
             validation: Validation { every_steps: 0, tokens: 1_024 },
         };
         trial(Runner::Train(Box::new(train)), 0)

@@ -3,6 +3,7 @@
 //! * [`ids`]: names of experiments, trials, attempts, agents and blobs.
 //! * [`spec`]: what a trial is ([`TrialSpec`]): runner, resources, seed, parameters.
 //! * [`train`]: what the `train` runner trains ([`TrainSpec`]).
+//! * [`optimizer`]: how it moves the weights ([`Optimizer`], [`Schedule`]).
 //! * [`outcome`]: how a trial ended ([`Outcome`]) and what it saved ([`Checkpoint`]).
 //! * [`notice`]: what an agent noticed about a training ([`Notice`]).
 //! * [`number`]: numbers in JSON that may be undefined.
@@ -15,6 +16,7 @@ pub mod event;
 pub mod ids;
 pub mod notice;
 pub mod number;
+pub mod optimizer;
 pub mod outcome;
 pub mod spec;
 pub mod train;
@@ -24,12 +26,13 @@ pub mod wire;
 pub use event::{Event, ExperimentState, Member, Record};
 pub use ids::{AgentId, Attempt, AttemptKey, BlobId, ExperimentId, IdError, Timestamp, TrialId};
 pub use notice::{Notice, NoticeKind};
+pub use optimizer::{AdamW, DecayShape, Lion, Muon, MuonScale, Optimizer, Rest, Schedule, Sgd};
 pub use outcome::{Checkpoint, CheckpointFile, FailureClass, MetricPoint, Outcome};
 pub use spec::{
     BlobRef, CommandSpec, Devices, Inputs, Placement, Resources, Retries, Runner, TrialSpec, Value,
 };
 pub use train::{
-    AdamW, DataSpec, Mlp, ModelSpec, Norm, Positions, Schedule, TokenFormat, TrainSpec, Validation,
+    DataSpec, Mlp, ModelSpec, Norm, Packing, Positions, TokenFormat, TrainSpec, Validation,
 };
 
 /// Version of the journal's and the wire's format. A peer or a journal with a newer one is refused.

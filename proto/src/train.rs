@@ -1,5 +1,6 @@
 //! What the `train` runner trains: a decoder-only transformer on one text.
 
+use crate::optimizer::{Optimizer, Schedule};
 use crate::spec::BlobRef;
 use serde::{Deserialize, Serialize};
 
@@ -22,11 +23,27 @@ pub struct TrainSpec {
     /// Optimiser steps.
     pub steps: u64,
     /// The optimiser.
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
     /// Learning rate over the steps.
     pub schedule: Schedule,
     /// How the held-out loss is measured.
     pub validation: Validation,
+    /// Parts that a step's batch is computed in, one after the other, to save memory; at most one
+    /// per sequence. The step is the whole batch's; only the rounding of its sums differs.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub accumulation: u32,
+    /// Decay per step of the running mean of the weights, in (0, 1); `None` keeps no mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 impl TrainSpec {
@@ -161,6 +178,27 @@ pub struct DataSpec {
     pub format: TokenFormat,
     /// Share of the text, at its end, that is never trained on; in (0, 1).
     pub held_out: f64,
+    /// How the text becomes windows.
+    #[serde(default, skip_serializing_if = "Packing::is_default")]
+    pub packing: Packing,
+}
+
+/// How a text becomes windows of one length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// One stream, cut at every S tokens: no token is lost, windows begin anywhere.
+    #[default]
+    Stream,
+    /// A window begins with a document and holds as many whole ones as fit; a longer document is
+    /// cut into windows of its own. The rest of a window is not scored. For `jsonl`.
+    Documents,
+}
+
+impl Packing {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How the bytes of the data become tokens.
@@ -171,34 +209,12 @@ pub enum TokenFormat {
     Bytes,
     /// Two bytes, little endian, are a token id that is already made.
     U16,
-}
-
-/// AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdamW {
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Decoupled decay of matrices and embeddings; vectors (norms, biases) are not decayed.
-    pub weight_decay: f64,
-    /// Largest global norm of the gradient; `None` does not clip.
-    pub clip: Option<f64>,
-}
-
-/// Warm-up, plateau, linear decay to zero; both as shares of all steps.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Schedule {
-    /// Share of the steps in which the rate rises linearly from zero.
-    pub warmup: f64,
-    /// Share of the steps, the last ones, in which it falls linearly to zero.
-    pub decay: f64,
+    /// Shards as llm.c writes them, one after the other: 256 integers of 32 bits (20240520,
+    /// version 1, number of tokens, zeros), then the tokens, two bytes each, little endian.
+    Shards,
+    /// One JSON object per line. Its member `text` is a document; the tokenizer's end-of-document
+    /// token follows it. The held-out text begins with a document.
+    Jsonl,
 }
 
 /// How the held-out loss is measured.
@@ -210,4 +226,28 @@ pub struct Validation {
     /// Held-out tokens per measurement, from the start of the held-out text; rounded down to
     /// whole sequences, at least one.
     pub tokens: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Goal: a trial from before there was a choice of optimiser, packing, accumulation and mean is
+    // read, and written as it was, because its id is a hash of the text.
+    #[test]
+    fn a_specification_of_the_first_days_keeps_its_text() {
+        let text = concat!(
+            r#"{"numerics":1,"model":{"vocabulary":256,"sequence":128,"width":32,"layers":1,"#,
+            r#""heads":2,"mlp_width":128,"mlp":"gelu","tied":false,"positions":"rotary","#,
+            r#""norm":"rms_norm"},"data":{"text":{"blob":""#,
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            r#"","bytes":7},"format":"bytes","held_out":0.1},"batch":4,"steps":1000,"#,
+            r#""optimizer":{"learning_rate":0.0075,"beta1":0.95,"beta2":0.98,"epsilon":1e-15,"#,
+            r#""weight_decay":0.1,"clip":1.0},"schedule":{"warmup":0.1,"decay":0.2},"#,
+            r#""validation":{"every_steps":0,"tokens":32768}}"#,
+        );
+        let spec: TrainSpec = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&spec).unwrap(), text);
+        assert_eq!((spec.accumulation, spec.ema), (1, None));
+    }
 }

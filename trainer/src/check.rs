@@ -1,7 +1,8 @@
 //! What a specification must satisfy before anything is allocated for it.
 
 use crate::error::TrainError;
-use proto::{Positions, TrainSpec, train::NUMERICS_VERSION};
+use proto::train::NUMERICS_VERSION;
+use proto::{AdamW, Lion, Optimizer, Packing, Positions, Rest, TokenFormat, TrainSpec};
 use std::fmt::Display;
 use std::ops::{Bound, RangeBounds};
 
@@ -14,6 +15,7 @@ const MLP_WIDTH_MAX: u32 = 1 << 20;
 const LAYERS_MAX: u32 = 1 << 10;
 const BATCH_MAX: u32 = 1 << 16;
 const STEPS_MAX: u64 = 1 << 27;
+const POSITIVE: Open = Open(0.0, f64::INFINITY);
 
 /// Checks every number of `spec`.
 ///
@@ -27,21 +29,66 @@ pub(crate) fn check(spec: &TrainSpec) -> Result<(), TrainError> {
     within("batch", spec.batch, 1..=BATCH_MAX)?;
     within("steps", spec.steps, 1..=STEPS_MAX)?;
     within("data.held_out", spec.data.held_out, Open(0.0, 1.0))?;
-
-    let optimizer = &spec.optimizer;
-    let positive = Open(0.0, f64::INFINITY);
-    within("optimizer.learning_rate", optimizer.learning_rate, positive)?;
-    within("optimizer.beta1", optimizer.beta1, 0.0..1.0)?;
-    within("optimizer.beta2", optimizer.beta2, 0.0..1.0)?;
-    within("optimizer.epsilon", optimizer.epsilon, positive)?;
-    within("optimizer.weight_decay", optimizer.weight_decay, 0.0..f64::INFINITY)?;
-    if let Some(clip) = optimizer.clip {
-        within("optimizer.clip", clip, positive)?;
+    if spec.data.packing == Packing::Documents && spec.data.format != TokenFormat::Jsonl {
+        return Err(TrainError::Spec {
+            field: "data.packing",
+            found: "documents".to_owned(),
+            wanted: "stream: only jsonl tells where documents end".to_owned(),
+        });
     }
+
+    within("accumulation", spec.accumulation, 1..=BATCH_MAX)?;
+    if let Some(ema) = spec.ema {
+        within("ema", ema, Open(0.0, 1.0))?;
+    }
+    check_optimizer(&spec.optimizer)?;
     within("schedule.warmup", spec.schedule.warmup, 0.0..=1.0)?;
     // Shares such as 0.9 and 0.1 add up to a little more than one in binary.
     let left = 1.0 - spec.schedule.warmup + f64::EPSILON;
-    within("schedule.decay", spec.schedule.decay, 0.0..=left)
+    within("schedule.decay", spec.schedule.decay, 0.0..=left)?;
+    within("schedule.decay_to", spec.schedule.decay_to, 0.0..=1.0)
+}
+
+fn check_optimizer(optimizer: &Optimizer) -> Result<(), TrainError> {
+    if let Some(clip) = optimizer.clip() {
+        within("optimizer.clip", clip, POSITIVE)?;
+    }
+    match optimizer {
+        Optimizer::AdamW(config) => check_adamw(config),
+        Optimizer::Lion(config) => check_lion(config),
+        Optimizer::Sgd(config) => {
+            within("optimizer.learning_rate", config.learning_rate, POSITIVE)?;
+            within("optimizer.momentum", config.momentum, 0.0..1.0)?;
+            within("optimizer.weight_decay", config.weight_decay, 0.0..f64::INFINITY)
+        }
+        Optimizer::Muon(config) => {
+            within("optimizer.learning_rate", config.learning_rate, POSITIVE)?;
+            within("optimizer.momentum", config.momentum, 0.0..1.0)?;
+            within("optimizer.weight_decay", config.weight_decay, 0.0..f64::INFINITY)?;
+            let clip = match &config.rest {
+                Rest::AdamW(rest) => check_adamw(rest).map(|()| rest.clip)?,
+                Rest::Lion(rest) => check_lion(rest).map(|()| rest.clip)?,
+            };
+            let Some(clip) = clip else { return Ok(()) };
+            let wanted = "null: one norm of the whole gradient is clipped".to_owned();
+            Err(TrainError::Spec { field: "optimizer.rest.clip", found: clip.to_string(), wanted })
+        }
+    }
+}
+
+fn check_adamw(config: &AdamW) -> Result<(), TrainError> {
+    within("optimizer.learning_rate", config.learning_rate, POSITIVE)?;
+    within("optimizer.beta1", config.beta1, 0.0..1.0)?;
+    within("optimizer.beta2", config.beta2, 0.0..1.0)?;
+    within("optimizer.epsilon", config.epsilon, POSITIVE)?;
+    within("optimizer.weight_decay", config.weight_decay, 0.0..f64::INFINITY)
+}
+
+fn check_lion(config: &Lion) -> Result<(), TrainError> {
+    within("optimizer.learning_rate", config.learning_rate, POSITIVE)?;
+    within("optimizer.beta1", config.beta1, 0.0..1.0)?;
+    within("optimizer.beta2", config.beta2, 0.0..1.0)?;
+    within("optimizer.weight_decay", config.weight_decay, 0.0..f64::INFINITY)
 }
 
 fn check_shape(spec: &TrainSpec) -> Result<(), TrainError> {

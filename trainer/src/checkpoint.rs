@@ -1,22 +1,27 @@
 //! States of a training on disk.
 //!
-//! A checkpoint is one folder, `step-00000120-attempt-2`, with three files: the weights, the
-//! optimiser's moments (both safetensors, float32) and `state.json`. It is written under another
+//! A checkpoint is one folder, `step-00000120-attempt-2`, with these files: the weights, the
+//! optimiser's moments, the running mean of the weights where the trial keeps one (all safetensors,
+//! float32) and `state.json`. It is written under another
 //! name, flushed file by file, and renamed when it is complete, so a folder with a checkpoint's
 //! name is never half written and never written twice. What makes it count is the caller's record
 //! of its hashes; a file that does not match them is not read.
 
-use crate::parameters::{Layout, VALUE_BYTES};
+use crate::parameters::{Entry, Layout, VALUE_BYTES};
 use proto::{AgentId, Attempt, BlobId, Checkpoint, CheckpointFile, FailureClass};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::ops::Range;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const AVERAGE: &str = "average.safetensors";
 const STATE: &str = "state.json";
 
 /// Version of the files in a checkpoint.
@@ -37,10 +42,30 @@ pub struct Snapshot {
     pub state: State,
     /// Bytes of all parameters, float32, in the layout's order.
     pub parameters: Vec<u8>,
-    /// Bytes of the first moments, likewise.
-    pub first_moment: Vec<u8>,
-    /// Bytes of the second moments, likewise.
-    pub second_moment: Vec<u8>,
+    /// The optimiser's moments, in its order.
+    pub moments: Vec<Vec<u8>>,
+    /// Bytes of the running mean of the weights, like the parameters.
+    pub average: Option<Vec<u8>>,
+}
+
+/// What the tensors of a [`Snapshot`] are.
+#[derive(Debug, Clone, Copy)]
+pub struct Contents<'a> {
+    /// Names and places of the parameters.
+    pub layout: &'a Layout,
+    /// Name and tensors of each moment, in the optimiser's order.
+    pub moments: &'a [MomentPlace],
+    /// Whether there is a running mean of the weights.
+    pub average: bool,
+}
+
+/// One moment of neighbouring tensors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MomentPlace {
+    /// For example `first_moment.`; a tensor's name follows.
+    pub prefix: &'static str,
+    /// Numbers of the tensors in the layout.
+    pub entries: Range<usize>,
 }
 
 /// The part of a [`Snapshot`] that is not tensors.
@@ -190,8 +215,8 @@ impl CheckpointError {
     }
 }
 
-/// Writes `snapshot`, whose tensors lie in `layout`'s order, into a new folder in `parent`. When
-/// this returns, everything is on disk.
+/// Writes `snapshot`, whose tensors are `contents`, into a new folder in `parent`. When this
+/// returns, everything is on disk.
 ///
 /// # Errors
 /// The disk refuses; nothing that looks like a checkpoint is left then.
@@ -199,35 +224,41 @@ pub fn save(
     parent: &Path,
     attempt: Attempt,
     agent: &AgentId,
-    layout: &Layout,
+    contents: &Contents<'_>,
     snapshot: &Snapshot,
 ) -> Result<Checkpoint, CheckpointError> {
-    let files = [
-        (MODEL, encode(MODEL, layout, &[("", &snapshot.parameters)])?),
-        (
-            OPTIMIZER,
-            encode(
-                OPTIMIZER,
-                layout,
-                &[(FIRST_MOMENT, &snapshot.first_moment), (SECOND_MOMENT, &snapshot.second_moment)],
-            )?,
-        ),
-        (STATE, snapshot.state.to_json()),
+    let all = contents.layout.entries();
+    let places = contents.moments.iter().zip(&snapshot.moments);
+    let moments: Vec<Group<'_>> = places
+        .map(|(place, bytes)| (place.prefix, &all[place.entries.clone()], bytes.as_slice()))
+        .collect();
+    let mut files = vec![
+        (MODEL, encode(MODEL, &[("", all, &snapshot.parameters)])?),
+        (OPTIMIZER, encode(OPTIMIZER, &moments)?),
     ];
+    if let Some(average) = &snapshot.average {
+        files.push((AVERAGE, encode(AVERAGE, &[("", all, average)])?));
+    }
+    files.push((STATE, snapshot.state.to_json()));
     let step = snapshot.state.step;
     let folder = free_folder(parent, step, attempt)?;
     let partial = folder.with_extension("partial");
-    let written = write_folder(&partial, &folder, &files);
-    if let Err(error) = written {
-        // Best effort: what is left is not a checkpoint, and the disk may be full of it.
-        drop(fs::remove_dir_all(&partial));
-        return Err(error);
-    }
     let record = |(name, content): &(&str, Vec<u8>)| CheckpointFile {
         name: (*name).to_owned(),
         hash: BlobId::from_hash(blake3::hash(content)),
         bytes: content.len() as u64,
     };
+    let (written, records) = thread::scope(|scope| {
+        // The disk waits while the processor hashes, and the other way round.
+        let records = scope.spawn(|| files.iter().map(record).collect::<Vec<_>>());
+        let written = write_folder(&partial, &folder, &files);
+        (written, records.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    if let Err(error) = written {
+        // Best effort: what is left is not a checkpoint, and the disk may be full of it.
+        drop(fs::remove_dir_all(&partial));
+        return Err(error);
+    }
     Ok(Checkpoint {
         step,
         attempt,
@@ -236,25 +267,22 @@ pub fn save(
             .into_os_string()
             .into_string()
             .map_err(|path| CheckpointError::Name { path: path.into() })?,
-        files: files.iter().map(record).collect(),
+        files: records,
     })
 }
 
-/// Prefix of a tensor's name in the optimiser's file.
-const FIRST_MOMENT: &str = "first_moment.";
-const SECOND_MOMENT: &str = "second_moment.";
+/// Prefix of the tensors' names, neighbouring tensors, and the bytes of their values.
+type Group<'a> = (&'a str, &'a [Entry], &'a [u8]);
 
-fn encode(
-    file: &'static str,
-    layout: &Layout,
-    groups: &[(&str, &[u8])],
-) -> Result<Vec<u8>, CheckpointError> {
+fn encode(file: &'static str, groups: &[Group<'_>]) -> Result<Vec<u8>, CheckpointError> {
     let error = |source| CheckpointError::Encode { file, source };
-    let mut views = Vec::with_capacity(groups.len() * layout.entries().len());
-    for (prefix, bytes) in groups {
-        for entry in layout.entries() {
+    let mut views = Vec::new();
+    for (prefix, entries, bytes) in groups {
+        let first = entries.first().map_or(0, |entry| entry.start);
+        for entry in *entries {
             let shape = entry.shape.iter().map(|&n| n as usize).collect();
-            let place = VALUE_BYTES * entry.start..VALUE_BYTES * (entry.start + entry.len);
+            let start = entry.start - first;
+            let place = VALUE_BYTES * start..VALUE_BYTES * (start + entry.len);
             let view = TensorView::new(Dtype::F32, shape, &bytes[place]).map_err(error)?;
             views.push((format!("{prefix}{}", entry.name), view));
         }
@@ -314,11 +342,11 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 /// A checkpoint that is whole is of another model or trial.
 pub fn first_intact(
     candidates: &[Checkpoint],
-    layout: &Layout,
+    contents: &Contents<'_>,
     note: &mut dyn FnMut(&str),
 ) -> Result<Option<Snapshot>, CheckpointError> {
     for (index, candidate) in candidates.iter().enumerate() {
-        match load(candidate, layout) {
+        match load(candidate, contents) {
             Ok(snapshot) => return Ok(Some(snapshot)),
             Err(error @ CheckpointError::Damaged { .. }) => {
                 let next = match index + 1 < candidates.len() {
@@ -334,17 +362,25 @@ pub fn first_intact(
     Ok(None)
 }
 
-/// Reads `checkpoint` of a model with `layout`, after its lengths and hashes were found right.
+/// Reads `checkpoint`, which holds `contents`, after its lengths and hashes were found right.
 ///
 /// # Errors
 /// [`CheckpointError::Damaged`] when a file is not the recorded one; others when it is, but does
-/// not fit the model.
-pub fn load(checkpoint: &Checkpoint, layout: &Layout) -> Result<Snapshot, CheckpointError> {
+/// not fit the model or its optimiser.
+pub fn load(checkpoint: &Checkpoint, contents: &Contents<'_>) -> Result<Snapshot, CheckpointError> {
+    // A checkpoint without a mean is of a trial that keeps none, not a damaged one.
+    let has_average = checkpoint.files.iter().any(|file| file.name == AVERAGE);
+    if has_average != contents.average {
+        let words = |average| if average { "kept" } else { "not kept" }.to_owned();
+        let (found, wanted) = (words(has_average), words(contents.average));
+        return Err(CheckpointError::OtherTrial { field: "mean of the weights", found, wanted });
+    }
     let [model, optimizer, state] =
         [MODEL, OPTIMIZER, STATE].map(|file| verified(checkpoint, file));
     let (model, optimizer, state) = (model?, optimizer?, state?);
-    let folder = Path::new(&checkpoint.folder);
-    let state = decode_state(&folder.join(STATE), &state)?;
+    let average = contents.average.then(|| verified(checkpoint, AVERAGE)).transpose()?;
+    let path = |file: &str| Path::new(&checkpoint.folder).join(file);
+    let state = decode_state(&path(STATE), &state)?;
     if state.step != checkpoint.step {
         return Err(CheckpointError::OtherTrial {
             field: "step",
@@ -352,12 +388,16 @@ pub fn load(checkpoint: &Checkpoint, layout: &Layout) -> Result<Snapshot, Checkp
             wanted: checkpoint.step.to_string(),
         });
     }
-    let optimizer_path = folder.join(OPTIMIZER);
+    let all = contents.layout.entries();
+    let moments = contents.moments.iter().map(|place| {
+        decode(&path(OPTIMIZER), &optimizer, &all[place.entries.clone()], place.prefix)
+    });
+    let average = average.map(|content| decode(&path(AVERAGE), &content, all, ""));
     Ok(Snapshot {
         state,
-        parameters: decode(&folder.join(MODEL), &model, layout, "")?,
-        first_moment: decode(&optimizer_path, &optimizer, layout, FIRST_MOMENT)?,
-        second_moment: decode(&optimizer_path, &optimizer, layout, SECOND_MOMENT)?,
+        parameters: decode(&path(MODEL), &model, all, "")?,
+        moments: moments.collect::<Result<_, _>>()?,
+        average: average.transpose()?,
     })
 }
 
@@ -395,14 +435,14 @@ fn decode_state(path: &Path, content: &[u8]) -> Result<State, CheckpointError> {
 fn decode(
     path: &Path,
     content: &[u8],
-    layout: &Layout,
+    entries: &[Entry],
     prefix: &str,
 ) -> Result<Vec<u8>, CheckpointError> {
     let path = || path.to_owned();
     let tensors = SafeTensors::deserialize(content)
         .map_err(|source| CheckpointError::Decode { path: path(), source })?;
-    let mut bytes = Vec::with_capacity(VALUE_BYTES * layout.len());
-    for entry in layout.entries() {
+    let mut bytes = Vec::new();
+    for entry in entries {
         let name = format!("{prefix}{}", entry.name);
         let Ok(tensor) = tensors.tensor(&name) else {
             return Err(CheckpointError::MissingTensor { path: path(), name });

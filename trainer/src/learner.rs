@@ -16,7 +16,17 @@ pub(crate) struct Learner<'a> {
     parameters: Parameters,
     model: Model,
     optimizer: Optimizer,
+    average: Option<Average>,
     device: Device,
+}
+
+/// The running mean of the weights: `mean <- decay mean + (1 - decay) weights` after every update,
+/// from the initial weights on.
+#[derive(Debug)]
+struct Average {
+    decay: f64,
+    parameters: Parameters,
+    model: Model,
 }
 
 /// What one update found. The numbers stay on the device until somebody needs them.
@@ -56,8 +66,11 @@ impl<'a> Learner<'a> {
     ) -> Result<Self, TrainError> {
         let restore = || {
             let mut learner = Self::build(spec, layout, &snapshot.parameters, device)?;
-            let moments = [&snapshot.first_moment, &snapshot.second_moment];
-            learner.optimizer.set_moments(moments.map(Vec::as_slice))?;
+            learner.optimizer.set_moments(&snapshot.moments)?;
+            if let (Some(average), Some(values)) = (&mut learner.average, &snapshot.average) {
+                let layout = learner.parameters.layout().clone();
+                *average = Average::new(spec, average.decay, layout, values, device)?;
+            }
             Ok(learner)
         };
         restore().map_err(|source| TrainError::torch(spec, "restoring the model", source))
@@ -69,61 +82,107 @@ impl<'a> Learner<'a> {
         values: &[u8],
         device: Device,
     ) -> tch::Result<Self> {
+        let average =
+            spec.ema.map(|decay| Average::new(spec, decay, layout.clone(), values, device));
         let parameters = Parameters::new(layout, values, device)?;
         Ok(Self {
             spec,
             model: Model::new(&spec.model, &parameters)?,
             optimizer: Optimizer::new(&spec.optimizer, &parameters)?,
+            average: average.transpose()?,
             parameters,
             device,
         })
     }
 
-    /// Update number `step`, from 0, by the mean gradient of `batch`.
+    /// Update number `step`, from 0, by the mean gradient of `batch`, at `rate_share` of the peak
+    /// learning rate.
     pub(crate) fn update(
         &mut self,
         batch: &Windows,
-        learning_rate: f64,
+        rate_share: f64,
         step: u64,
     ) -> Result<Update, TrainError> {
-        self.try_update(batch, learning_rate, step)
+        self.try_update(batch, rate_share, step)
             .map_err(|source| TrainError::torch(self.spec, format!("training step {step}"), source))
     }
 
-    fn try_update(
-        &mut self,
-        batch: &Windows,
-        learning_rate: f64,
-        step: u64,
-    ) -> tch::Result<Update> {
-        let (inputs, targets) = self.tensors(batch)?;
-        let loss = self.model.loss(&inputs, &targets, Reduction::Mean)?;
-        let gradient = self.parameters.gradient(&loss)?;
+    fn try_update(&mut self, batch: &Windows, rate_share: f64, step: u64) -> tch::Result<Update> {
+        let (loss, gradient) = self.gradient(batch)?;
         let gradient_norm =
-            self.optimizer.step(&self.parameters, gradient, learning_rate, step + 1)?;
-        Ok(Update { step, loss: loss.f_detach()?, gradient_norm, learning_rate })
+            self.optimizer.step(&self.parameters, gradient, rate_share, step + 1)?;
+        if let Some(average) = &self.average {
+            let mut mean = average.parameters.flat().shallow_clone();
+            let _ = no_grad(|| mean.f_lerp_(self.parameters.flat(), 1.0 - average.decay))?;
+        }
+        let learning_rate = self.spec.optimizer.learning_rate() * rate_share;
+        Ok(Update { step, loss, gradient_norm, learning_rate })
+    }
+
+    /// Mean loss of `batch` over its scored tokens, and its gradient (N). In several parts, each
+    /// part's sum is divided by the whole batch's number of scored tokens, so that parts with
+    /// fewer of them weigh less, as they do in one part.
+    fn gradient(&self, batch: &Windows) -> tch::Result<(Tensor, Tensor)> {
+        let (inputs, targets) = self.tensors(batch)?;
+        if self.spec.accumulation == 1 {
+            let loss = self.model.loss(&inputs, &targets, Reduction::Mean)?;
+            let gradient = self.parameters.gradient(&loss)?;
+            return Ok((loss.f_detach()?, gradient));
+        }
+        let sequence = i64::from(self.spec.model.sequence);
+        let sequences = batch.sequences as i64;
+        let rows = batch.sequences.div_ceil(u64::from(self.spec.accumulation)) as i64;
+        let mut whole = Vec::new();
+        for first in (0..sequences).step_by(rows as usize) {
+            let rows = rows.min(sequences - first);
+            let inputs = inputs.f_narrow(0, first, rows)?;
+            let targets = targets.f_narrow(0, first * sequence, rows * sequence)?;
+            let loss = self.model.loss(&inputs, &targets, Reduction::Sum)?;
+            let loss = loss.f_div_scalar(batch.scored as f64)?;
+            let part = [self.parameters.gradient(&loss)?, loss.f_detach()?];
+            if whole.is_empty() {
+                whole.extend(part);
+                continue;
+            }
+            for (sum, part) in whole.iter_mut().zip(&part) {
+                let _ = sum.f_add_(part)?;
+            }
+        }
+        let [gradient, loss] = <[Tensor; 2]>::try_from(whole).map_err(|_| no_sequence())?;
+        Ok((loss, gradient))
     }
 
     /// Mean loss in nats per token over the specification's held-out windows, after `step`
     /// updates. Batch by batch in the text's order, summed in 64 bits: the same sum every time.
     pub(crate) fn validation_loss(&self, text: &Text, step: u64) -> Result<f64, TrainError> {
+        self.held_out_loss(&self.model, text, step)
+    }
+
+    /// As [`validation_loss`](Self::validation_loss), of the running mean of the weights.
+    pub(crate) fn average_loss(&self, text: &Text, step: u64) -> Result<Option<f64>, TrainError> {
+        let loss = |average: &Average| self.held_out_loss(&average.model, text, step);
+        self.average.as_ref().map(loss).transpose()
+    }
+
+    fn held_out_loss(&self, model: &Model, text: &Text, step: u64) -> Result<f64, TrainError> {
         let sequence = u64::from(self.spec.model.sequence);
         let windows = (self.spec.validation.tokens / sequence).clamp(1, text.held_out_windows());
         let batch = u64::from(self.spec.batch);
-        let mut sum = 0.0;
+        let (mut sum, mut scored) = (0.0, 0);
         for first in (0..windows).step_by(self.spec.batch as usize) {
             let part = text.held_out(first, batch.min(windows - first));
-            sum += no_grad(|| self.loss_sum(&part)).map_err(|source| {
+            sum += no_grad(|| self.loss_sum(model, &part)).map_err(|source| {
                 let doing = format!("measuring the held-out loss after step {step}");
                 TrainError::torch(self.spec, doing, source)
             })?;
+            scored += part.scored;
         }
-        Ok(sum / (windows * sequence) as f64)
+        Ok(sum / scored as f64)
     }
 
-    fn loss_sum(&self, part: &Windows) -> tch::Result<f64> {
+    fn loss_sum(&self, model: &Model, part: &Windows) -> tch::Result<f64> {
         let (inputs, targets) = self.tensors(part)?;
-        let sum = self.model.loss(&inputs, &targets, Reduction::Sum)?;
+        let sum = model.loss(&inputs, &targets, Reduction::Sum)?;
         sum.f_double_value(&[])
     }
 
@@ -134,21 +193,16 @@ impl<'a> Learner<'a> {
             tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
             Ok(bytes)
         };
-        let [first, second] = self.optimizer.moments();
         let snapshot = || {
+            let average = self.average.as_ref().map(|average| copy(average.parameters.flat()));
             Ok::<_, TchError>(Snapshot {
                 state: state.clone(),
                 parameters: copy(self.parameters.flat())?,
-                first_moment: copy(first)?,
-                second_moment: copy(second)?,
+                moments: self.optimizer.moments().map(copy).collect::<tch::Result<_>>()?,
+                average: average.transpose()?,
             })
         };
         snapshot().map_err(|source| TrainError::torch(self.spec, "copying the state", source))
-    }
-
-    /// Names and places of the parameters.
-    pub(crate) fn layout(&self) -> &Layout {
-        self.parameters.layout()
     }
 
     fn tensors(&self, windows: &Windows) -> tch::Result<(Tensor, Tensor)> {
@@ -157,4 +211,22 @@ impl<'a> Learner<'a> {
         let targets = Tensor::f_from_slice(&windows.targets)?;
         Ok((inputs.f_to_device(self.device)?, targets.f_to_device(self.device)?))
     }
+}
+
+impl Average {
+    fn new(
+        spec: &TrainSpec,
+        decay: f64,
+        layout: Layout,
+        values: &[u8],
+        device: Device,
+    ) -> tch::Result<Self> {
+        let parameters = Parameters::new(layout, values, device)?;
+        Ok(Self { decay, model: Model::new(&spec.model, &parameters)?, parameters })
+    }
+}
+
+/// The specification's check leaves no batch without a sequence.
+fn no_sequence() -> TchError {
+    TchError::Torch("the batch has no sequence".to_owned())
 }

@@ -3,15 +3,16 @@
 //!
 //! * [`train()`]: one training from a [`proto::TrainSpec`], resumable to the same bits.
 //! * [`model`]: the decoder-only transformer; [`parameters`]: its values in one flat tensor.
-//! * [`optimizer`]: AdamW; [`schedule`]: the learning rate.
-//! * [`data`]: text to windows of tokens, in an order that is a function of seed and step.
+//! * [`optimizer`]: AdamW, Lion, SGD and Muon; [`schedule`]: the learning rate.
+//! * [`data`]: text, shards and documents to windows of tokens, in an order that is a function of
+//!   seed and step.
 //! * [`checkpoint`]: states on disk, whole or refused.
 //! * [`device`]: where tensors live, and what libtorch found on this machine.
 //!
 //! What makes a resumed training end with the same bits: no global generator (initial values and
 //! data order are functions of the seed), no state that is not in a [`checkpoint::Snapshot`], the
 //! same number of threads, and operations of libtorch that sum in a fixed order. On the processor
-//! a test proves it for every kind of model. On a GPU it has not been measured.
+//! tests prove it for every kind of model, optimiser and data. On a GPU it has not been measured.
 
 mod check;
 pub mod checkpoint;
@@ -26,6 +27,7 @@ pub mod parameters;
 mod permutation;
 pub mod schedule;
 mod train;
+mod writer;
 
 pub use device::{Device, Environment, environment};
 pub use error::TrainError;

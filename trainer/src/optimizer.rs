@@ -1,25 +1,71 @@
-//! AdamW with decoupled weight decay and clipping by the global norm, on the flat parameters.
+//! The optimisers, in place on the flat parameters, and clipping by the global norm.
 //!
 //! ```text
-//! g <- g min(1, clip / (|g| + 1e-6))
-//! m <- b1 m + (1 - b1) g          v <- b2 v + (1 - b2) g^2
-//! p <- p (1 - lr decay)           p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+//! clip   g <- g min(1, clip / (|g| + 1e-6))
+//! AdamW  m <- b1 m + (1 - b1) g          v <- b2 v + (1 - b2) g^2
+//!        p <- p (1 - lr decay)
+//!        p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+//! Lion   p <- p (1 - lr decay)           p <- p - lr sign(b1 m + (1 - b1) g)
+//!        m <- b2 m + (1 - b2) g
+//! SGD    g <- g + decay p                m <- momentum m + g
+//!        p <- p - lr m                   Nesterov: p <- p - lr (g + momentum m)
+//! Muon   see [`muon`]
 //! ```
-//! t counts steps from 1. Loshchilov and Hutter, arXiv 1711.05101, in the order of PyTorch's AdamW.
+//! t counts steps from 1. AdamW and SGD are PyTorch's, in its order of operations (SGD without
+//! dampening). Lion is algorithm 2 of arXiv 2302.06675. Only matrices and embeddings decay.
 
-use crate::parameters::Parameters;
-use proto::AdamW;
+mod muon;
+
+use crate::checkpoint::MomentPlace;
+use crate::parameters::{Entry, Layout, Parameters};
+use proto::{AdamW, Lion, Muon, Rest, Sgd};
+use std::ops::Range;
 use tch::{Kind, Tensor, no_grad};
 
 /// Keeps the clipping factor finite for a gradient of zeros; PyTorch's constant.
 const CLIP_EPSILON: f64 = 1e-6;
 
-/// The moments of all parameters.
+/// The rules with their moments.
 #[derive(Debug)]
 pub struct Optimizer {
-    config: AdamW,
-    first_moment: Tensor,
-    second_moment: Tensor,
+    clip: Option<f64>,
+    parts: Vec<Part>,
+}
+
+/// Neighbouring tensors that one rule moves.
+#[derive(Debug)]
+struct Part {
+    rule: Rule,
+    place: Place,
+    /// One per name in [`Rule::moments`], each (length of the place).
+    moments: Vec<Tensor>,
+}
+
+#[derive(Debug, Clone)]
+struct Place {
+    /// Numbers of the tensors in the layout.
+    entries: Range<usize>,
+    start: i64,
+    len: i64,
+    /// Values, from the first, that decay.
+    decayed: i64,
+}
+
+#[derive(Debug, Clone)]
+enum Rule {
+    AdamW(AdamW),
+    Lion(Lion),
+    Sgd(Sgd),
+    Muon(Muon),
+}
+
+impl Rule {
+    fn moments(&self) -> &'static [&'static str] {
+        match self {
+            Self::AdamW(_) => &["first_moment.", "second_moment."],
+            Self::Lion(_) | Self::Sgd(_) | Self::Muon(_) => &["momentum."],
+        }
+    }
 }
 
 impl Optimizer {
@@ -27,33 +73,37 @@ impl Optimizer {
     ///
     /// # Errors
     /// libtorch has no memory for them.
-    pub fn new(config: &AdamW, parameters: &Parameters) -> tch::Result<Self> {
-        Ok(Self {
-            config: config.clone(),
-            first_moment: parameters.zeros()?,
-            second_moment: parameters.zeros()?,
-        })
+    pub fn new(config: &proto::Optimizer, parameters: &Parameters) -> tch::Result<Self> {
+        let layout = parameters.layout();
+        let part = |(rule, place): (Rule, Place)| {
+            let zeros = || Tensor::f_zeros([place.len], (Kind::Float, parameters.flat().device()));
+            let moments = rule.moments().iter().map(|_| zeros()).collect::<tch::Result<_>>()?;
+            Ok(Part { rule, place, moments })
+        };
+        let parts = parts(config, layout).into_iter().map(part).collect::<tch::Result<_>>()?;
+        Ok(Self { clip: config.clip(), parts })
     }
 
-    /// Mean of the gradient and mean of its square, each (N) in the parameters' order.
-    pub fn moments(&self) -> [&Tensor; 2] {
-        [&self.first_moment, &self.second_moment]
+    /// Every moment, each (sum of its tensors' lengths), in the order of [`moment_places`].
+    pub fn moments(&self) -> impl Iterator<Item = &Tensor> {
+        self.parts.iter().flat_map(|part| &part.moments)
     }
 
-    /// Continues from `moments`, bytes of float32 values, each (N).
+    /// Continues from `moments`, bytes of float32 values in the order of [`moment_places`].
     ///
     /// # Errors
     /// libtorch has no memory for them.
-    pub(crate) fn set_moments(&mut self, moments: [&[u8]; 2]) -> tch::Result<()> {
-        let places = [&mut self.first_moment, &mut self.second_moment];
-        for (place, bytes) in places.into_iter().zip(moments) {
+    pub(crate) fn set_moments(&mut self, moments: &[Vec<u8>]) -> tch::Result<()> {
+        let places = self.parts.iter_mut().flat_map(|part| &mut part.moments);
+        for (place, bytes) in places.zip(moments) {
             place.f_copy_(&Tensor::f_from_data_size(bytes, &place.size(), Kind::Float)?)?;
         }
         Ok(())
     }
 
-    /// Update number `t`, from 1, of `parameters` by `gradient` (N), which it uses up. Returns the
-    /// gradient's norm before clipping, a scalar tensor, so that a GPU need not wait for it.
+    /// Update number `t`, from 1, of `parameters` by `gradient` (N), which it uses up, at the share
+    /// `rate_share` of each rule's peak learning rate. Returns the gradient's norm before
+    /// clipping, a scalar tensor, so that a GPU need not wait for it.
     ///
     /// # Errors
     /// libtorch refuses, for lack of memory.
@@ -61,149 +111,175 @@ impl Optimizer {
         &mut self,
         parameters: &Parameters,
         mut gradient: Tensor,
-        learning_rate: f64,
+        rate_share: f64,
         t: u64,
     ) -> tch::Result<Tensor> {
         no_grad(|| {
-            let AdamW { beta1, beta2, epsilon, weight_decay, clip, .. } = self.config;
             let norm = gradient.f_norm()?;
-            if let Some(clip) = clip {
+            if let Some(clip) = self.clip {
                 let factor = norm.f_add_scalar(CLIP_EPSILON)?.f_reciprocal_()?;
                 let factor = (factor * clip).f_clamp_max(1.0)?;
                 let _ = gradient.f_mul_(&factor)?;
             }
-            let t = t as f64;
-            let _ = self.first_moment.f_lerp_(&gradient, 1.0 - beta1)?;
-            let _ = self.second_moment.f_lerp_(&gradient.f_square_()?, 1.0 - beta2)?;
-            let mut root = self.second_moment.f_sqrt()?;
-            let _ = root.f_mul_scalar_((1.0 - beta2.powf(t)).sqrt().recip())?;
-            let _ = root.f_add_scalar_(epsilon)?;
-            let mut change = self.first_moment.f_div(&root)?;
-            let _ = change.f_mul_scalar_(learning_rate / (1.0 - beta1.powf(t)))?;
-
-            let decayed = parameters.layout().decayed_len() as i64;
-            let mut matrices = parameters.flat().f_narrow(0, 0, decayed)?;
-            let _ = matrices.f_mul_scalar_(1.0 - learning_rate * weight_decay)?;
-            let _ = parameters.flat().shallow_clone().f_sub_(&change)?;
+            for part in &mut self.parts {
+                let Place { start, len, .. } = part.place;
+                let values = parameters.flat().f_narrow(0, start, len)?;
+                let gradient = gradient.f_narrow(0, start, len)?;
+                part.step(values, gradient, parameters.layout(), rate_share, t)?;
+            }
             Ok(norm)
         })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::parameters::{Layout, VALUE_BYTES};
-    use kernels::adamw::{Config, Constants, cpu};
-    use proto::{Mlp, ModelSpec, Norm, Positions};
-    use tch::Device;
+/// Which moments an optimiser keeps of which tensors.
+pub fn moment_places(config: &proto::Optimizer, layout: &Layout) -> Vec<MomentPlace> {
+    let places = parts(config, layout).into_iter().flat_map(|(rule, place)| {
+        let entries = place.entries;
+        let named = move |&prefix| MomentPlace { prefix, entries: entries.clone() };
+        rule.moments().iter().map(named)
+    });
+    places.collect()
+}
 
-    const SPEC: ModelSpec = ModelSpec {
-        vocabulary: 11,
-        sequence: 8,
-        width: 8,
-        layers: 1,
-        heads: 2,
-        mlp_width: 16,
-        mlp: Mlp::Gelu,
-        tied: true,
-        positions: Positions::Learned,
-        norm: Norm::LayerNorm,
+/// Who moves what: whole, or for Muon runs of tensors that are its own and runs that are not.
+fn parts(config: &proto::Optimizer, layout: &Layout) -> Vec<(Rule, Place)> {
+    let all = layout.entries();
+    let whole = |rule| vec![(rule, place(layout, 0..all.len()))];
+    let config = match config {
+        proto::Optimizer::AdamW(config) => return whole(Rule::AdamW(config.clone())),
+        proto::Optimizer::Lion(config) => return whole(Rule::Lion(config.clone())),
+        proto::Optimizer::Sgd(config) => return whole(Rule::Sgd(config.clone())),
+        proto::Optimizer::Muon(config) => config,
     };
-
-    fn floats(tensor: &Tensor) -> Vec<f32> {
-        let mut values = vec![0.0; tensor.numel()];
-        tensor.copy_data(&mut values, tensor.numel());
-        values
+    let rest = match &config.rest {
+        Rest::AdamW(config) => Rule::AdamW(config.clone()),
+        Rest::Lion(config) => Rule::Lion(config.clone()),
+    };
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for run in all.chunk_by(|a, b| muon::moves(a) == muon::moves(b)) {
+        let rule = if muon::moves(&run[0]) { Rule::Muon(config.clone()) } else { rest.clone() };
+        parts.push((rule, place(layout, start..start + run.len())));
+        start += run.len();
     }
+    parts
+}
 
-    /// 20 updates of both from the same start.
-    #[track_caller]
-    fn check(config: &AdamW) {
-        let layout = Layout::of(&SPEC);
-        let decayed = layout.decayed_len();
-        let bytes = layout.initial_values(5).unwrap();
-        let start = bytes.chunks_exact(VALUE_BYTES);
-        let mut p: Vec<f32> = start.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let (mut m, mut v) = (vec![0.0; p.len()], vec![0.0; p.len()]);
-        let parameters = Parameters::new(layout, &bytes, Device::Cpu).unwrap();
-        let mut optimizer = Optimizer::new(config, &parameters).unwrap();
-        for t in 1..=20 {
-            let wave = |i: usize| ((i * 31) as f32 + t as f32).sin() * 0.1;
-            let gradient: Vec<f32> = (0..p.len()).map(wave).collect();
-            let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-            let learning_rate = config.learning_rate / t as f64;
-            let found = optimizer
-                .step(&parameters, Tensor::from_slice(&gradient), learning_rate, t)
-                .unwrap();
-            assert!((found.double_value(&[]) - norm).abs() < 1e-5 * norm);
+fn place(layout: &Layout, entries: Range<usize>) -> Place {
+    let part = &layout.entries()[entries.clone()];
+    let start = part.first().map_or(0, |entry| entry.start);
+    let len: usize = part.iter().map(|entry| entry.len).sum();
+    // Matrices come before vectors.
+    let decayed = layout.decayed_len().saturating_sub(start).min(len);
+    Place { entries, start: start as i64, len: len as i64, decayed: decayed as i64 }
+}
 
-            let scale = config.clip.map_or(1.0, |clip| (clip / (norm + CLIP_EPSILON)).min(1.0));
-            for (range, weight_decay) in
-                [(0..decayed, config.weight_decay), (decayed..p.len(), 0.0)]
-            {
-                let reference = Config {
-                    learning_rate,
-                    beta1: config.beta1,
-                    beta2: config.beta2,
-                    epsilon: config.epsilon,
-                    weight_decay,
-                    gradient_scale: scale,
-                };
-                cpu::update(
-                    &mut p[range.clone()],
-                    &gradient[range.clone()],
-                    &mut m[range.clone()],
-                    &mut v[range],
-                    &Constants::new(&reference, t),
-                )
-                .unwrap();
+impl Part {
+    /// `values` and `gradient` are this part's, each (length of the place).
+    fn step(
+        &mut self,
+        values: Tensor,
+        gradient: Tensor,
+        layout: &Layout,
+        share: f64,
+        t: u64,
+    ) -> tch::Result<()> {
+        let decayed = self.place.decayed;
+        match (&self.rule, self.moments.as_mut_slice()) {
+            (Rule::AdamW(config), [first, second]) => {
+                adamw(config, [first, second], values, gradient, decayed, share, t)
+            }
+            (Rule::Lion(config), [moment]) => {
+                lion(config, moment, values, &gradient, decayed, share)
+            }
+            (Rule::Sgd(config), [velocity]) => {
+                sgd(config, velocity, values, gradient, decayed, share)
+            }
+            (Rule::Muon(config), [moment]) => {
+                let entries = &layout.entries()[self.place.entries.clone()];
+                muon::step(config, moment, &values, &gradient, entries, share)
+            }
+            (Rule::AdamW(_) | Rule::Lion(_) | Rule::Sgd(_) | Rule::Muon(_), _) => {
+                unreachable!("a part is made with its rule's moments")
             }
         }
-        let [first, second] = optimizer.moments().map(floats);
-        let ours = [floats(parameters.flat()), first, second];
-        for (name, found, wanted) in [("p", &ours[0], &p), ("m", &ours[1], &m), ("v", &ours[2], &v)]
-        {
-            for (i, (found, wanted)) in found.iter().zip(wanted).enumerate() {
-                let error = (found - wanted).abs();
-                assert!(error <= 1e-6 + 1e-5 * wanted.abs(), "{name}[{i}]: {found} {wanted}");
-            }
-        }
-    }
-
-    #[test]
-    fn it_agrees_with_the_kernel_s_reference() {
-        let config = AdamW {
-            learning_rate: 1e-2,
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            clip: Some(0.5),
-        };
-        check(&config);
-        check(&AdamW { clip: None, ..config.clone() });
-        check(&AdamW { clip: Some(1e6), weight_decay: 0.0, ..config.clone() });
-        check(&AdamW { beta1: 0.95, beta2: 0.98, epsilon: 1e-15, ..config });
-    }
-
-    #[test]
-    fn a_gradient_of_zeros_does_no_harm() {
-        let layout = Layout::of(&SPEC);
-        let bytes = layout.initial_values(5).unwrap();
-        let parameters = Parameters::new(layout, &bytes, Device::Cpu).unwrap();
-        let config = AdamW {
-            learning_rate: 1e-2,
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-15,
-            weight_decay: 0.0,
-            clip: Some(1.0),
-        };
-        let mut optimizer = Optimizer::new(&config, &parameters).unwrap();
-        let before = floats(parameters.flat());
-        let zeros = parameters.zeros().unwrap();
-        optimizer.step(&parameters, zeros, 1e-2, 1).map(drop).unwrap();
-        assert_eq!(floats(parameters.flat()), before);
     }
 }
+
+fn adamw(
+    config: &AdamW,
+    [first_moment, second_moment]: [&mut Tensor; 2],
+    mut values: Tensor,
+    mut gradient: Tensor,
+    decayed: i64,
+    share: f64,
+    t: u64,
+) -> tch::Result<()> {
+    let AdamW { beta1, beta2, epsilon, weight_decay, .. } = *config;
+    let learning_rate = config.learning_rate * share;
+    let t = t as f64;
+    let _ = first_moment.f_lerp_(&gradient, 1.0 - beta1)?;
+    let _ = second_moment.f_lerp_(&gradient.f_square_()?, 1.0 - beta2)?;
+    let mut root = second_moment.f_sqrt()?;
+    let _ = root.f_mul_scalar_((1.0 - beta2.powf(t)).sqrt().recip())?;
+    let _ = root.f_add_scalar_(epsilon)?;
+    let mut change = first_moment.f_div(&root)?;
+    let _ = change.f_mul_scalar_(learning_rate / (1.0 - beta1.powf(t)))?;
+    decay(&values, decayed, 1.0 - learning_rate * weight_decay)?;
+    values.f_sub_(&change).map(drop)
+}
+
+fn lion(
+    config: &Lion,
+    moment: &mut Tensor,
+    mut values: Tensor,
+    gradient: &Tensor,
+    decayed: i64,
+    share: f64,
+) -> tch::Result<()> {
+    let learning_rate = config.learning_rate * share;
+    let mut change = moment.f_lerp(gradient, 1.0 - config.beta1)?.f_sign_()?;
+    let _ = change.f_mul_scalar_(learning_rate)?;
+    decay(&values, decayed, 1.0 - learning_rate * config.weight_decay)?;
+    let _ = values.f_sub_(&change)?;
+    moment.f_lerp_(gradient, 1.0 - config.beta2).map(drop)
+}
+
+fn sgd(
+    config: &Sgd,
+    velocity: &mut Tensor,
+    mut values: Tensor,
+    mut gradient: Tensor,
+    decayed: i64,
+    share: f64,
+) -> tch::Result<()> {
+    let mut matrices = gradient.f_narrow(0, 0, decayed)?;
+    let pull = values.f_narrow(0, 0, decayed)?.f_mul_scalar(config.weight_decay)?;
+    let _ = matrices.f_add_(&pull)?;
+    let _ = velocity.f_mul_scalar_(config.momentum)?;
+    let _ = velocity.f_add_(&gradient)?;
+    let mut change = if config.nesterov {
+        let ahead = velocity.f_mul_scalar(config.momentum)?;
+        gradient.f_add_(&ahead)?
+    } else {
+        velocity.copy()
+    };
+    let _ = change.f_mul_scalar_(config.learning_rate * share)?;
+    values.f_sub_(&change).map(drop)
+}
+
+/// Multiplies the first `len` of `values` by `factor`.
+fn decay(values: &Tensor, len: i64, factor: f64) -> tch::Result<()> {
+    values.f_narrow(0, 0, len)?.f_mul_scalar_(factor).map(drop)
+}
+
+/// The matrix of `entry` within `values`, which begin with the value number `first` of the flat
+/// parameters.
+fn matrix(values: &Tensor, entry: &Entry, first: usize) -> tch::Result<Tensor> {
+    let start = (entry.start - first) as i64;
+    values.f_narrow(0, start, entry.len as i64)?.f_view(entry.shape.as_slice())
+}
+
+#[cfg(test)]
+mod tests;

@@ -226,11 +226,6 @@ impl Parameters {
             parts.iter().map(|part| part.f_reshape(-1i64)).collect::<tch::Result<Vec<_>>>()?;
         Tensor::f_cat(&parts, 0)
     }
-
-    /// A tensor of zeros like the flat one, for the optimiser's moments.
-    pub(crate) fn zeros(&self) -> tch::Result<Tensor> {
-        Tensor::f_zeros([self.layout.len as i64], (Kind::Float, self.flat.device()))
-    }
 }
 
 #[cfg(test)]

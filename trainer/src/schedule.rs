@@ -1,12 +1,15 @@
-//! Learning rate over the steps: warm-up, plateau, linear decay to zero.
+//! Learning rate over the steps: warm-up, plateau, decay. Cosine and linear schedules are those
+//! without a plateau.
 
-use proto::Schedule;
+use proto::{DecayShape, Schedule};
+use std::f64::consts::PI;
 
 /// Share of the peak learning rate in the update numbered `step`, from 0, of `steps`; in (0, 1].
 ///
 /// With w warm-up steps and c decay steps (the shares of all steps, rounded), update k uses
-/// `min(1, (k + 1) / w, (steps - k) / c)`: the line from zero reaches the peak in the last warm-up
-/// step, and the line to zero would reach it in the step after the last, so no step is wasted.
+/// `min(1, (k + 1) / w, e + (1 - e) f((steps - k) / c))`, f the shape of the decay and e its end:
+/// the line from zero reaches the peak in the last warm-up step, and the decay would reach its end
+/// in the step after the last, so no step is wasted.
 pub fn rate_share(schedule: &Schedule, step: u64, steps: u64) -> f64 {
     debug_assert!(step < steps);
     let count = |share: f64| (share * steps as f64).round();
@@ -14,8 +17,14 @@ pub fn rate_share(schedule: &Schedule, step: u64, steps: u64) -> f64 {
         if steps > 0.0 { numerator as f64 / steps } else { 1.0 }
     };
     let rise = line(step + 1, count(schedule.warmup));
-    let fall = line(steps - step, count(schedule.decay));
-    rise.min(fall).min(1.0)
+    // Above 1 before the decay, where the shapes are not defined.
+    let left = line(steps - step, count(schedule.decay)).min(1.0);
+    let fall = match schedule.shape {
+        DecayShape::Linear => left,
+        DecayShape::Cosine => (1.0 - (PI * left).cos()) / 2.0,
+        DecayShape::OneMinusSqrt => 1.0 - (1.0 - left).sqrt(),
+    };
+    rise.min(schedule.decay_to + (1.0 - schedule.decay_to) * fall).min(1.0)
 }
 
 #[cfg(test)]
@@ -24,7 +33,7 @@ mod tests {
 
     #[track_caller]
     fn check(warmup: f64, decay: f64, expected: &[f64]) {
-        let schedule = Schedule { warmup, decay };
+        let schedule = Schedule::linear(warmup, decay);
         let steps = expected.len() as u64;
         let found: Vec<f64> = (0..steps).map(|step| rate_share(&schedule, step, steps)).collect();
         assert_eq!(found, expected, "warmup {warmup}, decay {decay}");
@@ -50,12 +59,36 @@ mod tests {
     fn every_step_has_a_positive_rate() {
         for steps in [1, 2, 3, 7, 100, 1001] {
             for (warmup, decay) in [(0.0, 0.0), (0.1, 0.2), (0.5, 0.5), (0.9, 0.1), (0.0, 1.0)] {
-                let schedule = Schedule { warmup, decay };
-                for step in 0..steps {
-                    let share = rate_share(&schedule, step, steps);
-                    assert!(share > 0.0 && share <= 1.0, "{schedule:?} {step}/{steps}: {share}");
+                for shape in [DecayShape::Linear, DecayShape::Cosine, DecayShape::OneMinusSqrt] {
+                    let schedule = Schedule { shape, ..Schedule::linear(warmup, decay) };
+                    for step in 0..steps {
+                        let share = rate_share(&schedule, step, steps);
+                        assert!(
+                            share > 0.0 && share <= 1.0,
+                            "{schedule:?} {step}/{steps}: {share}"
+                        );
+                    }
                 }
             }
         }
+    }
+
+    // Goal: the curves of the papers; the cosine is that of PyTorch's CosineAnnealingLR with T_max
+    // equal to the steps of the decay.
+    #[test]
+    fn the_decay_has_its_shape_and_its_end() {
+        let steps = 8;
+        let check = |shape, decay_to, expected: &dyn Fn(f64) -> f64| {
+            let schedule = Schedule { warmup: 0.0, decay: 1.0, shape, decay_to };
+            for step in 0..steps {
+                let found = rate_share(&schedule, step, steps);
+                let wanted = expected(step as f64 / steps as f64);
+                assert!((found - wanted).abs() < 1e-15, "{shape:?} {step}: {found} {wanted}");
+            }
+        };
+        check(DecayShape::Linear, 0.1, &|t| 1.0 - 0.9 * t);
+        check(DecayShape::Cosine, 0.0, &|t| (1.0 + (PI * t).cos()) / 2.0);
+        check(DecayShape::Cosine, 0.2, &|t| 0.2 + 0.8 * (1.0 + (PI * t).cos()) / 2.0);
+        check(DecayShape::OneMinusSqrt, 0.0, &|t| 1.0 - t.sqrt());
     }
 }

@@ -1,18 +1,22 @@
 //! The training loop, on one page, and what it tells its caller.
 
 use crate::check::{check, within};
-use crate::checkpoint::{self, CheckpointError, Snapshot, State};
-use crate::data::Text;
+use crate::checkpoint::{self, CheckpointError, Contents, Snapshot, State};
+use crate::data::{Bytes, Text, Windows, batches};
 use crate::device::{self, Device, THREADS_MAX};
 use crate::error::TrainError;
 use crate::learner::Learner;
 use crate::log::{Log, now};
+use crate::optimizer::moment_places;
 use crate::parameters::Layout;
 use crate::schedule::rate_share;
+use crate::writer::Writer;
 use proto::{AgentId, Attempt, Checkpoint, TokenFormat, TrainSpec};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 use std::path::Path;
+use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::Duration;
 
 /// Everything about one training that is not part of what it computes, and the seed.
@@ -40,8 +44,9 @@ pub struct Setting<'a> {
 /// What a training tells while it goes on.
 pub trait Observer {
     /// A number at a step: `loss`, `learning_rate`, `gradient_norm` and `tokens_per_second` for the
-    /// update of that number, from 0; `validation_loss` and `validation_bits_per_byte` after that
-    /// many updates. At most about ten times a second, and for the first and the last update.
+    /// update of that number, from 0; `validation_loss`, `validation_loss_ema` and
+    /// `validation_bits_per_byte` after that many updates. At most about ten times a second, and
+    /// for the first and the last update.
     fn metric(&mut self, step: u64, name: &str, value: f64);
     /// A checkpoint is whole on disk. Older ones are not needed any more once this is recorded.
     fn checkpoint(&mut self, checkpoint: Checkpoint);
@@ -58,6 +63,7 @@ pub enum End {
     Completed {
         /// Final values. The same for every undisturbed or resumed training of the same
         /// specification, seed and number of threads: `validation_loss` (nats per token),
+        /// `validation_loss_ema` (of the running mean of the weights, where the trial keeps one),
         /// `validation_bits_per_byte` (text of bytes only), `train_loss` (mean over the last
         /// 100 updates), `training_flops`, `tokens`, `parameters`. Measured times:
         /// `tokens_per_second`, `training_seconds`, `step_seconds`.
@@ -95,43 +101,84 @@ pub fn train(
     within("threads", setting.threads, 1..=THREADS_MAX)?;
     let device = device::open(setting.device, setting.threads)?;
     let [vocabulary, sequence] = [spec.model.vocabulary, spec.model.sequence];
-    let text = Text::open(setting.data, &spec.data, vocabulary, sequence, setting.seed)?;
-    let (mut learner, mut state) = start(spec, setting, device, resume, observer)?;
-    let mut log = Log::new(spec, device);
-    let mut saved_at = now();
+    let text = Text::open(setting.data, &spec.data, &Bytes, vocabulary, sequence, setting.seed)?;
+    let layout = Layout::of(&spec.model);
+    let moments = moment_places(&spec.optimizer, &layout);
+    let contents = Contents { layout: &layout, moments: &moments, average: spec.ema.is_some() };
+    let (learner, state) = start(spec, setting, device, (resume, &contents), observer)?;
+    let log = Log::new(spec, device);
+    thread::scope(|scope| {
+        let batches = batches(scope, &text, state.step..spec.steps, spec.batch);
+        let mut writer = Writer::start(scope, setting, contents);
+        let ends = (&text, &batches, &mut writer);
+        let end = steps(spec, setting, ends, learner, state, log, observer);
+        // What is being written when a training diverges or fails still counts.
+        let written = writer.finish(observer);
+        let end = end?;
+        written.map(|_| end)
+    })
+}
 
+/// The loop. `batches` are those of the steps that are left. A checkpoint that comes due while the
+/// one before is still being written waits for it; the loop does not.
+fn steps(
+    spec: &TrainSpec,
+    setting: &Setting<'_>,
+    (text, batches, writer): (&Text, &Receiver<Windows>, &mut Writer),
+    mut learner: Learner<'_>,
+    mut state: State,
+    mut log: Log,
+    observer: &mut dyn Observer,
+) -> Result<End, TrainError> {
+    let mut saved_at = now();
     let first = state.step;
     for step in first..=spec.steps {
         let last = step == spec.steps; // one more pass, so that the end is measured and saved too
         let every = spec.validation.every_steps;
         if last || (step > first && every > 0 && step.is_multiple_of(every)) {
-            let loss = learner.validation_loss(&text, step)?;
+            let loss = learner.validation_loss(text, step)?;
             report_validation(spec, step, loss, observer);
             if !loss.is_finite() {
                 return Ok(diverged("validation_loss", step));
             }
+            let average = learner.average_loss(text, step)?;
+            if let Some(loss) = average {
+                observer.metric(step, "validation_loss_ema", loss);
+                if !loss.is_finite() {
+                    return Ok(diverged("validation_loss_ema", step));
+                }
+            }
             if last {
-                let checkpoint = save(setting, &learner, &state, observer)?;
-                return Ok(completed(spec, &state, loss, checkpoint));
+                writer.finish(observer)?;
+                writer.write(learner.snapshot(&state)?);
+                let checkpoint = writer.finish(observer)?;
+                return Ok(completed(spec, &state, loss, average, checkpoint));
             }
         }
 
         let stop = observer.stop_requested();
-        if stop || now().duration_since(saved_at) >= setting.checkpoint_every {
+        let free = writer.is_free(observer)?;
+        if stop || (free && now().duration_since(saved_at) >= setting.checkpoint_every) {
             let broken = log.settle(&mut state, observer);
             if let Some(step) = broken.map_err(|source| reading(spec, source))? {
                 return Ok(diverged("loss", step));
             }
-            save(setting, &learner, &state, observer)?;
             if stop {
+                writer.finish(observer)?;
+                writer.write(learner.snapshot(&state)?);
+                writer.finish(observer)?;
                 return Ok(End::Stopped { step });
             }
+            writer.write(learner.snapshot(&state)?);
             saved_at = now();
         }
 
         let begun = now();
-        let rate = spec.optimizer.learning_rate * rate_share(&spec.schedule, step, spec.steps);
-        let update = learner.update(&text.batch(step, spec.batch), rate, step)?;
+        let Ok(batch) = batches.recv() else {
+            unreachable!("the reader sends one batch for every step")
+        };
+        let share = rate_share(&spec.schedule, step, spec.steps);
+        let update = learner.update(&batch, share, step)?;
         state.step = step + 1;
         let broken = log.record(update, begun, &mut state, observer);
         if let Some(step) = broken.map_err(|source| reading(spec, source))? {
@@ -146,12 +193,12 @@ fn start<'a>(
     spec: &'a TrainSpec,
     setting: &Setting<'_>,
     device: tch::Device,
-    resume: &[Checkpoint],
+    (resume, contents): (&[Checkpoint], &Contents<'_>),
     observer: &mut dyn Observer,
 ) -> Result<(Learner<'a>, State), TrainError> {
-    let layout = Layout::of(&spec.model);
+    let layout = contents.layout.clone();
     let mut note = |text: &str| observer.note(text);
-    let snapshot = checkpoint::first_intact(resume, &layout, &mut note)?;
+    let snapshot = checkpoint::first_intact(resume, contents, &mut note)?;
     let Some(snapshot) = snapshot else {
         if !resume.is_empty() {
             observer.note("no checkpoint is whole; starting from step 0");
@@ -190,19 +237,6 @@ fn check_belongs(
     }
 }
 
-fn save(
-    setting: &Setting<'_>,
-    learner: &Learner<'_>,
-    state: &State,
-    observer: &mut dyn Observer,
-) -> Result<Checkpoint, TrainError> {
-    let snapshot = learner.snapshot(state)?;
-    let (parent, layout) = (setting.checkpoints, learner.layout());
-    let saved = checkpoint::save(parent, setting.attempt, setting.agent, layout, &snapshot)?;
-    observer.checkpoint(saved.clone());
-    Ok(saved)
-}
-
 fn report_validation(spec: &TrainSpec, step: u64, loss: f64, observer: &mut dyn Observer) {
     observer.metric(step, "validation_loss", loss);
     if let Some(bits) = bits_per_byte(spec, loss) {
@@ -214,11 +248,17 @@ fn report_validation(spec: &TrainSpec, step: u64, loss: f64, observer: &mut dyn 
 fn bits_per_byte(spec: &TrainSpec, nats_per_token: f64) -> Option<f64> {
     match spec.data.format {
         TokenFormat::Bytes => Some(nats_per_token / LN_2),
-        TokenFormat::U16 => None,
+        TokenFormat::U16 | TokenFormat::Shards | TokenFormat::Jsonl => None,
     }
 }
 
-fn completed(spec: &TrainSpec, state: &State, validation_loss: f64, checkpoint: Checkpoint) -> End {
+fn completed(
+    spec: &TrainSpec,
+    state: &State,
+    validation_loss: f64,
+    average_loss: Option<f64>,
+    checkpoint: Option<Checkpoint>,
+) -> End {
     let losses = &state.recent_losses;
     let train_loss = losses.iter().sum::<f64>() / losses.len() as f64;
     let mut metrics = BTreeMap::from([
@@ -231,12 +271,10 @@ fn completed(spec: &TrainSpec, state: &State, validation_loss: f64, checkpoint: 
         ("step_seconds", state.seconds / spec.steps as f64),
         ("tokens_per_second", spec.tokens() as f64 / state.seconds),
     ]);
+    metrics.extend(average_loss.map(|loss| ("validation_loss_ema", loss)));
     metrics.extend(bits_per_byte(spec, validation_loss).map(|b| ("validation_bits_per_byte", b)));
     let named = |(name, value): (&str, f64)| (name.to_owned(), value);
-    End::Completed {
-        metrics: metrics.into_iter().map(named).collect(),
-        checkpoint: Some(checkpoint),
-    }
+    End::Completed { metrics: metrics.into_iter().map(named).collect(), checkpoint }
 }
 
 fn diverged(metric: &str, step: u64) -> End {

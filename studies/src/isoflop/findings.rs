@@ -187,7 +187,8 @@ fn text_notes(study: &IsoflopStudy, trainings: &[Training<'_>]) -> Vec<String> {
     let repeated = epochs.filter(|epochs| *epochs > 1.0).count();
     let unit = match spec.data.format {
         TokenFormat::Bytes => "bytes",
-        TokenFormat::U16 => "tokens",
+        TokenFormat::U16 | TokenFormat::Shards => "tokens",
+        TokenFormat::Jsonl => "tokens at most",
     };
     let note = format!(
         "the training text has {tokens:.3e} {unit}; {repeated} of {} trials see it more than once, \

@@ -9,7 +9,7 @@ use crate::recipe::TrialSettings;
 use crate::report::Report;
 use crate::study::{Next, Study, TrialView};
 use proto::train::NUMERICS_VERSION;
-use proto::{AdamW, BlobRef, DataSpec, Runner, TrainSpec, TrialSpec, Value};
+use proto::{BlobRef, DataSpec, Runner, TrainSpec, TrialSpec, Value};
 use std::collections::BTreeMap;
 
 /// An IsoFLOP sweep over one text.
@@ -45,19 +45,15 @@ impl IsoflopStudy {
                 text: self.text.clone(),
                 format: spec.data.format,
                 held_out: spec.data.held_out,
+                packing: spec.data.packing,
             },
             batch: cell.batch,
             steps: cell.steps,
-            optimizer: AdamW {
-                learning_rate: cell.learning_rate,
-                beta1: spec.optimizer.beta1,
-                beta2: cell.beta2,
-                epsilon: spec.optimizer.epsilon,
-                weight_decay: spec.optimizer.weight_decay,
-                clip: spec.optimizer.clip,
-            },
+            optimizer: spec.optimizer.at(cell.learning_rate, cell.beta2),
             schedule: spec.optimizer.schedule,
             validation: spec.validation,
+            accumulation: spec.training.accumulation,
+            ema: spec.training.ema,
         };
         // Counts fit i64: the recipe's checks bound them.
         let count = |value: u64| Value::Integer(i64::try_from(value).unwrap_or(i64::MAX));

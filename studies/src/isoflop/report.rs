@@ -217,7 +217,7 @@ fn trial_row(spec: &IsoflopSpec, training: &Training<'_>) -> Vec<Cell> {
             Cell::Number(f64::from(train.model.layers)),
             Cell::Number(f64::from(train.batch)),
             Cell::Number(train.steps as f64),
-            Cell::Number(train.optimizer.learning_rate),
+            Cell::Number(train.optimizer.learning_rate()),
         ],
         Runner::Command(_) | Runner::Noop => {
             std::array::from_fn(|_| Cell::missing("not a training"))
@@ -252,6 +252,8 @@ fn bits_per_byte(spec: &IsoflopSpec, training: &Training<'_>, loss: f64) -> Cell
     match (reported, spec.data.format) {
         (Some(bits), _) => Cell::Number(bits),
         (None, TokenFormat::Bytes) => Cell::Number(loss / std::f64::consts::LN_2),
-        (None, TokenFormat::U16) => Cell::missing("bytes per token unknown"),
+        (None, TokenFormat::U16 | TokenFormat::Shards | TokenFormat::Jsonl) => {
+            Cell::missing("bytes per token unknown")
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! How trainings fail: who has to act, and what they are told.
 
-use crate::{Lab, Notebook, spec};
+use crate::{Lab, Notebook, edit_adamw, spec};
 use proto::{FailureClass, Positions, TokenFormat, TrainSpec};
 use std::fs;
 use trainer::{Device, End, TrainError};
@@ -45,10 +45,16 @@ fn a_wrong_specification_is_invalid_and_named() {
     check_invalid(|s| s.batch = 0, "batch is 0");
     check_invalid(|s| s.steps = 0, "steps is 0");
     check_invalid(|s| s.steps = u64::MAX, "steps is 18446744073709551615");
-    check_invalid(|s| s.optimizer.learning_rate = f64::NAN, "optimizer.learning_rate is NaN");
-    check_invalid(|s| s.optimizer.learning_rate = -1.0, "it must be above 0 and below inf");
-    check_invalid(|s| s.optimizer.beta2 = 1.0, "optimizer.beta2 is 1");
-    check_invalid(|s| s.optimizer.clip = Some(0.0), "optimizer.clip is 0");
+    check_invalid(
+        |s| edit_adamw(s, |a| a.learning_rate = f64::NAN),
+        "optimizer.learning_rate is NaN",
+    );
+    check_invalid(
+        |s| edit_adamw(s, |a| a.learning_rate = -1.0),
+        "it must be above 0 and below inf",
+    );
+    check_invalid(|s| edit_adamw(s, |a| a.beta2 = 1.0), "optimizer.beta2 is 1");
+    check_invalid(|s| edit_adamw(s, |a| a.clip = Some(0.0)), "optimizer.clip is 0");
     check_invalid(|s| s.schedule.warmup = 0.9, "schedule.decay is 0.2");
     check_invalid(|s| s.data.held_out = 1.0, "data.held_out is 1");
 }
@@ -87,7 +93,7 @@ fn a_disk_that_refuses_is_an_infrastructure_failure() {
 #[test]
 fn a_loss_that_is_not_a_number_ends_the_training_as_diverged() {
     let mut spec = spec(50);
-    spec.optimizer.learning_rate = 1e30;
+    edit_adamw(&mut spec, |a| a.learning_rate = 1e30);
     spec.schedule.warmup = 0.0;
     let mut notebook = Notebook::default();
     let end = Lab::new().train(&spec, 1, &[], &mut notebook).unwrap();

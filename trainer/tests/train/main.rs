@@ -6,8 +6,9 @@ mod losses;
 mod resume;
 
 use proto::{
-    AdamW, AgentId, Attempt, BlobId, BlobRef, Checkpoint, DataSpec, Mlp, ModelSpec, Norm,
-    Positions, Schedule, TokenFormat, TrainSpec, Validation, train::NUMERICS_VERSION,
+    AdamW, AgentId, Attempt, BlobId, BlobRef, Checkpoint, DataSpec, Lion, Mlp, ModelSpec, Muon,
+    MuonScale, Norm, Optimizer, Packing, Positions, Rest, Schedule, Sgd, TokenFormat, TrainSpec,
+    Validation, train::NUMERICS_VERSION,
 };
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -35,6 +36,13 @@ impl Lab {
         };
         std::fs::write(lab.data(), text()).unwrap();
         std::fs::create_dir(lab.checkpoints()).unwrap();
+        lab
+    }
+
+    /// A lab whose data are `content`.
+    fn with(content: &[u8]) -> Self {
+        let lab = Self::new();
+        std::fs::write(lab.data(), content).unwrap();
         lab
     }
 
@@ -153,18 +161,93 @@ fn spec(steps: u64) -> TrainSpec {
             },
             format: TokenFormat::Bytes,
             held_out: 0.1,
+            packing: Packing::Stream,
         },
         batch: 4,
         steps,
-        optimizer: AdamW {
-            learning_rate: 1e-2,
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            clip: Some(1.0),
-        },
-        schedule: Schedule { warmup: 0.1, decay: 0.2 },
+        optimizer: Optimizer::AdamW(adamw()),
+        schedule: Schedule::linear(0.1, 0.2),
         validation: Validation { every_steps: 0, tokens: 1_000 },
+        accumulation: 1,
+        ema: None,
     }
+}
+
+fn adamw() -> AdamW {
+    AdamW {
+        learning_rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        clip: Some(1.0),
+    }
+}
+
+/// Gives the specification AdamW with an edit.
+fn edit_adamw(spec: &mut TrainSpec, edit: impl FnOnce(&mut AdamW)) {
+    let mut config = adamw();
+    edit(&mut config);
+    spec.optimizer = Optimizer::AdamW(config);
+}
+
+/// Every optimiser, at rates that suit [`spec`].
+fn optimizers() -> Vec<(&'static str, Optimizer)> {
+    let lion =
+        Lion { learning_rate: 1e-3, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, clip: Some(1.0) };
+    let sgd = |nesterov| Sgd {
+        learning_rate: 0.1,
+        momentum: 0.9,
+        nesterov,
+        weight_decay: 1e-3,
+        clip: Some(1.0),
+    };
+    let muon = |scale, learning_rate, rest| {
+        let (momentum, nesterov, weight_decay, clip) = (0.95, true, 0.1, Some(1.0));
+        let config = Muon { learning_rate, momentum, nesterov, weight_decay, scale, clip, rest };
+        Optimizer::Muon(config)
+    };
+    let rest = AdamW { clip: None, ..adamw() };
+    vec![
+        ("adamw", Optimizer::AdamW(adamw())),
+        ("lion", Optimizer::Lion(lion.clone())),
+        ("sgd", Optimizer::Sgd(sgd(false))),
+        ("nesterov", Optimizer::Sgd(sgd(true))),
+        ("muon", muon(MuonScale::Original, 0.02, Rest::AdamW(rest))),
+        (
+            "muon, lion",
+            muon(MuonScale::MatchRmsAdamw, 1e-2, Rest::Lion(Lion { clip: None, ..lion })),
+        ),
+    ]
+}
+
+/// Every kind of data: [`text`] in that form, with the specification to read it.
+fn data_kinds() -> Vec<(&'static str, Vec<u8>, TokenFormat, Packing)> {
+    let text = text();
+    let tokens: Vec<u16> = text.iter().map(|&byte| u16::from(byte)).collect();
+    let mut shards = Vec::new();
+    for part in tokens.chunks(7_001) {
+        trainer::data::shards::write(&mut shards, part).unwrap();
+    }
+    let bare: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+    let documents = text.split_inclusive(|&byte| byte == b'\n').map(|document| {
+        let text = String::from_utf8(document.to_vec()).unwrap();
+        serde_json::json!({ "text": text }).to_string() + "\n"
+    });
+    let documents = documents.collect::<String>().into_bytes();
+    vec![
+        ("bytes", text, TokenFormat::Bytes, Packing::Stream),
+        ("u16", bare, TokenFormat::U16, Packing::Stream),
+        ("shards", shards, TokenFormat::Shards, Packing::Stream),
+        ("jsonl", documents.clone(), TokenFormat::Jsonl, Packing::Stream),
+        ("jsonl, packed", documents, TokenFormat::Jsonl, Packing::Documents),
+    ]
+}
+
+/// Makes `spec` read `content`.
+fn read(spec: &mut TrainSpec, content: &[u8], format: TokenFormat, packing: Packing) {
+    let blob = BlobId::from_hash(blake3::hash(content));
+    let text = BlobRef { blob, bytes: content.len() as u64 };
+    spec.data = DataSpec { text, format, packing, ..spec.data.clone() };
+    spec.model.vocabulary = 257;
 }

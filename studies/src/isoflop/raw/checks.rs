@@ -1,17 +1,17 @@
 //! The checks of single values and sections.
 
 use super::{
-    Patterns, RawClosedLoop, RawData, RawFit, RawGrid, RawModel, RawObjective, RawOptimizer,
-    RawValidation, RawWidthRange, WIDTHS_MAX,
+    Patterns, RawClosedLoop, RawData, RawFit, RawGrid, RawModel, RawObjective, RawValidation,
+    RawWidthRange, WIDTHS_MAX,
 };
 use crate::fit::{Objective, RESAMPLES_MAX};
 use crate::isoflop::grid::WIDTH_MAX;
 use crate::isoflop::spec::{
     Architecture, Beta2Rule, ClosedLoop, Data, FitSettings, Grid, LayerRule, LearningRateRule,
-    Optimizer, WidthRange,
+    WidthRange,
 };
 use crate::recipe::{DataWanted, Path, RecipeError};
-use proto::{Mlp, Norm, Positions, Schedule, TokenFormat, Validation};
+use proto::{Mlp, Norm, Packing, Positions, TokenFormat, Validation};
 
 /// Most budgets: a line needs a handful.
 const BUDGETS_MAX: usize = 64;
@@ -26,7 +26,7 @@ const BUDGET_MAX: f64 = 1e30;
 const SEQUENCE_MAX: u32 = 1 << 20;
 const VOCABULARY_MAX: u32 = 1 << 24;
 const STEPS_MAX: u64 = 1 << 27;
-const BATCH_MAX: u32 = 1 << 16;
+pub(super) const BATCH_MAX: u32 = 1 << 16;
 
 pub(super) fn budgets(mut budgets: Vec<f64>, at: &Path) -> Result<Vec<f64>, RecipeError> {
     if budgets.is_empty() || budgets.len() > BUDGETS_MAX {
@@ -102,7 +102,16 @@ impl RawData {
         };
         let held_out = self.held_out.unwrap_or(0.1);
         between(held_out, 0.0, 1.0, &at.key("held_out"))?;
-        Ok(Data { source, held_out, format: self.format.unwrap_or(TokenFormat::Bytes) })
+        let format = self.format.unwrap_or(TokenFormat::Bytes);
+        let packing = self.packing.unwrap_or_default();
+        if packing == Packing::Documents && format != TokenFormat::Jsonl {
+            return Err(RecipeError::new(
+                &at.key("packing"),
+                "`documents` needs the format `jsonl`",
+            )
+            .hint("other formats do not tell where documents end"));
+        }
+        Ok(Data { source, held_out, format, packing })
     }
 }
 
@@ -187,37 +196,6 @@ impl RawModel {
     }
 }
 
-impl RawOptimizer {
-    pub(super) fn check(self, at: &Path) -> Result<Optimizer, RecipeError> {
-        let schedule =
-            Schedule { warmup: self.warmup.unwrap_or(0.1), decay: self.decay.unwrap_or(0.2) };
-        not_negative(schedule.warmup, &at.key("warmup"))?;
-        not_negative(schedule.decay, &at.key("decay"))?;
-        if schedule.warmup + schedule.decay > 1.0 {
-            let message = format!(
-                "warmup {} and decay {} are more than all steps",
-                schedule.warmup, schedule.decay
-            );
-            return Err(RecipeError::new(&at.key("decay"), message)
-                .hint("both are shares of the steps; their sum is at most 1"));
-        }
-        let beta1 = self.beta1.unwrap_or(0.95);
-        if !(0.0..1.0).contains(&beta1) {
-            let message = format!("must be at least 0 and below 1, found {beta1}");
-            return Err(RecipeError::new(&at.key("beta1"), message));
-        }
-        // 0 switches clipping off, as no gradient has that norm.
-        let clip = not_negative(self.clip.unwrap_or(1.0), &at.key("clip"))?;
-        Ok(Optimizer {
-            beta1,
-            epsilon: positive(self.epsilon.unwrap_or(1e-15), &at.key("epsilon"))?,
-            weight_decay: not_negative(self.weight_decay.unwrap_or(0.1), &at.key("weight_decay"))?,
-            clip: (clip > 0.0).then_some(clip),
-            schedule,
-        })
-    }
-}
-
 impl RawValidation {
     pub(super) fn check(self, at: &Path) -> Result<Validation, RecipeError> {
         let tokens = self.tokens.unwrap_or(32_768);
@@ -262,7 +240,7 @@ impl RawFit {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(
+pub(super) fn within<T: PartialOrd + std::fmt::Display>(
     value: T,
     min: T,
     max: T,
@@ -275,21 +253,21 @@ fn within<T: PartialOrd + std::fmt::Display>(
     Err(RecipeError::new(at, message))
 }
 
-fn positive(value: f64, at: &Path) -> Result<f64, RecipeError> {
+pub(super) fn positive(value: f64, at: &Path) -> Result<f64, RecipeError> {
     if value > 0.0 && value.is_finite() {
         return Ok(value);
     }
     Err(RecipeError::new(at, format!("must be above 0, found {value}")))
 }
 
-fn not_negative(value: f64, at: &Path) -> Result<f64, RecipeError> {
+pub(super) fn not_negative(value: f64, at: &Path) -> Result<f64, RecipeError> {
     if value >= 0.0 && value.is_finite() {
         return Ok(value);
     }
     Err(RecipeError::new(at, format!("must be at least 0, found {value}")))
 }
 
-fn between(value: f64, low: f64, high: f64, at: &Path) -> Result<f64, RecipeError> {
+pub(super) fn between(value: f64, low: f64, high: f64, at: &Path) -> Result<f64, RecipeError> {
     if value > low && value < high {
         return Ok(value);
     }

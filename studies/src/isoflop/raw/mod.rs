@@ -2,11 +2,12 @@
 //! a byte-level miniature on two CPU cores; `recipes/isoflop-soda.yaml` has SODA's values.
 
 mod checks;
+mod optimizer;
 
 use super::grid::{FlopsConvention, ParamsConvention};
-use super::spec::IsoflopSpec;
+use super::spec::{IsoflopSpec, MuonRest};
 use crate::recipe::{Path, RecipeError};
-use proto::{Mlp, Norm, Positions, TokenFormat};
+use proto::{DecayShape, Mlp, MuonScale, Norm, Packing, Positions, TokenFormat};
 use serde::Deserialize;
 
 /// Most widths that a recipe may name for one budget.
@@ -33,6 +34,8 @@ pub(crate) struct RawIsoflop {
     #[serde(default)]
     optimizer: RawOptimizer,
     #[serde(default)]
+    training: RawTraining,
+    #[serde(default)]
     validation: RawValidation,
     seeds: Option<Vec<u64>>,
     #[serde(default)]
@@ -47,6 +50,7 @@ struct RawData {
     files: Option<Patterns>,
     held_out: Option<f64>,
     format: Option<TokenFormat>,
+    packing: Option<Packing>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,12 +115,42 @@ struct RawModel {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawOptimizer {
+    kind: Option<RawRule>,
     beta1: Option<f64>,
     epsilon: Option<f64>,
     weight_decay: Option<f64>,
     clip: Option<f64>,
     warmup: Option<f64>,
     decay: Option<f64>,
+    decay_shape: Option<DecayShape>,
+    decay_to: Option<f64>,
+    momentum: Option<f64>,
+    nesterov: Option<bool>,
+    muon: Option<RawMuon>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawRule {
+    AdamW,
+    Lion,
+    Sgd,
+    Muon,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMuon {
+    scale: Option<MuonScale>,
+    rate: Option<f64>,
+    rest: Option<MuonRest>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTraining {
+    accumulation: Option<u32>,
+    ema: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -199,7 +233,8 @@ impl RawIsoflop {
             width_ranges,
             grid: self.grid.check(&at.key("grid"))?,
             model: self.model.filled(),
-            optimizer: self.optimizer.check(&at.key("optimizer"))?,
+            optimizer: Box::new(self.optimizer.check(&at.key("optimizer"))?),
+            training: self.training.check(&at.key("training"))?,
             validation: self.validation.check(&at.key("validation"))?,
             seeds: checks::seeds(self.seeds, &at.key("seeds"))?,
             closed_loop: self.closed_loop.check(&at.key("closed_loop"))?,
@@ -213,9 +248,13 @@ impl RawIsoflop {
 
 /// Every token must have an embedding.
 fn check_vocabulary(spec: &IsoflopSpec, at: &Path) -> Result<(), RecipeError> {
-    let few = spec.data.format == TokenFormat::Bytes && spec.grid.vocabulary < 256;
-    if few {
-        let message = format!("must be at least 256 for bytes, found {}", spec.grid.vocabulary);
+    let (least, of) = match spec.data.format {
+        TokenFormat::Bytes => (256, "bytes"),
+        TokenFormat::Jsonl => (257, "jsonl, every byte and the end of a document"),
+        TokenFormat::U16 | TokenFormat::Shards => return Ok(()),
+    };
+    if spec.grid.vocabulary < least {
+        let message = format!("must be at least {least} for {of}, found {}", spec.grid.vocabulary);
         return Err(RecipeError::new(at, message));
     }
     Ok(())

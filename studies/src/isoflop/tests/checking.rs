@@ -65,6 +65,27 @@ fn a_wrong_value_is_named() {
             "width_ranges: 60000 widths for the budget 1e11, at most 1000 are tried",
         ),
         (
+            "data: {format: jsonl}",
+            "grid.vocabulary: must be at least 257 for jsonl, every byte and the end of a document, \
+             found 256",
+        ),
+        ("optimizer: {decay_to: 1.5}", "optimizer.decay_to: must be from 0 to 1, found 1.5"),
+        (
+            "optimizer: {kind: sgd, beta1: 0.9}",
+            "optimizer.beta1: is a constant of adamw, lion and muon's rest | leave it out, or \
+             choose another optimizer.kind",
+        ),
+        (
+            "optimizer: {kind: muon, epsilon: 1.0e-8, muon: {rest: lion}}",
+            "optimizer.epsilon: is a constant of adamw | leave it out, or choose another \
+             optimizer.kind",
+        ),
+        (
+            "optimizer: {kind: muon, momentum: 1}",
+            "optimizer.momentum: must be at least 0 and below 1, found 1",
+        ),
+        ("training: {accumulation: 0}", "training.accumulation: must be from 1 to 65536, found 0"),
+        (
             "optimizer: {warmup: 0.6, decay: 0.6}",
             "optimizer.decay: warmup 0.6 and decay 0.6 are more than all steps | both are shares \
              of the steps; their sum is at most 1",

@@ -1,7 +1,10 @@
 use super::{BYTES, Lab, MINI, completed, failed};
 use crate::fit::{Point, Surface};
 use crate::study::{Next, Study};
-use proto::{Outcome, Runner};
+use proto::{
+    DecayShape, MuonScale, Optimizer, Outcome, Packing, Rest, Runner, TokenFormat, TrainSpec,
+    TrialId,
+};
 
 /// One budget; the losses decide what is missing.
 const ONE: &str = "\
@@ -50,7 +53,7 @@ fn a_trial_carries_the_cell_and_the_seed() {
         let Runner::Train(train) = &trial.runner else { panic!("not a training") };
         assert_eq!((trial.seed, train.tokens()), (seed, cell.tokens));
         assert_eq!((&train.model, train.steps), (&cell.model, cell.steps));
-        assert_eq!(train.optimizer.learning_rate, cell.learning_rate);
+        assert_eq!(train.optimizer.learning_rate(), cell.learning_rate);
         assert_eq!(trial.parameters["flop_budget"].as_f64(), Some(1e11));
         assert_eq!(trial.parameters["parameters"].as_f64(), Some(cell.parameters as f64));
     }
@@ -200,4 +203,48 @@ fn the_plan_follows_from_the_history_alone() {
     let grid = Lab::new(&narrow).study.grid().len();
     assert!(all_at_once.trials.len() > grid, "the loop asks for some cells");
     assert_eq!(ids(&all_at_once), ids(&budget_by_budget));
+}
+
+/// The trainer's part of the first trial that a recipe with `lines` plans.
+fn first_training(lines: &str) -> (TrainSpec, TrialId) {
+    let lines = format!("flop_budgets: [1.0e11]\nwidths: [32, 64]\n{lines}\n");
+    let Next::Plan { trials, .. } = Lab::new(&lines).next() else { panic!("nothing is planned") };
+    let Runner::Train(train) = &trials[0].runner else { panic!("not a training") };
+    ((**train).clone(), trials[0].id())
+}
+
+// Goal: every key reaches the trial and is a part of its identity.
+#[test]
+fn what_a_recipe_says_of_the_training_is_in_the_trial() {
+    let (plain, plain_id) = first_training("");
+    let rate = plain.optimizer.learning_rate();
+    let changed = |lines: &str| {
+        let (train, id) = first_training(lines);
+        assert_ne!(id, plain_id, "{lines}");
+        train
+    };
+    let lion = changed("optimizer: {kind: lion, beta1: 0.9}").optimizer;
+    assert!(matches!(lion, Optimizer::Lion(config) if config.beta1 == 0.9));
+    let sgd = changed("optimizer: {kind: sgd, momentum: 0.8, nesterov: false}").optimizer;
+    assert!(matches!(sgd, Optimizer::Sgd(config) if config.momentum == 0.8 && !config.nesterov));
+    let lines = "optimizer: {kind: muon, muon: {scale: original, rate: 10.0, rest: lion}}";
+    let Optimizer::Muon(muon) = changed(lines).optimizer else { panic!("not muon") };
+    assert_eq!((muon.learning_rate, muon.scale), (10.0 * rate, MuonScale::Original));
+    assert!(muon.clip == Some(1.0) && muon.nesterov && muon.momentum == 0.95);
+    assert!(
+        matches!(muon.rest, Rest::Lion(rest) if rest.learning_rate == rate && rest.clip.is_none())
+    );
+    let schedule = changed("optimizer: {decay_shape: cosine, decay_to: 0.1}").schedule;
+    assert_eq!((schedule.shape, schedule.decay_to), (DecayShape::Cosine, 0.1));
+    assert_eq!(changed("training: {accumulation: 4}").accumulation, 4);
+    assert_eq!(changed("training: {ema: 0.99}").ema, Some(0.99));
+    let lines = "grid: {vocabulary: 257}\ndata: {format: jsonl, packing: documents}";
+    let data = changed(lines).data;
+    assert_eq!((data.format, data.packing), (TokenFormat::Jsonl, Packing::Documents));
+    // Defaults that are written out are the same trial.
+    let (same, same_id) = first_training(
+        "optimizer: {kind: adamw, decay_shape: linear, decay_to: 0.0}\n\
+         training: {accumulation: 1, ema: 0}\ndata: {packing: stream}",
+    );
+    assert_eq!((same, same_id), (plain, plain_id));
 }
