@@ -63,13 +63,7 @@ impl Pulse {
     }
 
     /// A metric was heard.
-    pub(crate) fn beat(
-        &mut self,
-        now: Moment,
-        metric: &str,
-        step: u64,
-        value: f64,
-    ) -> Vec<Notice> {
+    pub(crate) fn beat(&mut self, now: Moment, metric: &str, step: u64, value: f64) -> Vec<Notice> {
         let mut notices = Vec::new();
         if !value.is_finite() {
             let text = format!("{metric} is {value} at step {step}");

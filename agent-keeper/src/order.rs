@@ -119,7 +119,7 @@ pub(crate) mod tests {
                 time_limit_ms: None,
                 checkpoint_every_ms: 1_000,
                 placement: Placement::default(),
-            hang: None,
+                hang: None,
             },
             devices: Devices::default(),
             gang: None,

@@ -274,6 +274,7 @@ impl Driver {
                 | Input::Assignment(_)
                 | Input::Reply { .. }
                 | Input::Started(_)
+                | Input::Metric { .. }
                 | Input::Tick => {}
             }
             for effect in self.core.handle(clock::now(), input) {

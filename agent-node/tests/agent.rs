@@ -402,6 +402,7 @@ fn shell(script: &str) -> TrialSpec {
         retries: Retries::default(),
         time_limit_ms: None,
         checkpoint_every_ms: 1_000,
+        hang: None,
         placement: proto::Placement::default(),
     }
 }

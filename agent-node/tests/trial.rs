@@ -309,6 +309,7 @@ fn program(arguments: &[&str]) -> TrialSpec {
         retries: Retries::default(),
         time_limit_ms: None,
         checkpoint_every_ms: 1_000,
+        hang: None,
         placement: proto::Placement::default(),
     }
 }

@@ -120,6 +120,7 @@ pub(crate) mod tests {
             retries: Retries::default(),
             time_limit_ms: None,
             checkpoint_every_ms: 60_000,
+            hang: None,
             placement: proto::Placement::default(),
         }
     }

@@ -49,6 +49,7 @@ pub(crate) struct Measures {
     appended_bytes: Counter,
     appended_records: Counter,
     failed: Family<Labels, Counter>,
+    notices: Family<Labels, Counter>,
     requests: Family<Labels, Counter>,
     errors: Family<Labels, Counter>,
 }
@@ -86,6 +87,7 @@ impl Default for Measures {
             appended_bytes: Counter::default(),
             appended_records: Counter::default(),
             failed: Family::default(),
+            notices: Family::default(),
             requests: Family::default(),
             errors: Family::default(),
         }
@@ -105,6 +107,10 @@ impl Measures {
         for record in records {
             if let Some(word) = failure(&record.event) {
                 self.failed.get_or_create(&vec![("class", word.to_owned())]).inc();
+            }
+            if let Event::Noticed { notice, .. } = &record.event {
+                let kind = notice.kind.word().replace(' ', "_");
+                self.notices.get_or_create(&vec![("kind", kind)]).inc();
             }
         }
     }
@@ -160,6 +166,8 @@ impl Measures {
         registry.register("journal_appended_records", help, self.appended_records.clone());
         let help = "Attempts that did not complete since the start, by the class of the failure";
         registry.register("attempts_failed", help, self.failed.clone());
+        let help = "What agents noticed about trainings since the start, by kind";
+        registry.register("notices", help, self.notices.clone());
         let help = "Calls of agents and clients since the start";
         registry.register("requests", help, self.requests.clone());
         let help = "Calls that were refused or failed before their first answer, since the start";
@@ -242,6 +250,7 @@ fn failure(event: &Event) -> Option<&'static str> {
         | Event::AttemptStarted { .. }
         | Event::MemberEnded { .. }
         | Event::Measured { .. }
+        | Event::Noticed { .. }
         | Event::CheckpointSaved { .. } => None,
     }
 }

@@ -27,7 +27,7 @@ pub struct TrialSpec {
     /// On which agents, on how many at once, and what else would do instead of `resources`.
     #[serde(default, skip_serializing_if = "Placement::is_default")]
     pub placement: Placement,
-    /// When it counts as hung; `None` is [`Hang::of`] its runner. Not part of the identity.
+    /// When it counts as hung; `None` is [`Hang::of`] what it runs. Not part of the identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hang: Option<Hang>,
 }
@@ -240,12 +240,8 @@ pub struct Hang {
 impl Hang {
     /// What holds unless the recipe says otherwise. A program may have reasons to be silent that
     /// nobody here knows; Brine's own training has none.
-    pub fn of(runner: &Runner) -> Self {
-        let retry = match runner {
-            Runner::Train(_) => true,
-            Runner::Command(_) | Runner::Noop => false,
-        };
-        Self { steps: 20, at_least_ms: 300_000, retry }
+    pub fn of(is_training: bool) -> Self {
+        Self { steps: 20, at_least_ms: 300_000, retry: is_training }
     }
 }
 

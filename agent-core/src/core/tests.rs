@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::messages::{Gang, Lease};
-use proto::{Checkpoint, CommandSpec, Resources, Retries, Runner, TrialSpec};
+use proto::{Attempt, Checkpoint, CommandSpec, Resources, Retries, TrialId, TrialSpec};
 
 mod laws;
 

@@ -89,6 +89,7 @@ fn lease() -> wire::Lease {
         retries: proto::Retries::default(),
         time_limit_ms: None,
         checkpoint_every_ms: 1_000,
+        hang: None,
         placement: proto::Placement::default(),
     };
     wire::Lease {

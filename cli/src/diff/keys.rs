@@ -38,7 +38,7 @@ pub(crate) enum Effect {
 
 /// Keys in the canonical recipe by their beginning, how the recipe writes them, and what they
 /// decide. The first that fits counts.
-const KEYS: [(&str, &str, Effect); 26] = [
+const KEYS: [(&str, &str, Effect); 27] = [
     ("name", "metadata.name", Effect::Experiment),
     ("study.sweep.arguments", "spec.study.sweep.command.arguments", Effect::Trials),
     ("study.sweep.environment", "spec.study.sweep.command.environment", Effect::Trials),
@@ -60,6 +60,7 @@ const KEYS: [(&str, &str, Effect); 26] = [
     ("retries", "spec.retries", Effect::Experiment),
     ("trial_time_ms", "spec.limits.trial_time", Effect::Experiment),
     ("checkpoint_every_ms", "spec.checkpoint.every", Effect::Nothing),
+    ("hang", "spec.hang", Effect::Nothing),
     ("policy.priority", "spec.priority", Effect::Nothing),
     ("policy.weight", "spec.weight", Effect::Nothing),
     ("policy.at_once", "spec.limits.trials_at_once", Effect::Nothing),

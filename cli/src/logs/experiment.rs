@@ -144,7 +144,7 @@ impl Following {
         Ok(())
     }
 
-    /// Learns which attempts started or ended; the answer is whether the experiment is over.
+    /// Learns which attempts started; the answer is whether the experiment is over.
     fn take(&mut self, reply: &WatchReply) -> Result<bool, CliError> {
         let Some(Message::Records(lines)) = &reply.message else {
             return Ok(false);
@@ -173,13 +173,6 @@ impl Following {
                 for rank in 0..self.gangs.remove(trial).unwrap_or(1) {
                     self.queue.add(AttemptKey { trial: trial.clone(), attempt: *attempt, rank });
                 }
-            }
-            if let Event::AttemptFailed { trial, attempt, .. }
-            | Event::TrialEnded { trial, attempt, .. } = &record.event
-                // A trial that was stopped before its first attempt has none.
-                && attempt.0 > 0
-            {
-                self.queue.over((trial.clone(), *attempt));
             }
             is_over |= matches!(record.event, Event::ExperimentEnded { .. });
         }

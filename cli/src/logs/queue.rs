@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 pub(super) const FOLLOWED_MAX: usize = 32;
 /// Attempts that wait for a place; of more the oldest are left out.
 const WAITING_MAX: usize = 256;
-/// Running attempts that are remembered so that each is followed once.
+/// Attempts that are remembered so that each is followed once.
 const KNOWN_MAX: usize = 100_000;
 
 /// Attempts that want to be followed, the newest first.
@@ -26,19 +26,9 @@ impl Queue {
             // Only attempts that just started are told again.
             self.known.clear();
         }
-        if self.known.insert(key.clone()) {
-            self.wait(key);
+        if !self.known.insert(key.clone()) {
+            return;
         }
-    }
-
-    /// An attempt is over. A short one is told only then: its start and its end are one report.
-    pub(super) fn over(&mut self, key: Key) {
-        if !self.known.remove(&key) {
-            self.wait(key);
-        }
-    }
-
-    fn wait(&mut self, key: Key) {
         self.waiting.push_back(key);
         if self.waiting.len() > WAITING_MAX {
             self.waiting.pop_front();
@@ -91,16 +81,6 @@ mod tests {
         assert!(!queue.is_idle());
         (0..3).for_each(|_| queue.ended());
         assert!(queue.is_idle());
-    }
-
-    #[test]
-    fn an_attempt_that_is_told_only_at_its_end_is_followed_too() {
-        let mut queue = Queue::default();
-        queue.add(key(1));
-        queue.over(key(1));
-        queue.over(key(2));
-        let order: Vec<Key> = std::iter::from_fn(|| queue.next()).collect();
-        assert_eq!(order, [key(2), key(1)]);
     }
 
     #[test]

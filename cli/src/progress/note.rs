@@ -76,7 +76,7 @@ impl Note {
     /// Whether somebody may have to act on it.
     pub(crate) fn is_bad(&self) -> bool {
         match self {
-            Self::AttemptFailed { .. } => true,
+            Self::AttemptFailed { .. } | Self::Noticed { .. } => true,
             Self::Ended { outcome, .. } => !matches!(outcome, Outcome::Completed { .. }),
             Self::ExperimentEnded(state) => *state == ExperimentState::Failed,
             Self::Planned { .. } | Self::Resumed | Self::Started { .. } => false,

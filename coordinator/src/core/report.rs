@@ -204,9 +204,8 @@ impl Core {
     fn decide_notices(&self, report: &Report) -> Vec<Event> {
         let is_new = |(key, notice): &&(AttemptKey, Notice)| {
             let Some(trial) = self.trials.get(&key.trial) else { return false };
-            let known = |noticed: &Noticed| {
-                noticed.attempt == key.attempt && noticed.notice == *notice
-            };
+            let known =
+                |noticed: &Noticed| noticed.attempt == key.attempt && noticed.notice == *notice;
             self.is_current(&report.agent, key)
                 && trial.noticed.len() < NOTICES_MAX
                 && !trial.noticed.iter().any(known)

@@ -26,11 +26,23 @@ fn filled(folder: &Path, last: u64) {
     }
 }
 
+/// sled's own threads may hold its file for a moment after the store is dropped.
+fn reopened(folder: &Path) -> Store {
+    let opened = (0..500).find_map(|_| {
+        let store = Store::open(folder).ok();
+        if store.is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        store
+    });
+    opened.expect("the folder can be opened again")
+}
+
 #[test]
 fn records_survive_a_restart_in_order() {
     let folder = tempfile::tempdir().unwrap();
     filled(folder.path(), 2_500);
-    let store = Store::open(folder.path()).unwrap();
+    let store = reopened(folder.path());
     assert_eq!(replayed(&store).unwrap(), (1..=2_500).collect::<Vec<_>>());
 }
 
@@ -101,8 +113,11 @@ fn metric_points_and_notes_survive_a_restart() {
         step: 3,
         value: number as f64,
     };
-    Store::open(folder.path()).unwrap().put_metrics(&names.map(point).collect::<Vec<_>>()).unwrap();
     let store = Store::open(folder.path()).unwrap();
+    store.put_metrics(&names.map(point).collect::<Vec<_>>()).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let store = reopened(folder.path());
     let mut seen = Vec::new();
     store
         .metrics(&trial, 0, None, |metric, sample| seen.push((metric.to_owned(), sample.value)))

@@ -7,6 +7,7 @@ use super::reader::Reader;
 use super::section::StudySpec;
 use super::yaml;
 use crate::study::Study;
+use proto::spec::Hang;
 use proto::{ExperimentId, Inputs, Placement, Resources, Retries, Runner, TrialSpec, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ pub struct Recipe {
     pub retries: Retries,
     /// Milliseconds between two checkpoints.
     pub checkpoint_every_ms: u64,
+    /// When a trial counts as hung; `None` is what [`Hang::of`] says.
+    pub hang: Option<Hang>,
     /// Longest time of one attempt in milliseconds; `None` is no limit.
     pub trial_time_ms: Option<u64>,
     /// Where trials may run.
@@ -96,7 +99,8 @@ impl Recipe {
 
     /// The experiment's id: the name and the first 8 hexadecimal digits of the hash of everything
     /// that decides the results, which is the recipe without comments and layout, and the content
-    /// of its files. The time between checkpoints and the [`Policy`] do not count. Retries and the
+    /// of its files. The time between checkpoints, what counts as a hang
+    /// and the [`Policy`] do not. Retries and the
     /// time limit of a trial do: they decide which trials end well, so a recipe that raises them is
     /// a new experiment, which shares the trials that are the same.
     pub fn id(&self, inputs: &Inputs) -> ExperimentId {
@@ -148,6 +152,7 @@ impl Recipe {
             time_limit_ms: self.trial_time_ms,
             checkpoint_every_ms: self.checkpoint_every_ms,
             placement: self.placement.clone(),
+            hang: self.hang,
         }
     }
 }
@@ -179,6 +184,8 @@ pub struct TrialSettings {
     pub checkpoint_every_ms: u64,
     /// Where it may run.
     pub placement: Placement,
+    /// When it counts as hung; `None` is what [`Hang::of`] says.
+    pub hang: Option<Hang>,
 }
 
 impl TrialSettings {
@@ -198,6 +205,7 @@ impl TrialSettings {
             time_limit_ms: self.time_limit_ms,
             checkpoint_every_ms: self.checkpoint_every_ms,
             placement: self.placement.clone(),
+            hang: self.hang,
         }
     }
 }

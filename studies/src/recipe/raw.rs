@@ -6,8 +6,9 @@ use super::name::check_experiment;
 use super::policy::{RawLimits, RawPolicy};
 use super::quantity::Duration;
 use super::resources::{RawPlacement, RawResources};
-use super::section::RawStudy;
+use super::section::{Needs, RawStudy};
 use proto::Retries;
+use proto::spec::Hang;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -20,6 +21,13 @@ const KIND: &str = "Experiment";
 const RETRIES_MAX: u32 = 100;
 /// Shortest time between two checkpoints: more often, a trial does little else.
 const CHECKPOINT_EVERY_MS_MIN: u64 = 100;
+
+/// Fewer steps than this are a pause that any training may take.
+const HANG_STEPS_MIN: u32 = 2;
+/// More steps than this never pass in silence.
+const HANG_STEPS_MAX: u32 = 1_000_000;
+/// Shorter silences are the network's.
+const HANG_MS_MIN: u64 = 1_000;
 
 /// Refuses a document that is not an experiment of a version that this program knows.
 pub(super) fn check_kind(version: &str, kind: &str) -> Result<(), RecipeError> {
@@ -64,6 +72,7 @@ struct RawSpec {
     retries: RawRetries,
     #[serde(default)]
     checkpoint: RawCheckpoint,
+    hang: Option<RawHang>,
     #[serde(default)]
     limits: RawLimits,
 }
@@ -77,6 +86,20 @@ struct RawRetries {
 #[derive(Debug, Default, Deserialize)]
 struct RawCheckpoint {
     every: Option<Duration>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawHang {
+    steps: Option<u32>,
+    at_least: Option<Duration>,
+    then: Option<RawThen>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawThen {
+    Retry,
+    Report,
 }
 
 impl RawRecipe {
@@ -98,20 +121,45 @@ impl RawRecipe {
             labels: spec.labels,
             members: spec.members,
         };
-        let (resources, placement) = placement.check(study.needs(), &at)?;
+        let needs = study.needs();
+        let (resources, placement) = placement.check(needs, &at)?;
         let policy =
             RawPolicy { priority: spec.priority, weight: spec.weight, limits: spec.limits };
-        let (policy, trial_time_ms) = policy.check(study.needs(), &at)?;
+        let (policy, trial_time_ms) = policy.check(needs, &at)?;
         Ok(Recipe {
             name: self.metadata.name,
             resources,
             retries: spec.retries.check(&at.key("retries"))?,
             checkpoint_every_ms,
+            hang: match spec.hang {
+                Some(hang) => hang.check(&at.key("hang"), needs)?,
+                None => None,
+            },
             trial_time_ms,
             placement,
             policy,
             study,
         })
+    }
+}
+
+impl RawHang {
+    /// `None` when it says what holds anyway.
+    fn check(self, at: &Path, needs: Needs) -> Result<Option<Hang>, RecipeError> {
+        let default = Hang::of(needs == Needs::Trainer);
+        let steps = self.steps.unwrap_or(default.steps);
+        within(steps, HANG_STEPS_MIN, HANG_STEPS_MAX, &at.key("steps"))?;
+        let at_least_ms = self.at_least.map_or(default.at_least_ms, |least| least.0);
+        if at_least_ms < HANG_MS_MIN {
+            let message = format!("must be at least {}", Duration(HANG_MS_MIN));
+            return Err(RecipeError::new(&at.key("at_least"), message));
+        }
+        let retry = match self.then {
+            Some(RawThen::Retry) => true,
+            Some(RawThen::Report) => false,
+            None => default.retry,
+        };
+        Ok(Some(Hang { steps, at_least_ms, retry }).filter(|hang| *hang != default))
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn spec(seed: u64) -> TrialSpec {
         time_limit_ms: None,
         checkpoint_every_ms: 60_000,
         placement: Placement::default(),
-            hang: None,
+        hang: None,
     }
 }
 

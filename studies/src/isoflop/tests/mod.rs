@@ -53,6 +53,7 @@ pub(super) fn settings() -> TrialSettings {
         retries: Retries::default(),
         time_limit_ms: None,
         checkpoint_every_ms: 1_000,
+        hang: None,
         placement: proto::Placement::default(),
     }
 }
