@@ -24,6 +24,8 @@ pub const KILL_AFTER_MS: u64 = STOP_GRACE_MS + 5_000;
 /// A driver that hands in nothing for a lease's term, and for so long, stood still: there are
 /// several heartbeats in a term, and each brings an answer.
 const STANDSTILL_MS: u64 = 5_000;
+/// Notices in one report; the others are said in the next ones.
+const NOTICES_AT_ONCE: usize = 1_024;
 /// Reports whose reply may still come. More than this many heartbeats without a reply are longer
 /// than any lease, so an older reply could renew nothing.
 const REPORTS_IN_FLIGHT_MAX: usize = 256;
@@ -145,7 +147,8 @@ impl Core {
                 checkpoint.said_since.get_or_insert(sequence);
                 report.checkpoints.push((key.clone(), checkpoint.fact.clone()));
             }
-            for notice in &mut held.notices {
+            let room = NOTICES_AT_ONCE.saturating_sub(report.notices.len());
+            for notice in held.notices.iter_mut().take(room) {
                 notice.said_since.get_or_insert(sequence);
                 report.notices.push((key.clone(), notice.fact.clone()));
             }

@@ -214,7 +214,8 @@ impl Session {
     async fn report(&self, report: wire::Report) -> Result<(), Status> {
         let sequence = report.sequence;
         let running = running(&report.running)?;
-        if report.ended.len() > ATTEMPTS_MAX || report.checkpoints.len() > ATTEMPTS_MAX {
+        let lists = [report.ended.len(), report.checkpoints.len(), report.notices.len()];
+        if lists.into_iter().any(|length| length > ATTEMPTS_MAX) {
             return Err(Status::invalid_argument(format!("at most {ATTEMPTS_MAX} attempts")));
         }
         let ended = |item: wire::Ended| {
