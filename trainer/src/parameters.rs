@@ -4,7 +4,7 @@
 //! arithmetic, decides its speed. With one flat tensor, clipping and the optimiser are a handful of
 //! operations instead of a handful per parameter, and a checkpoint is three copies.
 
-use proto::{Mlp, ModelSpec, Norm, Positions};
+use crate::model::architecture::{Architecture, Mlp, Norm, Positions, Projections, QkNorm, Sizes};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::collections::TryReserveError;
@@ -52,9 +52,9 @@ enum Init {
 }
 
 impl Layout {
-    /// The tensors of `spec`.
-    pub fn of(spec: &ModelSpec) -> Self {
-        let mut shapes = shapes(spec);
+    /// The tensors of `architecture`.
+    pub fn of(architecture: impl Into<Architecture>) -> Self {
+        let mut shapes = shapes(&architecture.into());
         // Stable: within matrices and within vectors the order of the forward pass is kept.
         shapes.sort_by_key(|(_, shape, _)| shape.len() < 2);
         let mut layout = Self { entries: Vec::with_capacity(shapes.len()), len: 0, decayed_len: 0 };
@@ -113,41 +113,79 @@ impl Layout {
     }
 }
 
-fn shapes(spec: &ModelSpec) -> Vec<(String, Vec<i64>, Init)> {
-    let [vocabulary, sequence, d, i] =
-        [spec.vocabulary, spec.sequence, spec.width, spec.mlp_width].map(i64::from);
-    let std = INIT_STD * (INIT_WIDTH / f64::from(spec.width)).sqrt();
+fn shapes(architecture: &Architecture) -> Vec<(String, Vec<i64>, Init)> {
+    let Sizes { vocabulary, sequence, width, layers, heads, kv_heads, mlp_width } =
+        architecture.sizes;
+    let std = INIT_STD * (INIT_WIDTH / f64::from(width)).sqrt();
     let matrix = Init::Normal { std };
     // What is added to the residual stream shrinks with the number of additions, two per layer.
-    let residual = Init::Normal { std: std / (2.0 * f64::from(spec.layers)).sqrt() };
+    let residual = match architecture.projections {
+        Projections::Scaled => Init::Normal { std: std / (2.0 * f64::from(layers)).sqrt() },
+        Projections::Zero => Init::Constant(0.0),
+    };
+    let [vocabulary, sequence, d, i] = [vocabulary, sequence, width, mlp_width].map(i64::from);
+    let [heads, kv_heads, head] = [heads, kv_heads, architecture.head_width].map(i64::from);
     let mut tensors = vec![("token_embedding.weight".into(), vec![vocabulary, d], matrix)];
-    if spec.positions == Positions::Learned {
+    if architecture.positions == Positions::Learned {
         tensors.push(("position_embedding.weight".into(), vec![sequence, d], matrix));
     }
-    let norm = |name: String, tensors: &mut Vec<(String, Vec<i64>, Init)>| {
-        tensors.push((format!("{name}.weight"), vec![d], Init::Constant(1.0)));
-        if spec.norm == Norm::LayerNorm {
-            tensors.push((format!("{name}.bias"), vec![d], Init::Constant(0.0)));
-        }
+    let biases = architecture.biases;
+    let up_width = match architecture.mlp {
+        Mlp::Gelu | Mlp::ReluSquared => i,
+        Mlp::SwiGlu => 2 * i,
     };
-    let (up, up_width) = match spec.mlp {
-        Mlp::Gelu => ("up", i),
-        Mlp::SwiGlu => ("gate_up", 2 * i),
-    };
-    for layer in 0..spec.layers {
+    for layer in 0..layers {
         let name = |part: &str| format!("layers.{layer}.{part}");
-        norm(name("attention_norm"), &mut tensors);
-        tensors.push((name("attention.qkv.weight"), vec![3 * d, d], matrix));
-        tensors.push((name("attention.output.weight"), vec![d, d], residual));
-        norm(name("mlp_norm"), &mut tensors);
-        tensors.push((name(&format!("mlp.{up}.weight")), vec![up_width, d], matrix));
-        tensors.push((name("mlp.down.weight"), vec![d, i], residual));
+        tensors.extend(norm(architecture.norm, &name("attention_norm"), d));
+        let qkv = [(heads + 2 * kv_heads) * head, d];
+        tensors.extend(linear(&name("attention.qkv"), qkv, matrix, biases.qkv));
+        if architecture.qk_norm == QkNorm::Weighted {
+            for part in ["attention.q_norm.weight", "attention.k_norm.weight"] {
+                tensors.push((name(part), vec![head], Init::Constant(1.0)));
+            }
+        }
+        let output = [d, heads * head];
+        tensors.extend(linear(
+            &name("attention.output"),
+            output,
+            residual,
+            biases.attention_output,
+        ));
+        tensors.extend(norm(architecture.norm, &name("mlp_norm"), d));
+        let up = name(architecture.mlp.first_layer());
+        tensors.extend(linear(&up, [up_width, d], matrix, biases.mlp));
+        tensors.extend(linear(&name("mlp.down"), [d, i], residual, biases.mlp));
     }
-    norm("final_norm".into(), &mut tensors);
-    if !spec.tied {
+    tensors.extend(norm(architecture.norm, "final_norm", d));
+    if !architecture.tied {
         tensors.push(("output.weight".into(), vec![vocabulary, d], matrix));
     }
     tensors
+}
+
+fn linear(
+    name: &str,
+    shape: [i64; 2],
+    init: Init,
+    bias: bool,
+) -> impl Iterator<Item = (String, Vec<i64>, Init)> {
+    let weight = (format!("{name}.weight"), shape.to_vec(), init);
+    let bias = bias.then(|| (format!("{name}.bias"), vec![shape[0]], Init::Constant(0.0)));
+    [weight].into_iter().chain(bias)
+}
+
+fn norm(
+    norm: Norm,
+    name: &str,
+    width: i64,
+) -> impl Iterator<Item = (String, Vec<i64>, Init)> + use<> {
+    let part = |part: &str, value| (format!("{name}.{part}"), vec![width], Init::Constant(value));
+    let parts = match norm {
+        Norm::Layer { .. } => vec![part("weight", 1.0), part("bias", 0.0)],
+        Norm::Rms { .. } => vec![part("weight", 1.0)],
+        Norm::PlainRms { .. } => vec![],
+    };
+    parts.into_iter()
 }
 
 fn stream(seed: u64, name: &str) -> ChaCha8Rng {
@@ -180,7 +218,11 @@ impl Parameters {
     pub fn new(layout: Layout, values: &[u8], device: Device) -> tch::Result<Self> {
         assert_eq!(values.len(), VALUE_BYTES * layout.len(), "the layout's length");
         let flat = Tensor::f_from_data_size(values, &[layout.len() as i64], Kind::Float)?;
-        let flat = flat.f_to_device(device)?;
+        Self::over(layout, flat.f_to_device(device)?)
+    }
+
+    /// Takes `flat` (N), float32, whose values are in `layout`'s order.
+    pub(crate) fn over(layout: Layout, flat: Tensor) -> tch::Result<Self> {
         let tensors = layout
             .entries
             .iter()
@@ -211,9 +253,13 @@ impl Parameters {
     /// # Panics
     /// When the layout has no such tensor, which is a mistake in the model's code.
     pub(crate) fn leaf(&self, name: &str) -> Tensor {
-        let index = self.layout.entries.iter().position(|e| e.name == name);
-        let index = index.unwrap_or_else(|| panic!("the layout has no tensor named {name}"));
-        self.tensors[index].shallow_clone()
+        self.find(name).unwrap_or_else(|| panic!("the layout has no tensor named {name}"))
+    }
+
+    /// The leaf named `name`, if the layout has one.
+    pub(crate) fn find(&self, name: &str) -> Option<Tensor> {
+        let index = self.layout.entries.iter().position(|e| e.name == name)?;
+        Some(self.tensors[index].shallow_clone())
     }
 
     /// Gradient of `loss` (a scalar) with respect to all values, (N).
@@ -236,6 +282,7 @@ impl Parameters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::{Mlp, ModelSpec, Norm, Positions};
 
     fn spec(norm: Norm, positions: Positions, mlp: Mlp, tied: bool) -> ModelSpec {
         ModelSpec {
