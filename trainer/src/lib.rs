@@ -3,6 +3,8 @@
 //!
 //! * [`train()`]: one training from a [`proto::TrainSpec`], resumable to the same bits.
 //! * [`model`]: the decoder-only transformer; [`parameters`]: its values in one flat tensor.
+//! * [`hf`]: folders of Hugging Face; [`tokenizer`]: their `tokenizer.json`.
+//! * [`generate`](mod@generate): what a model writes.
 //! * [`optimizer`]: AdamW; [`schedule`]: the learning rate.
 //! * [`data`]: text to windows of tokens, in an order that is a function of seed and step.
 //! * [`checkpoint`]: states on disk, whole or refused.
@@ -18,6 +20,8 @@ pub mod checkpoint;
 pub mod data;
 pub mod device;
 mod error;
+pub mod generate;
+pub mod hf;
 mod learner;
 mod log;
 pub mod model;
@@ -25,6 +29,7 @@ pub mod optimizer;
 pub mod parameters;
 mod permutation;
 pub mod schedule;
+pub mod tokenizer;
 mod train;
 
 pub use device::{Device, Environment, environment};
