@@ -1,5 +1,5 @@
 //! The metric series: which keys and values mean which points, and how many of them are kept. What
-//! keeps the bytes is a [`Tree`]: sled in production.
+//! keeps the bytes is a `Tree`: sled in production.
 //!
 //! A point's key is trial, 0, metric, 0, step (u64), attempt (u32), numbers big endian; its value
 //! the bits of the number. Metric names hold no 0, so the order is by metric, then by step. Points

@@ -3,6 +3,8 @@
 //!
 //! * [`train()`]: one training from a [`proto::TrainSpec`], resumable to the same bits.
 //! * [`model`]: the decoder-only transformer; [`parameters`]: its values in one flat tensor.
+//! * [`hf`]: folders of Hugging Face; [`tokenizer`]: their `tokenizer.json`.
+//! * [`generate`](mod@generate): what a model writes.
 //! * [`optimizer`]: AdamW, Lion, SGD and Muon; [`schedule`]: the learning rate.
 //! * [`data`]: text, shards and documents to windows of tokens, in an order that is a function of
 //!   seed and step.
@@ -19,6 +21,8 @@ pub mod checkpoint;
 pub mod data;
 pub mod device;
 mod error;
+pub mod generate;
+pub mod hf;
 mod learner;
 mod log;
 pub mod model;
@@ -26,6 +30,7 @@ pub mod optimizer;
 pub mod parameters;
 mod permutation;
 pub mod schedule;
+pub mod tokenizer;
 mod train;
 mod writer;
 

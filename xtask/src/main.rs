@@ -5,6 +5,7 @@
 mod chaos;
 mod install;
 mod libtorch;
+mod parity;
 mod quickstart;
 mod terminal;
 mod test;
@@ -33,6 +34,8 @@ enum Chore {
     Test,
     /// Kill, freeze, cut off and starve a coordinator and its agents, and check what they say
     Chaos(chaos::Options),
+    /// Compare the trainer's numbers with those of PyTorch and transformers
+    Parity(parity::Options),
     /// Cleans up after a chaos, whatever it ended of
     #[command(hide = true)]
     ChaosJanitor {
@@ -55,6 +58,7 @@ fn perform(chore: Chore) -> Result<ExitCode> {
     match chore {
         Chore::Quickstart => quickstart::quickstart(&Workspace::open()?),
         Chore::Test => test::test(&Workspace::open()?),
+        Chore::Parity(options) => parity::parity(&Workspace::open()?, &options),
         Chore::Chaos(options) => torment(&options),
         Chore::ChaosJanitor { folder } => chaos::janitor::serve(&folder),
     }

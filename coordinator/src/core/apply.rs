@@ -6,14 +6,13 @@ use super::state::{
     Experiment, FAILED_MAX, FailedAttempt, Lease, Member, Noticed, Trial, TrialState, Usage,
 };
 use super::{AGENTS_MAX, Core};
-use proto::notice::NOTICES_MAX;
 use proto::{
     AgentId, AttemptKey, Event, ExperimentId, ExperimentState, FailureClass, Inputs, Outcome,
     Timestamp, TrialId, TrialSpec,
 };
 use std::collections::BTreeSet;
 use studies::recipe::{Policy, Recipe};
-use studies::study::{Measured, RUNGS_MAX, Study};
+use studies::study::Study;
 
 /// What a recipe's text means to this version of Brine.
 fn read(recipe: &str, inputs: &Inputs) -> Result<(Policy, Box<dyn Study>), String> {
@@ -70,12 +69,10 @@ impl Core {
             }
             Event::Measured { trial, rung, value, .. } => self.apply_measured(trial, *rung, *value),
             Event::Noticed { trial, attempt, notice } => {
-                if let Some(trial) = self.trials.get_mut(trial)
-                    && trial.noticed.len() < NOTICES_MAX
-                {
-                    let (attempt, notice) = (*attempt, notice.clone());
-                    trial.noticed.push(Noticed { attempt, at, notice });
-                }
+                self.apply_noticed(
+                    trial,
+                    Noticed { attempt: *attempt, at, notice: notice.clone() },
+                );
             }
             Event::CheckpointSaved { trial, checkpoint } => {
                 if let Some(trial) = self.trials.get_mut(trial) {
@@ -355,19 +352,6 @@ impl Core {
                 self.changed.insert(member.agent.clone());
             }
         }
-    }
-
-    fn apply_measured(&mut self, id: &TrialId, rung: u64, value: f64) {
-        let Some(trial) = self.trials.get_mut(id) else {
-            return;
-        };
-        if trial.measured.len() >= RUNGS_MAX {
-            return;
-        }
-        self.measured += 1;
-        trial.measured.push(Measured { rung, value, order: self.measured });
-        let owners: Vec<ExperimentId> = trial.owners.iter().cloned().collect();
-        owners.iter().for_each(|owner| self.mark_stale(owner));
     }
 
     fn apply_failed(&mut self, at: Timestamp, id: &TrialId, outcome: &Outcome, retry: Timestamp) {

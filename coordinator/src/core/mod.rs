@@ -26,6 +26,7 @@ mod apply;
 mod decide;
 mod explain;
 mod invariants;
+mod observe;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod report;

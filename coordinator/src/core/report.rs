@@ -2,9 +2,8 @@
 
 use super::agent::{Agent, Capacity};
 use super::decide::Rejection;
-use super::state::{Noticed, Trial, TrialState};
+use super::state::{Trial, TrialState};
 use super::{AGENTS_MAX, BACKOFF_FIRST_MS, BACKOFF_MAX_MS, Core};
-use proto::notice::NOTICES_MAX;
 use proto::{
     AgentId, AttemptKey, Checkpoint, Event, FailureClass, Notice, Outcome, Timestamp, TrialId,
 };
@@ -200,24 +199,6 @@ impl Core {
         Ok((events, settled))
     }
 
-    /// Notices that are new. They are told again until a reply is heard.
-    fn decide_notices(&self, report: &Report) -> Vec<Event> {
-        let is_new = |(key, notice): &&(AttemptKey, Notice)| {
-            let Some(trial) = self.trials.get(&key.trial) else { return false };
-            let known =
-                |noticed: &Noticed| noticed.attempt == key.attempt && noticed.notice == *notice;
-            self.is_current(&report.agent, key)
-                && trial.noticed.len() < NOTICES_MAX
-                && !trial.noticed.iter().any(known)
-        };
-        let event = |(key, notice): &(AttemptKey, Notice)| Event::Noticed {
-            trial: key.trial.clone(),
-            attempt: key.attempt,
-            notice: notice.clone(),
-        };
-        report.notices.iter().filter(is_new).map(event).collect()
-    }
-
     fn decide_ended(
         &self,
         now: Timestamp,
@@ -332,7 +313,7 @@ impl Core {
 
     /// Whether `agent` holds the live lease that `key` names. The fence: everything that an attempt
     /// says passes through here.
-    fn is_current(&self, agent: &AgentId, key: &AttemptKey) -> bool {
+    pub(super) fn is_current(&self, agent: &AgentId, key: &AttemptKey) -> bool {
         let Some(trial) = self.trials.get(&key.trial) else {
             return false;
         };
@@ -412,31 +393,6 @@ impl Core {
             },
             None => Event::TrialEnded { trial: id, attempt, outcome },
         }
-    }
-
-    /// Which rungs of its studies a metric point passes.
-    pub(super) fn decide_point(&self, point: &Point) -> Vec<Event> {
-        let Some(trial) = self.trials.get(&point.key.trial) else {
-            return Vec::new();
-        };
-        if point.key.rank != 0 || !self.is_current(&point.agent, &point.key) {
-            return Vec::new();
-        }
-        let owners = trial.owners.iter().filter_map(|id| self.experiments.get(id));
-        let watches = owners.filter_map(|owner| owner.study.as_ref().ok()?.watch());
-        let watched = watches.filter(|watch| watch.metric == point.metric);
-        let passed: BTreeSet<u64> = watched
-            .flat_map(|watch| watch.rungs.iter().take_while(|rung| **rung <= point.step))
-            .copied()
-            .filter(|rung| trial.measured.iter().all(|known| known.rung != *rung))
-            .collect();
-        let event = |rung| Event::Measured {
-            trial: point.key.trial.clone(),
-            attempt: point.key.attempt,
-            rung,
-            value: point.value,
-        };
-        passed.into_iter().map(event).collect()
     }
 }
 

@@ -121,6 +121,7 @@ fn the_reference_writes_every_key_with_its_default() {
         "weight",
         "retries",
         "checkpoint",
+        "hang",
         "limits",
     ]
     .map(|key| format!("spec.{key}"));
