@@ -57,7 +57,8 @@ class Speedrun(torch.nn.Module):
             }
         shapes["output.weight"] = (vocabulary, width)
         self.names = list(shapes)
-        self.values = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(s)) for s in shapes.values())
+        zeros = (torch.nn.Parameter(torch.zeros(shape)) for shape in shapes.values())
+        self.values = torch.nn.ParameterList(zeros)
 
     def named_parameters(self):
         return zip(self.names, self.values)

@@ -88,8 +88,8 @@ pub enum GenerateError {
 pub type Ended<'a> = dyn FnMut(usize, &[u32]) -> Result<bool, GenerateError> + 'a;
 
 /// Tokens that `model`, on `device`, adds to each of `prompts`. A text ends with a token of
-/// `stop_tokens`, when `ended` says so, or at `tokens_max`. What is added to a prompt does not depend on the other prompts,
-/// except through the rounding of sums.
+/// `stop_tokens`, when `ended` says so, or at `tokens_max`. What is added to a prompt does not
+/// depend on the other prompts, except through the rounding of sums.
 ///
 /// # Errors
 /// The request, a prompt or the model is wrong; nothing is written then.
