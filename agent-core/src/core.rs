@@ -15,8 +15,7 @@ use crate::clock::Moment;
 use crate::held::{Held, State, StopReason, Unsettled, interrupted};
 use crate::messages::{Assignment, Effect, Input, Report};
 use crate::pulse::Pulse;
-use proto::spec::Hang;
-use proto::{AttemptKey, Devices, FailureClass, Outcome, Runner};
+use proto::{AttemptKey, Devices, FailureClass, Outcome};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Time that a trial has, beyond what it gives its own program, to save a checkpoint and end.
@@ -459,11 +458,7 @@ impl Core {
             let Some(held) = self.attempts.get_mut(&key) else { continue };
             let state = std::mem::replace(&mut held.state, State::Active);
             if let State::Waiting(lease) = state {
-                let policy = lease
-                    .spec
-                    .hang
-                    .unwrap_or_else(|| Hang::of(matches!(lease.spec.runner, Runner::Train(_))));
-                held.pulse = Some(Pulse::new(policy));
+                held.pulse = Some(Pulse::new(lease.spec.hang_policy()));
                 effects.push(Effect::Start { lease, lease_until: held.lease_until });
             }
         }

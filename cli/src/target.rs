@@ -39,6 +39,21 @@ impl Target {
         Ok(Connection { client, embedded: None })
     }
 
+    /// Does `work` with a coordinator, one that runs or one over what is stored, and lets go of it
+    /// however the work ends.
+    ///
+    /// # Errors
+    /// As [`live_or_stored`](Self::live_or_stored); those of `work`; letting go failed.
+    pub(crate) async fn with(
+        &self,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let mut connection = self.live_or_stored().await?;
+        let done = work(&mut connection).await;
+        let closed = connection.close().await;
+        done.and(closed)
+    }
+
     /// Connects to a coordinator that runs; when none serves the data folder, opens what is stored
     /// in it.
     ///

@@ -233,25 +233,12 @@ fn words(registry: &mut Registry, name: &str, help: &str, counts: &BTreeMap<&'st
 
 /// The class of the failure that an event tells.
 fn failure(event: &Event) -> Option<&'static str> {
-    match event {
-        Event::AttemptFailed { outcome, .. } | Event::TrialEnded { outcome, .. } => match outcome {
-            Outcome::Completed { .. } => None,
-            Outcome::Diverged { .. } | Outcome::Failed { .. } => Some(outcome.word()),
-        },
-        Event::ExperimentSubmitted { .. }
-        | Event::RecipeChanged { .. }
-        | Event::TrialsPlanned { .. }
-        | Event::RangePlanned { .. }
-        | Event::TrialsDrawn { .. }
-        | Event::ExperimentResumed { .. }
-        | Event::ExperimentEnded { .. }
-        | Event::LeaseGranted { .. }
-        | Event::AttemptPreempted { .. }
-        | Event::AttemptStarted { .. }
-        | Event::MemberEnded { .. }
-        | Event::Measured { .. }
-        | Event::Noticed { .. }
-        | Event::CheckpointSaved { .. } => None,
+    let (Event::AttemptFailed { outcome, .. } | Event::TrialEnded { outcome, .. }) = event else {
+        return None;
+    };
+    match outcome {
+        Outcome::Completed { .. } => None,
+        Outcome::Diverged { .. } | Outcome::Failed { .. } => Some(outcome.word()),
     }
 }
 

@@ -333,8 +333,9 @@ impl<T: Tree> Taking<'_, T> {
         let (trial, rank) = self.member;
         let mut all = Vec::with_capacity(POINTS_MAX + 1);
         self.metrics.read(trial, *rank, Some(metric), |_, sample| all.push(sample))?;
-        let kept = thin(all.clone());
-        let removed = (all.len() - kept.len()) as u64;
+        let before = all.len();
+        let kept = thin(all);
+        let removed = (before - kept.len()) as u64;
         if removed == 0 {
             return Ok(kept.len());
         }

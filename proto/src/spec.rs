@@ -71,6 +71,11 @@ impl TrialSpec {
         alternative.and_then(|k| self.placement.alternatives.get(k)).unwrap_or(&self.resources)
     }
 
+    /// When it counts as hung, whether its recipe says so or not.
+    pub fn hang_policy(&self) -> Hang {
+        self.hang.unwrap_or_else(|| Hang::of(matches!(self.runner, Runner::Train(_))))
+    }
+
     /// Everything that would do, the best first.
     pub fn choices(&self) -> impl Iterator<Item = (u32, &Resources)> {
         (0..).zip(std::iter::once(&self.resources).chain(&self.placement.alternatives))

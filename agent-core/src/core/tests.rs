@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::messages::{Gang, Lease};
-use proto::{Attempt, Checkpoint, CommandSpec, Resources, Retries, TrialId, TrialSpec};
+use proto::spec::Hang;
+use proto::{Attempt, Checkpoint, CommandSpec, Resources, Retries, Runner, TrialId, TrialSpec};
 
 mod laws;
 

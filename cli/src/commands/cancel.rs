@@ -18,10 +18,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
-    let mut connection = args.target.live_or_stored().await?;
-    let cancelled = cancel(&args, &mut connection, printer).await;
-    let closed = connection.close().await;
-    cancelled.and(closed)
+    args.target.with(async |connection| cancel(&args, connection, printer).await).await
 }
 
 async fn cancel(

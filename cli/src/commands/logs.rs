@@ -35,10 +35,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
-    let mut connection = args.target.live_or_stored().await?;
-    let shown = show(&args, &mut connection, printer).await;
-    let closed = connection.close().await;
-    shown.and(closed)
+    args.target.with(async |connection| show(&args, connection, printer).await).await
 }
 
 async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Result<(), CliError> {

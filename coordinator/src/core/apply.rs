@@ -188,8 +188,10 @@ impl Core {
                 experiment.open += usize::from(trial.outcome().is_none());
                 experiment.running += usize::from(trial.lease().is_some());
             }
+            // An older experiment's trial keeps the labels and the time limit that it came with.
+            let own = std::sync::Arc::clone(&trial.spec);
             let first = experiment.trials.first().and_then(|first| self.trials.get(first));
-            experiment.is_uniform &= first.is_some_and(|first| is_same_shape(&first.spec, spec));
+            experiment.is_uniform &= first.is_some_and(|first| is_same_shape(&first.spec, &own));
             planned.push(trial_id);
         }
         planned.iter().for_each(|trial_id| self.requeue(trial_id));
