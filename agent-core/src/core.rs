@@ -81,6 +81,8 @@ impl Core {
     pub fn handle(&mut self, now: Moment, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.excuse_standstill(now);
+        // Nothing else brings an attempt that waits or frees what one waits for.
+        let may_start = matches!(input, Input::Assignment(_) | Input::Exited { .. });
         match input {
             Input::Connected { hello_sent, lease_ttl_ms } => {
                 self.connected(hello_sent, lease_ttl_ms);
@@ -116,7 +118,9 @@ impl Core {
             Input::Tick => {}
         }
         self.enforce_deadlines(now, &mut effects);
-        self.start_what_can(&mut effects);
+        if may_start {
+            self.start_what_can(&mut effects);
+        }
         effects
     }
 
@@ -179,6 +183,11 @@ impl Core {
         self.due
     }
 
+    /// Whether an attempt follows on devices that another one still has.
+    pub fn has_next(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Whether a process of any attempt may still exist.
     pub fn holds_processes(&self) -> bool {
         self.attempts.values().any(Held::has_process)
@@ -233,6 +242,8 @@ impl Core {
         let unwanted = self.unwanted(&wanted);
         let preempted = wanted.leases.iter().filter(|lease| lease.preempted);
         let preempted: Vec<AttemptKey> = preempted.map(|lease| lease.key.clone()).collect();
+        let recalled = wanted.leases.iter().filter(|lease| lease.recalled);
+        let recalled: Vec<AttemptKey> = recalled.map(|lease| lease.key.clone()).collect();
         let leased = wanted.leases.into_iter().map(|lease| {
             let devices = lease.devices.clone();
             (lease.key.clone(), devices, State::Waiting(Box::new(lease)))
@@ -253,6 +264,13 @@ impl Core {
         }
         for key in preempted {
             self.stop(now, &key, StopReason::Preempted, effects);
+        }
+        // One that has begun is kept: to end it would waste what it has done.
+        for key in recalled {
+            if self.waiting.contains(&key) {
+                self.remove(&key);
+                self.report_is_due = true;
+            }
         }
     }
 

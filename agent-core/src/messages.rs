@@ -18,6 +18,8 @@ pub struct Lease {
     pub checkpoint: Option<Checkpoint>,
     /// Save the state and give the attempt back: a trial of higher priority needs its place.
     pub preempted: bool,
+    /// Give the attempt back if it still waits for its devices: others may run it sooner.
+    pub recalled: bool,
     /// Which part of a gang this is, if it is one.
     pub gang: Option<Gang>,
 }

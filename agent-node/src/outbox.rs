@@ -19,6 +19,9 @@ const METRIC_PERIOD_MS: u64 = 200;
 
 /// How long news that are not urgent wait for others. An attempt that ends sooner is told once.
 const SOON_MS: u64 = 50;
+/// How long ends are gathered while other attempts are in line for the devices, so that nothing
+/// waits for the coordinator's answer.
+const GATHER_MS: u64 = 10;
 
 /// What waits, and the session that it waits for.
 #[derive(Debug, Default)]
@@ -118,7 +121,8 @@ impl Outbox {
             return News::Nothing;
         }
         let since = *self.news_since.get_or_insert(now);
-        if self.is_urgent {
+        let gathers_ms = if core.has_next() { GATHER_MS } else { 0 };
+        if self.is_urgent && since.plus_ms(gathers_ms) <= now {
             News::Urgent
         } else if since.plus_ms(SOON_MS) <= now {
             News::Soon
@@ -179,7 +183,8 @@ impl Outbox {
         let metrics = waits.then(|| self.metrics_sent_at.plus_ms(METRIC_PERIOD_MS));
         let logs = (!self.tails.is_empty()).then_some(self.logs_due);
         // Later than that they wait for a reply, which wakes the driver.
-        let news = self.news_since.map(|since| since.plus_ms(SOON_MS)).filter(|at| *at > now);
+        let patience_ms = if self.is_urgent { GATHER_MS } else { SOON_MS };
+        let news = self.news_since.map(|since| since.plus_ms(patience_ms)).filter(|at| *at > now);
         [Some(heartbeat), metrics, logs, news].into_iter().flatten().min()
     }
 }

@@ -341,13 +341,14 @@ fn parse_lease(lease: &wire::Lease, key: AttemptKey) -> Result<Lease, String> {
         text => Some(serde_json::from_str(text).map_err(unreadable)?),
     };
     let gang = lease.gang.as_ref().map(parse_gang).transpose()?;
-    let (devices, preempted) = (lease.devices(), lease.preempted);
+    let devices = lease.devices();
     if devices.gpu_share_milli > 0
         && (devices.gpus.len() != 1 || devices.gpu_share_milli > Devices::WHOLE_MILLI)
     {
         return Err("a share is of one GPU, and at most the whole of it".into());
     }
-    Ok(Lease { key, spec, devices, checkpoint, preempted, gang })
+    let (preempted, recalled) = (lease.preempted, lease.recalled);
+    Ok(Lease { key, spec, devices, checkpoint, preempted, recalled, gang })
 }
 
 fn parse_gang(gang: &wire::Gang) -> Result<Gang, String> {

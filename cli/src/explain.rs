@@ -9,11 +9,12 @@ use proto::{Attempt, Checkpoint, Notice, Outcome, TrialId};
 use serde_json::{Value, json};
 
 /// How a coordinator's words for a reason begin. The test below holds them to the coordinator's.
-const BEGINNINGS: [(&str, Reason); 5] = [
+const BEGINNINGS: [(&str, Reason); 6] = [
     ("its experiment is not running", Reason::Unwanted),
     ("a limit of its recipe", Reason::Limit),
     ("no agent is connected", Reason::NoAgent),
     ("an agent that is large enough", Reason::TooLarge),
+    ("its turn on agent ", Reason::Line),
     ("agent ", Reason::Stopping),
 ];
 
@@ -29,6 +30,8 @@ enum Reason {
     TooLarge,
     /// An agent may still be stopping its last attempt.
     Stopping,
+    /// An agent has it already and begins it after another one.
+    Line,
     /// Agents are full, or others go first.
     Turn,
 }
@@ -174,6 +177,7 @@ impl Explanation {
             | Reason::Unwanted
             | Reason::Limit
             | Reason::NoAgent
+            | Reason::Line
             | Reason::Stopping => lines.push(format!("it waits: {}", self.trial.waiting_for)),
         }
         for Shortage { agent, lacks } in &self.shortages {
@@ -198,6 +202,7 @@ impl Explanation {
             Reason::NoAgent => "an agent connects that is large enough".to_owned(),
             Reason::TooLarge => "an agent connects that has what these lack".to_owned(),
             Reason::Stopping => "that agent reports its process gone, or its lease is over".into(),
+            Reason::Line => "the trials before it on that agent have ended".to_owned(),
             Reason::Turn if self.shortages.is_empty() => "its turn comes".to_owned(),
             Reason::Turn => "one of these agents has what it lacks and it is its turn".to_owned(),
         }
@@ -264,7 +269,9 @@ impl Explanation {
             Some(Reason::TooLarge) => {
                 "see the agents with: brine status; or ask for less in spec.resources".to_owned()
             }
-            Some(Reason::Stopping | Reason::Turn) => "see what runs with: brine top".to_owned(),
+            Some(Reason::Stopping | Reason::Line | Reason::Turn) => {
+                "see what runs with: brine top".to_owned()
+            }
         }
     }
 

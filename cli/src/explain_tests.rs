@@ -50,6 +50,7 @@ fn each_reason_of_the_coordinator_is_told_with_what_would_end_it() {
         (Waits::NoAgent, "an agent connects that is large enough", "brine-agent"),
         (Waits::Unwanted, "its recipe is submitted again", "brine submit"),
         (Waits::Limit("trials: 3".into()), "other trials end", "brine submit"),
+        (Waits::Line(a()), "the trials before it on that agent have ended", "brine top"),
         (Waits::LettingGo(a()), "that agent reports its process gone", "brine top"),
         (Waits::Never(Vec::new()), "an agent connects that has what these lack", "brine status"),
         (

@@ -171,6 +171,7 @@ fn second() -> Vec<Record> {
                 devices: Devices::default(),
             }],
             payer: Some(experiment.clone()),
+            ahead: false,
         },
         Event::AttemptPreempted { trial: trial.clone(), attempt, by: trial.clone() },
         Event::AttemptStarted { trial: trial.clone(), attempt },

@@ -110,6 +110,9 @@ pub enum Event {
         /// The experiment against whose limits it counts; absent in the first format.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         payer: Option<ExperimentId>,
+        /// Another attempt has the devices now, and this one follows it there.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        ahead: bool,
     },
     /// The agents were asked to save the trial's state and give the attempt back, for a trial of
     /// higher priority.

@@ -3,6 +3,8 @@
 mod process;
 mod program;
 
+pub(crate) use program::SHORT;
+
 use crate::nature::{Connection, Nature, ToMachine, ToServer, What};
 use crate::world::World;
 use agent_core::{Assignment, Core, Effect, Gang, Input, Lease, Moment};
@@ -403,6 +405,7 @@ fn lease(view: LeaseView) -> Lease {
         devices: view.devices,
         checkpoint: view.checkpoint,
         preempted: view.preempted,
+        recalled: view.recalled,
         gang: view.gang.map(|(world_size, master_addr, master_port)| Gang {
             world_size,
             master_addr,

@@ -29,6 +29,8 @@ struct Known {
     newest: Attempt,
     /// The current attempt and where its members are.
     lease: Option<(Attempt, Places)>,
+    /// Whether it was granted for when another attempt has left its places.
+    ahead: bool,
     ended: Option<Outcome>,
 }
 
@@ -115,14 +117,16 @@ impl Referee {
                     }
                 }
             }
-            Event::LeaseGranted { trial, attempt, agent, devices, members: others, .. } => {
+            Event::LeaseGranted {
+                trial, attempt, agent, devices, members: others, ahead, ..
+            } => {
                 let leader = Some((agent.clone(), devices.clone()));
                 let others = others.iter().map(|m| Some((m.agent.clone(), m.devices.clone())));
                 let places: Places = std::iter::once(leader).chain(others).collect();
                 if members.is_some_and(|members| members as usize != places.len()) {
                     return Err(format!("a gang of {members:?} got {} places", places.len()));
                 }
-                self.granted(trial, *attempt, places)?;
+                self.granted(trial, *attempt, places, *ahead)?;
             }
             Event::AttemptPreempted { trial, attempt, .. }
             | Event::AttemptStarted { trial, attempt }
@@ -162,7 +166,16 @@ impl Referee {
         }
     }
 
-    fn granted(&mut self, trial: &TrialId, attempt: Attempt, places: Places) -> Result<(), String> {
+    fn granted(
+        &mut self,
+        trial: &TrialId,
+        attempt: Attempt,
+        places: Places,
+        ahead: bool,
+    ) -> Result<(), String> {
+        if ahead && !self.leases().any(|(other, _)| *other == places) {
+            return Err("nothing has the devices for which it is in line".to_owned());
+        }
         let known = self.known(trial);
         if known.ended.is_some() {
             return Err("the trial had ended".to_owned());
@@ -174,15 +187,27 @@ impl Referee {
             return Err(format!("attempt {} was granted before", known.newest));
         }
         known.newest = attempt;
-        known.lease = Some((attempt, places));
+        (known.lease, known.ahead) = (Some((attempt, places)), ahead);
         self.promised_once()
     }
 
+    fn leases(&self) -> impl Iterator<Item = (&Places, bool)> {
+        let leased = self.trials.values();
+        leased.filter_map(|known| known.lease.as_ref().map(|(_, places)| (places, known.ahead)))
+    }
+
+    /// No device is promised twice. Those who are in line for the same places share one promise.
     fn promised_once(&self) -> Result<(), String> {
         let mut cpus = BTreeSet::new();
         let mut gpus: BTreeMap<(&AgentId, u32), u32> = BTreeMap::new();
-        let leases = self.trials.values().filter_map(|known| known.lease.as_ref());
-        for (agent, devices) in leases.flat_map(|(_, places)| places).flatten() {
+        let (behind, first): (Vec<_>, Vec<_>) = self.leases().partition(|(_, ahead)| *ahead);
+        let mut promised: Vec<&Places> = first.into_iter().map(|(places, _)| places).collect();
+        for (places, _) in behind {
+            if !promised.contains(&places) {
+                promised.push(places);
+            }
+        }
+        for (agent, devices) in promised.into_iter().flatten().flatten() {
             if let Some(cpu) = devices.cpus.iter().find(|cpu| !cpus.insert((agent, **cpu))) {
                 return Err(format!("CPU slot {cpu} of {agent} is promised twice"));
             }

@@ -1,5 +1,6 @@
 //! Who submits what, and whether it is over.
 
+use crate::machine::SHORT;
 use crate::nature::What;
 use crate::random::Random;
 use crate::world::World;
@@ -70,13 +71,16 @@ impl Client {
 
 /// A sweep of some trials; a few kinds of everything that a recipe can ask for.
 fn recipe(random: &mut Random, number: u64) -> String {
-    let trials = random.between(1, 24);
+    // Short ones stand in lines, if they take nothing but CPU slots.
+    let is_short = random.below(3) == 0;
+    let trials = if is_short { random.between(10, 60) } else { random.between(1, 24) };
     let values: Vec<String> = (0..trials).map(|value| value.to_string()).collect();
     // Sometimes two clients want the same trials.
-    let shared = random.below(3);
+    let shared = if is_short { SHORT.to_owned() } else { random.below(3).to_string() };
     let mut lines: Vec<String> = Vec::new();
     let mut line = |text: String| lines.push(format!("  {text}\n"));
-    match random.below(6) {
+    let wants = if is_short { 5 * random.below(2) } else { random.below(6) };
+    match wants {
         0 => line("resources: {cpus: 2}".to_owned()),
         1 => line("resources: {cpus: 1, gpus: 1}".to_owned()),
         2 => line("resources: {cpus: 1, gpus: 0.5}".to_owned()),
@@ -209,7 +213,13 @@ fn waits(core: &Core, id: &proto::TrialId) -> Option<Waits> {
 fn may_go_on(core: &Core, id: &proto::TrialId) -> bool {
     match waits(core, id) {
         Some(Waits::Unwanted | Waits::Limit(_) | Waits::Never(_)) => false,
-        Some(Waits::Pause(_) | Waits::LettingGo(_) | Waits::NoAgent | Waits::Turn { .. }) => true,
+        Some(
+            Waits::Pause(_)
+            | Waits::LettingGo(_)
+            | Waits::Line(_)
+            | Waits::NoAgent
+            | Waits::Turn { .. },
+        ) => true,
         None => core.trial(id).is_some_and(|trial| trial.outcome().is_none()),
     }
 }

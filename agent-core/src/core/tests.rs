@@ -230,6 +230,20 @@ fn a_preempted_attempt_saves_its_state_and_is_given_back() {
 }
 
 #[test]
+fn a_recalled_attempt_is_given_back_unless_it_has_begun() {
+    let mut lab = Lab::connected();
+    // Both want CPU 0, so one of them is in line.
+    let (first, next) = (lease("a", 1, 0), lease("c", 1, 0));
+    lab.assign(1, &[first.clone(), next.clone()]).expect(&[start("a", 1, TTL_MS)]);
+    assert!(lab.core.has_next());
+    let recalled = |lease: Lease| Lease { recalled: true, ..lease };
+    lab.assign(2, &[recalled(first), recalled(next)]).expect(&[]);
+    assert!(lab.core.report_is_due() && !lab.core.has_next());
+    assert_eq!(lab.report().running, [(key("a", 1), false)]);
+    lab.put(exited("a", 1, Some(TrialEnd::Outcome(completed())))).expect(&[]);
+}
+
+#[test]
 fn a_trial_that_falls_silent_is_told_and_ended_where_its_recipe_says_so() {
     for retry in [false, true] {
         let mut lab = Lab::connected();
@@ -437,6 +451,7 @@ fn lease(trial: &str, attempt: u32, cpu: u32) -> Lease {
         devices,
         checkpoint: None,
         preempted: false,
+        recalled: false,
         gang: None,
     }
 }

@@ -158,9 +158,13 @@ impl Progress {
                 self.release_all();
                 Note::ExperimentEnded(*state)
             }),
-            Event::LeaseGranted { trial, attempt, agent, .. } => {
+            Event::LeaseGranted { trial, attempt, agent, ahead, .. } => {
                 let (attempt, agent) = (*attempt, agent.clone());
                 self.set_phase(trial, Phase::Leased { attempt, agent, live: None });
+                // It waits on the agent for another one to end.
+                if *ahead && let Some(trial) = self.trials.get(trial) {
+                    self.leased.remove(&trial.number);
+                }
                 None
             }
             Event::Noticed { trial, notice, .. } => {
@@ -312,9 +316,11 @@ impl Progress {
 
     fn start(&mut self, id: &TrialId, attempt: Attempt) -> Option<Note> {
         let name = self.name(id)?;
-        match &mut self.trials.get_mut(id)?.phase {
+        let trial = self.trials.get_mut(id)?;
+        match &mut trial.phase {
             Phase::Leased { attempt: leased, agent, live } if *leased == attempt => {
                 *live = Some(Live::default());
+                self.leased.insert(trial.number, id.clone());
                 Some(Note::Started { trial: name, attempt, agent: agent.clone() })
             }
             Phase::Waiting | Phase::Leased { .. } | Phase::Ended(_) => None,

@@ -32,18 +32,22 @@ impl Script {
     }
 
     fn start(self, trial: &TrialSpec, attempt: u32) -> Self {
-        let attempt = Attempt(attempt);
+        let started = Event::AttemptStarted { trial: trial.id(), attempt: Attempt(attempt) };
+        self.lease(trial, attempt, false).event(started)
+    }
+
+    fn lease(self, trial: &TrialSpec, attempt: u32, ahead: bool) -> Self {
         self.event(Event::LeaseGranted {
             trial: trial.id(),
-            attempt,
+            attempt: Attempt(attempt),
             agent: AgentId::new("a").unwrap(),
             devices: Devices::default(),
             code_version: "1".to_owned(),
             choice: 0,
             members: Vec::new(),
             payer: None,
+            ahead,
         })
-        .event(Event::AttemptStarted { trial: trial.id(), attempt })
     }
 
     fn end(self, trial: &TrialSpec, outcome: Outcome) -> Self {
@@ -87,6 +91,14 @@ fn completed() -> Outcome {
         metrics: BTreeMap::from([("a".into(), 1.0), ("validation_loss".into(), 2.5)]),
         checkpoint: None,
     }
+}
+
+#[test]
+fn a_trial_that_is_in_line_does_not_run() {
+    let [a, b] = [command(1), command(2)];
+    let script = Script::new().plan(&[a.clone(), b.clone()]).start(&a, 1).lease(&b, 1, true);
+    script.counts(2, 0, 0, 1);
+    script.event(Event::AttemptStarted { trial: b.id(), attempt: Attempt(1) }).counts(2, 0, 0, 2);
 }
 
 #[test]

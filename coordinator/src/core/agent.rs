@@ -2,7 +2,7 @@
 
 use super::state::Trial;
 use proto::{AttemptKey, Devices, Resources, Timestamp, TrialId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Trials without CPU slots that one agent holds at most; more would only wait in its memory.
 pub(super) const UNSLOTTED_MAX: u32 = 1_024;
@@ -60,6 +60,8 @@ pub struct Agent {
     pub leases: BTreeMap<AttemptKey, u64>,
     /// Attempts taken back that the agent may still be stopping; their devices are not free.
     pub(super) releasing: BTreeMap<AttemptKey, Releasing>,
+    /// Attempts in line for CPU slots that another one of `leases` has.
+    pub(super) lines: BTreeMap<Vec<u32>, BTreeSet<AttemptKey>>,
     /// What nothing holds; `None` after something came back, until it is counted again.
     pub(super) free: Option<Free>,
     /// Rises with every change of its assignment.
@@ -88,7 +90,8 @@ impl Held {
 /// Devices on their way back.
 #[derive(Debug, Clone)]
 pub(super) struct Releasing {
-    pub(super) held: Held,
+    /// `None` when another attempt has them already: the agent lets it wait.
+    pub(super) held: Option<Held>,
     /// Newest assignment that had the attempt; a report that knows it and does not list the attempt
     /// proves that the process is gone, or never was.
     pub(super) granted: u64,
@@ -164,7 +167,7 @@ impl Agent {
     }
 
     /// An attempt left its assignment; its devices are free once the agent has let go.
-    pub(super) fn drop_lease(&mut self, key: AttemptKey, held: Held, deadline: Timestamp) {
+    pub(super) fn drop_lease(&mut self, key: AttemptKey, held: Option<Held>, deadline: Timestamp) {
         let granted = self.leases.remove(&key).unwrap_or(self.version);
         let version = self.change();
         self.dropped.insert(version, key.clone());
@@ -176,12 +179,13 @@ impl Agent {
         let mut free = Free::whole(&self.capacity);
         for key in self.leases.keys() {
             let Some(trial) = trials.get(&key.trial) else { continue };
-            let Some(lease) = trial.lease() else { continue };
+            let Some(lease) = trial.lease().filter(|lease| !lease.follows) else { continue };
             if let Some(member) = lease.members.get(key.rank as usize) {
                 free.take(&Held::new(member.devices.clone(), trial.spec.choice(lease.choice)));
             }
         }
-        self.releasing.values().for_each(|releasing| free.take(&releasing.held));
+        let releasing = self.releasing.values().filter_map(|releasing| releasing.held.as_ref());
+        releasing.for_each(|held| free.take(held));
         free
     }
 

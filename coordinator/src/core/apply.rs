@@ -1,14 +1,11 @@
 //! What a recorded fact changes. Total: a replay uses only this.
 
-use super::agent::{Held, Strikes};
+use super::Core;
 use super::schedule::is_same_shape;
-use super::state::{
-    Experiment, FAILED_MAX, FailedAttempt, Lease, Member, Noticed, Trial, TrialState, Usage,
-};
-use super::{AGENTS_MAX, Core};
+use super::state::{Experiment, FAILED_MAX, FailedAttempt, Noticed, Trial, TrialState, Usage};
 use proto::{
-    AgentId, AttemptKey, Event, ExperimentId, ExperimentState, FailureClass, Inputs, Outcome,
-    Timestamp, TrialId, TrialSpec,
+    AttemptKey, Event, ExperimentId, ExperimentState, FailureClass, Inputs, Outcome, Timestamp,
+    TrialId, TrialSpec,
 };
 use std::collections::BTreeSet;
 use studies::recipe::{Policy, Recipe};
@@ -123,6 +120,7 @@ impl Core {
             order: self.experiments.len() as u64,
             reasons: Vec::new(),
             running: 0,
+            pace_ms: None,
             is_uniform: true,
             queue: BTreeSet::new(),
             used: Usage::default(),
@@ -186,7 +184,7 @@ impl Core {
             if trial.owners.insert(id.clone()) {
                 experiment.trials.push(trial_id.clone());
                 experiment.open += usize::from(trial.outcome().is_none());
-                experiment.running += usize::from(trial.lease().is_some());
+                experiment.running += usize::from(trial.runs());
             }
             // An older experiment's trial keeps the labels and the time limit that it came with.
             let own = std::sync::Arc::clone(&trial.spec);
@@ -236,126 +234,6 @@ impl Core {
         }
     }
 
-    fn apply_granted(&mut self, at: Timestamp, event: &Event) {
-        let Event::LeaseGranted {
-            trial: id,
-            attempt,
-            agent,
-            devices,
-            code_version,
-            choice,
-            members,
-            payer,
-        } = event
-        else {
-            return;
-        };
-        let deadline = at.plus_ms(self.lease_ttl_ms);
-        let member = |agent: &AgentId, devices: &proto::Devices| Member {
-            agent: agent.clone(),
-            devices: devices.clone(),
-            deadline,
-            started: false,
-            outcome: None,
-        };
-        let leader = std::iter::once(member(agent, devices));
-        let others = members.iter().map(|other| member(&other.agent, &other.devices));
-        let Some(trial) = self.trials.get_mut(id) else {
-            return;
-        };
-        let is_first = trial.attempt.0 == 0;
-        trial.attempt = *attempt;
-        trial.last_agent = Some(agent.clone());
-        trial.last_agent_failed = false;
-        code_version.clone_into(&mut trial.code_version);
-        let lease = Lease {
-            attempt: *attempt,
-            choice: *choice,
-            granted_at: at,
-            payer: payer.clone(),
-            members: leader.chain(others).collect(),
-            preempted: None,
-        };
-        for (key, member) in lease.live(id) {
-            self.expiries.insert((deadline, key.clone()));
-            if let Some(agent) = self.agents.get_mut(&member.agent) {
-                let held = Held::new(member.devices.clone(), trial.spec.choice(*choice));
-                if let Some(free) = &mut agent.free {
-                    free.take(&held);
-                }
-                let version = agent.change();
-                agent.leases.insert(key, version);
-                self.changed.insert(member.agent.clone());
-            }
-        }
-        if let Some(payer) = payer.as_ref().and_then(|id| self.experiments.get_mut(id)) {
-            payer.leased += 1;
-            payer.held += lease.units();
-            if is_first {
-                payer.used.trials += 1;
-                payer.used.flops += trial.spec.flops();
-            }
-        }
-        self.set_state(id, TrialState::Leased(Box::new(lease)));
-    }
-
-    fn apply_preempted(
-        &mut self,
-        at: Timestamp,
-        id: &TrialId,
-        attempt: proto::Attempt,
-        by: &TrialId,
-    ) {
-        self.yielding.insert((at, id.clone()));
-        self.change_lease(id, attempt, |lease| lease.preempted = Some((by.clone(), at)));
-        let Some(lease) = self.trials.get(id).and_then(Trial::lease) else {
-            return;
-        };
-        let kept = self.reservations.entry(by.clone()).or_default();
-        kept.0 = at;
-        for (key, member) in lease.live(id) {
-            kept.1.insert(member.agent.clone());
-            if let Some(agent) = self.agents.get_mut(&member.agent) {
-                let version = agent.change();
-                agent.leases.insert(key, version);
-                self.changed.insert(member.agent.clone());
-            }
-        }
-    }
-
-    fn change_lease(
-        &mut self,
-        id: &TrialId,
-        attempt: proto::Attempt,
-        change: impl FnOnce(&mut Lease),
-    ) {
-        if let Some(TrialState::Leased(lease)) = self.trials.get_mut(id).map(|t| &mut t.state)
-            && lease.attempt == attempt
-        {
-            change(lease);
-        }
-    }
-
-    fn apply_member_ended(&mut self, key: AttemptKey, outcome: &Outcome) {
-        let Some(trial) = self.trials.get_mut(&key.trial) else {
-            return;
-        };
-        let spec = std::sync::Arc::clone(&trial.spec);
-        let TrialState::Leased(lease) = &mut trial.state else {
-            return;
-        };
-        let resources = spec.choice(lease.choice);
-        if let Some(member) = lease.members.get_mut(key.rank as usize) {
-            member.outcome = Some(outcome.clone());
-            self.expiries.remove(&(member.deadline, key.clone()));
-            if let Some(agent) = self.agents.get_mut(&member.agent) {
-                let held = Held::new(member.devices.clone(), resources);
-                agent.drop_lease(key, held, member.deadline);
-                self.changed.insert(member.agent.clone());
-            }
-        }
-    }
-
     fn apply_failed(&mut self, at: Timestamp, id: &TrialId, outcome: &Outcome, retry: Timestamp) {
         if let Outcome::Failed { class, .. } = outcome
             && *class != FailureClass::Cancelled
@@ -376,77 +254,15 @@ impl Core {
         self.pauses.insert((retry, id.clone()));
     }
 
-    /// Takes the live lease of a trial away; its devices are free once the agents have let go.
-    fn release(&mut self, at: Timestamp, id: &TrialId, outcome: Option<&Outcome>) {
-        let Some(trial) = self.trials.get(id) else {
-            return;
-        };
-        let Some(lease) = trial.lease().cloned() else {
-            return;
-        };
-        let spec = std::sync::Arc::clone(&trial.spec);
-        let resources = spec.choice(lease.choice);
-        for (key, member) in lease.live(id) {
-            self.expiries.remove(&(member.deadline, key.clone()));
-            let Some(agent) = self.agents.get_mut(&member.agent) else {
-                let until = self.lingering.get(id).map_or(member.deadline, |(_, until)| *until);
-                let until = until.max(member.deadline);
-                self.lingering.insert(id.clone(), (member.agent.clone(), until));
-                continue;
-            };
-            if planted!(self, LeaseKept) {
-                continue;
-            }
-            let held = Held::new(member.devices.clone(), resources);
-            agent.drop_lease(key.clone(), held, member.deadline);
-            if planted!(self, FreeAtOnce) {
-                agent.forget_releasing(|other, _| *other == key);
-            }
-            self.changed.insert(member.agent.clone());
-        }
-        self.doubtful.remove(id);
-        if let Some((_, asked_at)) = &lease.preempted {
-            self.yielding.remove(&(*asked_at, id.clone()));
-        }
-        if let Some(payer) = lease.payer.as_ref().and_then(|id| self.experiments.get_mut(id)) {
-            payer.leased = payer.leased.saturating_sub(1);
-            payer.held = payer.held.saturating_sub(lease.units());
-            let milli_ms = lease.gpu_milli() * at.since_ms(lease.granted_at);
-            payer.used.gpu_ms += milli_ms / 1_000;
-        }
-        // Whose fault a gang's failure was is not known.
-        if let ([member], Some(outcome)) = (&lease.members[..], outcome) {
-            self.count_strike(at, &member.agent, outcome);
-        }
-    }
-
-    fn count_strike(&mut self, at: Timestamp, agent: &AgentId, outcome: &Outcome) {
-        match outcome {
-            Outcome::Completed { .. } | Outcome::Diverged { .. } => {
-                self.strikes.remove(agent);
-            }
-            Outcome::Failed { class: FailureClass::Infrastructure, .. } => {
-                if self.strikes.len() >= AGENTS_MAX && !self.strikes.contains_key(agent) {
-                    return;
-                }
-                let strikes = self.strikes.entry(agent.clone());
-                let strikes = strikes.or_insert(Strikes { count: 0, last: at });
-                strikes.count = strikes.count.saturating_add(1);
-                strikes.last = at;
-            }
-            Outcome::Failed { .. } => {}
-        }
-    }
-
     /// The only place where a trial's state changes, so that the counts and the queues follow.
-    fn set_state(&mut self, id: &TrialId, state: TrialState) {
+    pub(super) fn set_state(&mut self, id: &TrialId, state: TrialState) {
         let Some(trial) = self.trials.get_mut(id) else {
             return;
         };
-        let (was_open, was_leased) = (trial.outcome().is_none(), trial.lease().is_some());
+        let (was_open, was_running) = (trial.outcome().is_none(), trial.runs());
         trial.state = state;
         self.reservations.remove(id);
-        let (is_open, is_leased) = (trial.outcome().is_none(), trial.lease().is_some());
+        let (is_open, is_running) = (trial.outcome().is_none(), trial.runs());
         let owners: Vec<ExperimentId> = trial.owners.iter().cloned().collect();
         for owner in owners {
             let Some(experiment) = self.experiments.get_mut(&owner) else {
@@ -454,8 +270,8 @@ impl Core {
             };
             experiment.open += usize::from(is_open);
             experiment.open -= usize::from(was_open);
-            experiment.running += usize::from(is_leased);
-            experiment.running -= usize::from(was_leased);
+            experiment.running += usize::from(is_running);
+            experiment.running -= usize::from(was_running);
             if was_open != is_open {
                 self.mark_stale(&owner);
             }

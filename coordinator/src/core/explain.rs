@@ -21,6 +21,8 @@ pub enum Waits {
     Limit(String),
     /// Its last attempt was taken back and this agent may still be stopping it.
     LettingGo(AgentId),
+    /// It was granted ahead: an attempt on this agent ends before it begins.
+    Line(AgentId),
     /// No agent is connected.
     NoAgent,
     /// No connected agent could run it even when empty.
@@ -54,6 +56,9 @@ impl fmt::Display for Waits {
             Self::LettingGo(agent) => {
                 write!(f, "agent {agent} to have stopped its last attempt")
             }
+            Self::Line(agent) => {
+                write!(f, "its turn on agent {agent}, after another trial of its experiment")
+            }
             Self::NoAgent => f.write_str("no agent is connected"),
             Self::Never(shortages) => {
                 f.write_str("an agent that is large enough; none that is connected could run it")?;
@@ -83,11 +88,14 @@ fn list(f: &mut fmt::Formatter<'_>, shortages: &[Shortage]) -> fmt::Result {
 }
 
 impl Core {
-    /// Why a trial has no lease; `None` when it does not wait.
+    /// Why a trial does not run; `None` when it does not wait.
     pub fn waits(&self, id: &TrialId, now: Timestamp) -> Option<Waits> {
         let trial = self.trials.get(id)?;
         let not_before = match &trial.state {
             TrialState::Waiting { not_before, .. } => *not_before,
+            TrialState::Leased(lease) if lease.is_in_line() => {
+                return Some(Waits::Line(lease.leader().agent.clone()));
+            }
             TrialState::Leased(_) | TrialState::Ended { .. } => return None,
         };
         if !self.is_wanted(trial) {

@@ -1,6 +1,7 @@
 //! What must be true after every step, recomputed from scratch.
 
 use super::Core;
+use super::agent::Agent;
 use super::state::{Experiment, Trial, TrialState};
 use proto::{AgentId, AttemptKey, Devices, ExperimentState, Timestamp, TrialId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +48,7 @@ impl Core {
     fn check_leases(&self) -> Result<(), String> {
         let mut by_agent: BTreeMap<&AgentId, BTreeSet<AttemptKey>> = BTreeMap::new();
         let mut expiries = BTreeSet::new();
-        let mut yielding = BTreeSet::new();
+        let (mut yielding, mut ahead) = (BTreeSet::new(), BTreeSet::new());
         for (id, trial) in &self.trials {
             let Some(lease) = trial.lease() else { continue };
             if lease.attempt != trial.attempt {
@@ -62,10 +63,14 @@ impl Core {
                 expiries.insert((member.deadline, key.clone()));
                 by_agent.entry(&member.agent).or_default().insert(key);
             }
+            ahead.extend(lease.ahead.then(|| (lease.granted_at, id.clone())));
             yielding.extend(lease.preempted.iter().map(|(_, at)| (*at, id.clone())));
         }
         if expiries != self.expiries {
             return Err("the deadlines of the leases differ from the leases".to_owned());
+        }
+        if ahead != self.ahead {
+            return Err("the trials that were granted ahead differ from the leases".to_owned());
         }
         if yielding != self.yielding {
             return Err("the attempts that give way differ from the leases".to_owned());
@@ -88,15 +93,40 @@ impl Core {
                 return Err(format!("agent {id} counts {:?} free, not {counted:?}", agent.free));
             }
             let leased = agent.leases.keys().filter_map(|key| {
-                let lease = self.trials.get(&key.trial)?.lease()?;
+                let lease = self.trials.get(&key.trial)?.lease().filter(|l| !l.follows)?;
                 Some(&lease.members.get(key.rank as usize)?.devices)
             });
-            let releasing = agent.releasing.values().map(|releasing| &releasing.held.devices);
+            let releasing = agent.releasing.values().filter_map(|r| r.held.as_ref());
+            let releasing = releasing.map(|held| &held.devices);
             if let Some(what) = promised_twice(leased.chain(releasing)) {
                 return Err(format!("{what} of agent {id} is promised twice"));
             }
+            self.check_lines(id, agent)?;
         }
         Ok(())
+    }
+
+    /// Every attempt in line follows one that has exactly the devices that it waits for.
+    fn check_lines(&self, id: &AgentId, agent: &Agent) -> Result<(), String> {
+        let mut lines: BTreeMap<Vec<u32>, BTreeSet<AttemptKey>> = BTreeMap::new();
+        let mut held = BTreeSet::new();
+        for key in agent.leases.keys() {
+            let lease = self.trials.get(&key.trial).and_then(Trial::lease);
+            let Some(lease) = lease else { continue };
+            let Some(member) = lease.members.get(key.rank as usize) else { continue };
+            if lease.follows {
+                lines.entry(member.devices.cpus.clone()).or_default().insert(key.clone());
+            } else {
+                held.insert(&member.devices.cpus);
+            }
+        }
+        if lines != agent.lines {
+            return Err(format!("agent {id} has lines {:?}, not {lines:?}", agent.lines));
+        }
+        match lines.keys().find(|cpus| !held.contains(cpus)) {
+            Some(cpus) => Err(format!("agent {id} has a line for {cpus:?}, which nothing holds")),
+            None => Ok(()),
+        }
     }
 
     fn check_counts(&self) -> Result<(), String> {
@@ -106,10 +136,10 @@ impl Core {
             if experiment.open != expected {
                 return Err(format!("{id} counts {} open trials, not {expected}", experiment.open));
             }
-            let leased = |id: &&TrialId| self.trials.get(*id).is_some_and(|t| t.lease().is_some());
-            let running = experiment.trials.iter().filter(leased).count();
+            let runs = |id: &&TrialId| self.trials.get(*id).is_some_and(Trial::runs);
+            let running = experiment.trials.iter().filter(runs).count();
             if experiment.running != running {
-                return Err(format!("{id} counts {} leases, not {running}", experiment.running));
+                return Err(format!("{id} counts {} that run, not {running}", experiment.running));
             }
             // A trial that another experiment tries again is open in both.
             let own = |id: &&TrialId| {
@@ -151,7 +181,8 @@ impl Core {
     /// Every waiting trial can say why.
     fn check_reasons(&self, now: Timestamp) -> Result<(), String> {
         for (id, trial) in &self.trials {
-            let waits = matches!(trial.state, TrialState::Waiting { .. });
+            let in_line = trial.lease().is_some_and(super::state::Lease::is_in_line);
+            let waits = matches!(trial.state, TrialState::Waiting { .. }) || in_line;
             if waits != self.waits(id, now).is_some() {
                 return Err(format!(
                     "trial {id} waits without a reason, or has one without waiting"

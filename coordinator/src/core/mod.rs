@@ -26,6 +26,8 @@ mod apply;
 mod decide;
 mod explain;
 mod invariants;
+mod lease;
+mod line;
 mod observe;
 #[cfg(feature = "planted-bugs")]
 mod planted;
@@ -80,6 +82,8 @@ pub struct Core {
     pauses: BTreeSet<(Timestamp, TrialId)>,
     /// Leased trials that were asked to give way, by the moment.
     yielding: BTreeSet<(Timestamp, TrialId)>,
+    /// Trials that were granted ahead and are leased, by when.
+    ahead: BTreeSet<(Timestamp, TrialId)>,
     /// Trials whose lease was taken back from an agent that has not been heard in this process: by
     /// then its watchdog has ended the attempt.
     lingering: BTreeMap<TrialId, (AgentId, Timestamp)>,
@@ -115,6 +119,7 @@ impl Core {
             expiries: BTreeSet::new(),
             pauses: BTreeSet::new(),
             yielding: BTreeSet::new(),
+            ahead: BTreeSet::new(),
             lingering: BTreeMap::new(),
             reservations: BTreeMap::new(),
             doubtful: BTreeSet::new(),
@@ -138,7 +143,10 @@ impl Core {
         self.expiries.clear();
         self.pauses.clear();
         self.yielding.clear();
+        self.ahead.clear();
         self.lingering.clear();
+        // Learnt again: what agents said of their lines is not remembered.
+        self.experiments.values_mut().for_each(|experiment| experiment.pace_ms = None);
         for strikes in self.strikes.values_mut() {
             strikes.last = strikes.last.min(now);
         }
@@ -149,6 +157,10 @@ impl Core {
             match &mut trial.state {
                 TrialState::Leased(lease) => {
                     lease.granted_at = lease.granted_at.min(now);
+                    lease.holds_since = lease.holds_since.min(now);
+                    if lease.ahead {
+                        self.ahead.insert((lease.granted_at, id.clone()));
+                    }
                     for member in &mut lease.members {
                         member.deadline = deadline;
                     }

@@ -114,7 +114,7 @@ impl Core {
         let event = |key: AttemptKey| {
             let trial = self.trials.get(&key.trial)?;
             let message = format!("agent {agent} came back without the attempt");
-            let outcome = Outcome::failed(FailureClass::Infrastructure, message);
+            let outcome = Outcome::failed(class_of_missing(trial), message);
             // Two members of one gang are one attempt.
             seen.insert(key.trial.clone()).then(|| self.after_attempt(now, &key, trial, outcome))
         };
@@ -140,12 +140,14 @@ impl Core {
             leaving: false,
             leases: keys.into_iter().map(|key| (key, version)).collect(),
             releasing,
+            lines: BTreeMap::new(),
             free: None,
             version,
             acknowledged: 0,
             dropped: BTreeMap::new(),
         };
         self.agents.insert(join.agent.clone(), agent);
+        self.form_lines(now, &join.agent);
         self.changed.insert(join.agent.clone());
     }
 
@@ -241,13 +243,11 @@ impl Core {
         let missing = agent.leases.iter().filter(|(key, version)| {
             **version <= report.assignment_version && !listed.contains(key)
         });
-        let class = match report.leaving {
-            true => FailureClass::Cancelled,
-            false => FailureClass::Infrastructure,
-        };
         let mut seen = BTreeSet::new();
         let event = |(key, _): (&AttemptKey, &u64)| {
             let trial = self.trials.get(&key.trial)?;
+            let class =
+                if report.leaving { FailureClass::Cancelled } else { class_of_missing(trial) };
             let message = format!("agent {} does not hold the attempt", report.agent);
             let outcome = Outcome::failed(class, message);
             seen.insert(key.trial.clone()).then(|| self.after_attempt(now, key, trial, outcome))
@@ -393,6 +393,16 @@ impl Core {
             },
             None => Event::TrialEnded { trial: id, attempt, outcome },
         }
+    }
+}
+
+/// What it means that an agent does not hold an attempt any more: it gives back at once what it was
+/// asked for and has not begun.
+fn class_of_missing(trial: &Trial) -> FailureClass {
+    let asked = trial.lease().filter(|lease| lease.recalled || lease.preempted.is_some());
+    match asked.is_some_and(|lease| !lease.started()) {
+        true => FailureClass::Cancelled,
+        false => FailureClass::Infrastructure,
     }
 }
 

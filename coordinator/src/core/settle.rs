@@ -36,6 +36,9 @@ impl Core {
         if events.is_empty() {
             events = self.place(now);
         }
+        if events.is_empty() {
+            self.recall(now);
+        }
         events
     }
 

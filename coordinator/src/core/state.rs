@@ -27,7 +27,7 @@ pub struct Experiment {
     pub trials: Vec<TrialId>,
     /// How many of them have not ended.
     pub open: usize,
-    /// How many of them have a lease.
+    /// How many of them have a lease and the devices for it.
     pub(super) running: usize,
     /// Trials of planned ranges that are not drawn yet.
     pub undrawn: u64,
@@ -43,6 +43,9 @@ pub struct Experiment {
     pub reasons: Vec<String>,
     /// Whether all its trials find a place exactly alike.
     pub(super) is_uniform: bool,
+    /// Mean time for which one of its attempts holds its devices, in milliseconds; `None` before
+    /// the first has ended.
+    pub(super) pace_ms: Option<f64>,
     /// Its trials without a lease, in planning order. Empty unless it is running.
     pub(super) queue: BTreeSet<(u64, TrialId)>,
     /// What its leases have used.
@@ -170,6 +173,14 @@ pub struct Lease {
     pub members: Vec<Member>,
     /// It was asked to give way to this trial at this moment.
     pub preempted: Option<(TrialId, Timestamp)>,
+    /// It was granted while another attempt had the devices.
+    pub(super) ahead: bool,
+    /// Another attempt still has them, as far as is known, and this one is in line for them.
+    pub(super) follows: bool,
+    /// Since when it has them.
+    pub(super) holds_since: Timestamp,
+    /// The agent was told to give it back unless it has begun. Said anew after a restart.
+    pub(super) recalled: bool,
 }
 
 /// One process of a leased attempt.
@@ -196,6 +207,11 @@ impl Lease {
     /// Whether every process runs.
     pub fn started(&self) -> bool {
         self.members.iter().all(|member| member.started)
+    }
+
+    /// Whether it waits on its agent for another attempt to end.
+    pub(super) fn is_in_line(&self) -> bool {
+        self.ahead && !self.started()
     }
 
     /// The members whose process has not ended, with their keys.
@@ -256,6 +272,11 @@ impl Trial {
             TrialState::Leased(lease) => Some(lease),
             TrialState::Waiting { .. } | TrialState::Ended { .. } => None,
         }
+    }
+
+    /// Whether it has a lease and the devices for it.
+    pub(super) fn runs(&self) -> bool {
+        self.lease().is_some_and(|lease| !lease.follows)
     }
 
     /// The live lease's member that `agent` may run as `key`.

@@ -1,6 +1,7 @@
 //! Tables of facts about the core. The invariants run in the fixture after every step.
 
 mod lab;
+mod line;
 mod placement;
 
 use super::*;

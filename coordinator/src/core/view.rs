@@ -41,6 +41,8 @@ pub struct LeaseView {
     pub checkpoint: Option<Checkpoint>,
     /// It shall give way.
     pub preempted: bool,
+    /// It shall come back if it has not begun.
+    pub recalled: bool,
     /// Members, host and port of the leader; `None` for a trial of one process.
     pub gang: Option<(u32, String, u16)>,
 }
@@ -52,7 +54,7 @@ pub struct Counts {
     pub trials: u64,
     /// Over for good.
     pub ended: u64,
-    /// Leased.
+    /// Leased, with their devices.
     pub running: u64,
 }
 
@@ -77,6 +79,7 @@ impl Core {
             devices: lease.members.get(key.rank as usize)?.devices.clone(),
             checkpoint: trial.checkpoint.clone(),
             preempted: lease.preempted.is_some(),
+            recalled: lease.recalled,
             gang: self.gang(&key.trial, lease),
         })
     }
@@ -118,6 +121,12 @@ impl Core {
     /// All agents that are connected or still hold something.
     pub fn agents(&self) -> &BTreeMap<AgentId, Agent> {
         self.agents.all()
+    }
+
+    /// The attempts that have devices of an agent, or wait for nothing there.
+    pub fn running_on<'a>(&'a self, agent: &'a Agent) -> impl Iterator<Item = &'a AttemptKey> {
+        let runs = |key: &&AttemptKey| self.trials.get(&key.trial).is_some_and(Trial::runs);
+        agent.leases.keys().filter(runs)
     }
 
     /// What nothing holds on an agent.
@@ -185,6 +194,7 @@ impl Core {
         match &trial.state {
             TrialState::Waiting { not_before, .. } if *not_before > now => "backoff",
             TrialState::Waiting { .. } => "waiting",
+            TrialState::Leased(lease) if lease.is_in_line() => "waiting",
             TrialState::Leased(lease) if lease.preempted.is_some() => "yielding",
             TrialState::Leased(lease) if lease.started() => "running",
             TrialState::Leased(_) => "starting",

@@ -116,7 +116,7 @@ pub(super) async fn agents(service: &Service) -> Result<AgentsReply, Status> {
                     cpus_free: free.cpus.len() as u32,
                     gpus: agent.capacity.gpus.iter().map(gpu).collect(),
                     gpus_free: free.whole_gpus() as u32,
-                    running: agent.leases.keys().map(AttemptRef::new).collect(),
+                    running: core.running_on(agent).map(AttemptRef::new).collect(),
                 }
             };
             core.agents().iter().map(view).collect()

@@ -46,7 +46,7 @@ fn reply(core: &Core, now: Timestamp, id: &TrialId, trial: &Trial) -> ExplainRep
             .unwrap_or_default(),
         ..ExplainReply::default()
     };
-    if let Some(lease) = trial.lease() {
+    if let Some(lease) = trial.lease().filter(|_| core.waits(id, now).is_none()) {
         let by = lease.preempted.as_ref().map(|(by, _)| by.to_string());
         reply.preempted_by = by.unwrap_or_default();
         for (rank, member) in (0..).zip(&lease.members) {
@@ -65,7 +65,14 @@ fn reply(core: &Core, now: Timestamp, id: &TrialId, trial: &Trial) -> ExplainRep
             reply.shortages = wire_shortages(shortages);
             reply.yielding = yielding.into_iter().map(Into::into).collect();
         }
-        Some(Waits::Unwanted | Waits::Limit(_) | Waits::LettingGo(_) | Waits::NoAgent) | None => {}
+        Some(
+            Waits::Unwanted
+            | Waits::Limit(_)
+            | Waits::LettingGo(_)
+            | Waits::Line(_)
+            | Waits::NoAgent,
+        )
+        | None => {}
     }
     reply
 }

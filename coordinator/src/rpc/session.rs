@@ -366,6 +366,7 @@ fn lease(view: &LeaseView) -> Result<Lease, Status> {
         checkpoint_json: checkpoint.map_err(super::internal)?.unwrap_or_default(),
         gpu_share_milli: view.devices.gpu_share_milli,
         preempted: view.preempted,
+        recalled: view.recalled,
         gang,
     })
 }

@@ -73,7 +73,7 @@ fn parse_record(line: &str) -> Result<Record> {
         "lease_granted" => Fact::Granted(attempt()?),
         "attempt_failed" => Fact::Failed(attempt()?, parse_outcome(&event["outcome"])?),
         "trial_ended" => Fact::Ended(attempt()?, parse_outcome(&event["outcome"])?),
-        "attempt_started" | "attempt_preempted" | "member_ended" | "measured" => {
+        "attempt_started" | "attempt_preempted" | "member_ended" | "measured" | "noticed" => {
             Fact::Lives(attempt()?)
         }
         "experiment_ended" => Fact::ExperimentEnded,

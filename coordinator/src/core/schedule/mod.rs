@@ -4,14 +4,17 @@
 //! experiment that holds least for its weight. Each turn places the experiment's first waiting
 //! trial that fits. A trial that fits nowhere may be overtaken by smaller ones, but not for ever:
 //! after [`RESERVE_AFTER_MS`] the machine where it could start first is kept for it. A trial of
-//! higher priority asks lower ones to give way.
+//! higher priority asks lower ones to give way. Short trials are granted ahead, to follow each
+//! other on the same devices without a word of the coordinator in between.
 
+mod ahead;
 mod fit;
 mod order;
 mod preempt;
 mod reserve;
 mod round;
 
+pub(super) use ahead::has_rival;
 pub(super) use fit::{Misfit, misfit, room};
 pub(super) use order::limit_reached;
 
@@ -47,7 +50,9 @@ pub(super) fn place(core: &Core, now: Timestamp) -> Vec<Event> {
     if core.experiments.values().all(|experiment| experiment.queue.is_empty()) {
         return Vec::new();
     }
-    Round::new(core, now).run()
+    let placed = Round::new(core, now).run();
+    // Only what no free device can hold is granted ahead.
+    if placed.is_empty() { ahead::grant(core, now) } else { placed }
 }
 
 /// The port on which a gang's leader listens.

@@ -30,7 +30,8 @@ pub(super) fn victims(
     let lower = leased.into_iter().filter_map(|victim| {
         let lease = core.trials.get(victim)?.lease()?;
         let theirs = priority_of(&core.experiments, lease)?;
-        let may_go = theirs < priority && lease.preempted.is_none();
+        // One in line holds nothing; it is recalled as soon as a trial of another experiment waits.
+        let may_go = theirs < priority && lease.preempted.is_none() && !lease.follows;
         may_go.then_some((theirs, Reverse(lease.granted_at), victim, lease))
     });
     let mut lower: Vec<_> = lower.collect();

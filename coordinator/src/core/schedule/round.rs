@@ -228,6 +228,7 @@ impl<'a> Round<'a> {
             choice: placed.choice,
             members: members.map(|(agent, devices)| Member { agent, devices }).collect(),
             payer: Some(contender.id.clone()),
+            ahead: false,
         })
     }
 

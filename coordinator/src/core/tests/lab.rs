@@ -173,7 +173,7 @@ impl Lab {
             Some(_) | None => "?".to_owned(),
         };
         match event {
-            Event::LeaseGranted { trial, attempt, agent, devices, members, .. } => {
+            Event::LeaseGranted { trial, attempt, agent, devices, members, ahead, .. } => {
                 let leader = (agent, devices);
                 let others = members.iter().map(|member| (&member.agent, &member.devices));
                 let places = std::iter::once(leader).chain(others).map(|(agent, devices)| {
@@ -181,7 +181,8 @@ impl Lab {
                     let all = devices.cpus.iter().map(u32::to_string).chain(gpus);
                     format!(" {agent}[{}]", all.collect::<Vec<_>>().join(","))
                 });
-                format!("lease {}/{attempt}{}", number(trial), places.collect::<String>())
+                let word = if *ahead { "next" } else { "lease" };
+                format!("{word} {}/{attempt}{}", number(trial), places.collect::<String>())
             }
             Event::AttemptPreempted { trial, attempt, by } => {
                 format!("preempted {}/{attempt} by {}", number(trial), number(by))
@@ -265,6 +266,26 @@ impl Lab {
         let assignment_version = self.core.agents.all()[&agent_id(name)].version;
         let report = Report { running: Vec::new(), assignment_version, ..self.empty_report(name) };
         self.report(report).unwrap();
+    }
+
+    /// A report that knows the newest assignment and holds only this.
+    pub(super) fn holds_only(&mut self, name: &str, held: &[(u64, u32)]) {
+        let assignment_version = self.core.agents.all()[&agent_id(name)].version;
+        let held = held.iter().map(|(seed, attempt)| (self.key_of(*seed, *attempt), false));
+        let running = held.collect();
+        let report = Report { running, assignment_version, ..self.empty_report(name) };
+        self.report(report).unwrap();
+    }
+
+    /// What the agent is told to give back unless it has begun.
+    pub(super) fn recalled(&self, name: &str) -> Vec<AttemptKey> {
+        let wanted = self.core.wanted(&agent_id(name)).unwrap();
+        wanted.leases.into_iter().filter(|lease| lease.recalled).map(|lease| lease.key).collect()
+    }
+
+    /// Trials of experiment `e` that have devices.
+    pub(super) fn running_of_e(&self) -> u64 {
+        Core::counts(&self.core.experiments[&experiment_id("e")]).running
     }
 
     pub(super) fn join_holding(&mut self, name: &str, cpus: u32, held: &[(u64, u32)]) {

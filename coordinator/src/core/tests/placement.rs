@@ -100,6 +100,17 @@ fn labels_and_extras_must_be_there() {
 }
 
 #[test]
+fn a_shared_trial_keeps_its_own_shape_and_holds_nobody_up() {
+    let labels = BTreeMap::from([("zone".into(), "b".into())]);
+    let placement = Placement { labels, ..Placement::default() };
+    let labelled = TrialSpec { placement, ..spec(1) };
+    let mut lab = Lab::new().agent("a", 2).plan([labelled]);
+    lab.expect([]);
+    let mut lab = lab.plan_for("f", [spec(1), spec(2)]);
+    lab.expect(["lease 2/1 a[0]"]);
+}
+
+#[test]
 fn a_higher_priority_takes_the_place_of_the_newest_lower_one() {
     let mut lab = Lab::new().agent("a", 2).plan([spec(1)]);
     lab.expect(["lease 1/1 a[0]"]);
