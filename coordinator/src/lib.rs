@@ -34,6 +34,7 @@ use crate::rpc::counted::Counted;
 use crate::store::{Store, StoreError};
 use proto::wire::MESSAGE_BYTES_MAX;
 use proto::wire::coordinator_server::CoordinatorServer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -56,6 +57,8 @@ const LIVE_METRICS_MAX: usize = 1_024;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long a stop waits for connections to close.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// Open files for the most agents, as many watchers, and the journal.
+const FILES_WANTED: u64 = 2 * core::AGENTS_MAX as u64 + 1_024;
 /// Shortest token that is accepted, in bytes: 128 random bits as hexadecimal digits.
 const TOKEN_BYTES_MIN: usize = 16;
 
@@ -142,6 +145,7 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     if options.token.len() < TOKEN_BYTES_MIN {
         return Err(StartError::Token(options.token.len()));
     }
+    raise_file_limit();
     let (unlocked, released) = oneshot::channel();
     let store = Arc::new(Store::open(&options.data_dir)?.telling(unlocked));
     let mut core = Core::new(options.lease_ttl_ms);
@@ -191,6 +195,20 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     }
     parts.spawn(serve(service, options.token, listener));
     Ok(Serving { address, metrics_address, inbox, stopping, parts, released })
+}
+
+/// Raises this process's limit of open files as far as it may: every agent and every watcher has a
+/// connection, and the usual limit of 1,024 is fewer than [`core::AGENTS_MAX`].
+fn raise_file_limit() {
+    let old = getrlimit(Resource::Nofile);
+    let wanted = old.maximum.map_or(FILES_WANTED, |maximum| maximum.min(FILES_WANTED));
+    if old.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let limits = Rlimit { current: Some(wanted), maximum: old.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, limits) {
+        tracing::warn!(%error, "the limit of open files stays; that many connections are served");
+    }
 }
 
 async fn listen(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {

@@ -10,6 +10,8 @@
     reason = "a bench"
 )]
 
+mod cluster;
+mod crowd;
 mod plane;
 
 use plane::{Plane, Watch, cpu_seconds, resident_mib, submit};
@@ -59,6 +61,12 @@ fn main() {
         }
         if is_wanted("million") {
             million().await;
+        }
+        if is_wanted("agents") {
+            cluster::agents().await;
+        }
+        if is_wanted("watchers") {
+            cluster::watchers().await;
         }
     });
 }
