@@ -213,6 +213,8 @@ impl Core {
         if self.lingering.len() < before {
             self.quiet_since = None;
         }
-        self.agents.pass_time(now);
+        if self.agents.pass_time(now) {
+            self.quiet_since = None;
+        }
     }
 }

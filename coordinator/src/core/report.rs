@@ -158,6 +158,8 @@ impl Core {
             && agent.session == session
         {
             agent.connected = false;
+            // Where one agent is missing, another may be kept for a different trial than before.
+            self.quiet_since = None;
         }
     }
 
@@ -266,7 +268,7 @@ impl Core {
         let Some(agent) = self.agents.get_mut(&report.agent) else {
             return;
         };
-        if !agent.is_available(now, self.lease_ttl_ms) {
+        if !agent.is_available(now, self.lease_ttl_ms) || report.leaving {
             self.quiet_since = None;
         }
         agent.heard_at = now;
