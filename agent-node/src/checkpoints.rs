@@ -7,6 +7,7 @@
 
 use crate::folders::member;
 use agent_keeper::work;
+use database::OpenError;
 use proto::{AgentId, AttemptKey, Checkpoint, FORMAT_VERSION, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,6 +19,8 @@ pub(crate) const KEEP: usize = 2;
 /// Checkpoints kept of a trial while the coordinator does not answer. Its lease is over before it
 /// saves more; a trial that saves faster loses some of those between.
 const KEEP_UNHEARD: usize = 32;
+/// sled's page cache: the records of some thousand checkpoints.
+const CACHE_BYTES: u64 = 64 << 20;
 
 const FORMAT_KEY: &[u8] = b"format";
 const TRIALS_TREE: &str = "trials";
@@ -88,7 +91,12 @@ impl CheckpointStore {
         agent: &AgentId,
     ) -> Result<Self, CheckpointError> {
         let store_error = |source| CheckpointError::Store { folder: folder.to_owned(), source };
-        let database = sled::Config::new().path(folder).open().map_err(store_error)?;
+        let database = database::open(folder, CACHE_BYTES).map_err(|error| match error {
+            OpenError::Unreadable => {
+                CheckpointError::Damaged { folder: folder.to_owned(), at: "the first page".into() }
+            }
+            OpenError::Sled(source) => store_error(source),
+        })?;
         check_format(&database, folder)?;
         let trials = database.open_tree(TRIALS_TREE).map_err(store_error)?;
         let store = Self {

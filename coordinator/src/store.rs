@@ -8,6 +8,7 @@ use crate::journal::{self, Chunk, Damage, Log};
 use crate::measures::Measures;
 use crate::metrics::{BadPoint, Metrics, Note, Tree};
 use crate::series::Sample;
+use database::OpenError;
 use proto::{FORMAT_VERSION, MetricPoint, Record, TrialId};
 use std::convert::Infallible;
 use std::fs::{self, File};
@@ -119,11 +120,10 @@ impl Store {
         check_format(folder)?;
         let path = folder.join("journal");
         let sled = |source| sled_error(folder, source);
-        // sled 0.34 can panic while it reads a file that something else has cut.
-        let open = || sled::Config::new().path(&path).cache_capacity(CACHE_BYTES).open();
-        let db = std::panic::catch_unwind(open)
-            .map_err(|_| damaged(folder, "its pages cannot be read"))?
-            .map_err(sled)?;
+        let db = database::open(&path, CACHE_BYTES).map_err(|error| match error {
+            OpenError::Unreadable => damaged(folder, error.to_string()),
+            OpenError::Sled(source) => sled(source),
+        })?;
         let journal = db.open_tree("journal").map_err(sled)?;
         let points = db.open_tree("metrics").map_err(sled)?;
         let notes = db.open_tree("metric_notes").map_err(sled)?;

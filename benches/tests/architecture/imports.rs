@@ -9,10 +9,11 @@ use crate::check;
 use crate::source::{SourceFile, shipped_files_below};
 
 /// A crate, its folder, and the crates of the workspace that it may import.
-const CRATES: [(&str, &str, &[&str]); 12] = [
+const CRATES: [(&str, &str, &[&str]); 13] = [
     ("brine-proto", "proto/", &[]),
     ("brine-studies", "studies/", &["brine-proto"]),
-    ("brine-coordinator", "coordinator/", &["brine-proto", "brine-studies"]),
+    ("brine-database", "database/", &[]),
+    ("brine-coordinator", "coordinator/", &["brine-proto", "brine-studies", "brine-database"]),
     (
         "brine-simulation",
         "simulation/",
@@ -36,6 +37,7 @@ const CRATES: [(&str, &str, &[&str]); 12] = [
             "brine-trainer",
             "brine-agent-core",
             "brine-agent-keeper",
+            "brine-database",
         ],
     ),
     ("brine-benches", "benches/", &["brine-trainer"]),
@@ -87,7 +89,7 @@ const LIBRARIES: [Library; 12] = [
     },
     Library {
         package: "sled",
-        users: &["brine-coordinator", "brine-agent-node"],
+        users: &["brine-coordinator", "brine-agent-node", "brine-database"],
         reach: Reach::OneFile,
         advice: "call the crate's store instead",
     },
