@@ -28,8 +28,8 @@ const NOTICES_AT_ONCE: usize = 1_024;
 /// Reports whose reply may still come. More than this many heartbeats without a reply are longer
 /// than any lease, so an older reply could renew nothing.
 const REPORTS_IN_FLIGHT_MAX: usize = 256;
-/// Settled attempts that are remembered in a session, so that a late assignment cannot start one
-/// again. Assignments are settled in order, so a few would do.
+/// Attempts that are remembered in a session after they were settled or given back, so that a late
+/// assignment cannot start one again. Assignments are settled in order, so a few would do.
 const SETTLED_MAX: usize = 4_096;
 
 /// The state of an agent.
@@ -81,8 +81,9 @@ impl Core {
     pub fn handle(&mut self, now: Moment, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.excuse_standstill(now);
-        // Nothing else brings an attempt that waits or frees what one waits for.
-        let may_start = matches!(input, Input::Assignment(_) | Input::Exited { .. });
+        // Nothing else brings an attempt that waits, frees what one waits for or renews its lease.
+        let may_start =
+            matches!(input, Input::Assignment(_) | Input::Exited { .. } | Input::Reply { .. });
         match input {
             Input::Connected { hello_sent, lease_ttl_ms } => {
                 self.connected(hello_sent, lease_ttl_ms);
@@ -119,7 +120,7 @@ impl Core {
         }
         self.enforce_deadlines(now, &mut effects);
         if may_start {
-            self.start_what_can(&mut effects);
+            self.start_what_can(now, &mut effects);
         }
         effects
     }
@@ -268,8 +269,7 @@ impl Core {
         // One that has begun is kept: to end it would waste what it has done.
         for key in recalled {
             if self.waiting.contains(&key) {
-                self.remove(&key);
-                self.report_is_due = true;
+                self.give_back(&key);
             }
         }
     }
@@ -296,6 +296,15 @@ impl Core {
     fn remove(&mut self, key: &AttemptKey) {
         self.waiting.remove(key);
         self.attempts.remove(key);
+    }
+
+    /// The next report proves that the attempt has no process here, so it must not get one later.
+    fn give_back(&mut self, key: &AttemptKey) {
+        self.remove(key);
+        self.report_is_due = true;
+        if let Some(session) = &mut self.session {
+            session.remember(key.clone());
+        }
     }
 
     fn replied(
@@ -357,9 +366,7 @@ impl Core {
             return;
         };
         match &mut held.state {
-            State::Waiting(_) => {
-                self.remove(key);
-            }
+            State::Waiting(_) => self.give_back(key),
             State::Active => {
                 held.state = State::Stopping { reason, kill_at: now.plus_ms(KILL_AFTER_MS) };
                 self.due = earlier(self.due, held.deadline());
@@ -422,14 +429,9 @@ impl Core {
         if self.due.is_none_or(|due| now < due) {
             return;
         }
-        let mut forgotten = Vec::new();
         for (key, held) in &mut self.attempts {
             let expired = held.lease_until <= now;
             let reason = match &held.state {
-                State::Waiting(_) if expired => {
-                    forgotten.push(key.clone());
-                    continue;
-                }
                 State::Active if expired => StopReason::LeaseExpired,
                 State::Active => {
                     let hang = held.pulse.as_mut().and_then(|pulse| pulse.hang(now));
@@ -452,11 +454,12 @@ impl Core {
             held.state = State::Killed { reason };
             effects.push(Effect::Kill(key.clone()));
         }
-        forgotten.iter().for_each(|key| self.remove(key));
         self.due = self.attempts.values().filter_map(Held::deadline).min();
     }
 
-    fn start_what_can(&mut self, effects: &mut Vec<Effect>) {
+    /// A lease that has passed, as that of an assignment which comes after a long silence, is held
+    /// and not begun before it is renewed.
+    fn start_what_can(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         if self.waiting.is_empty() {
             return;
         }
@@ -465,7 +468,7 @@ impl Core {
         active.for_each(|(key, held)| busy.take(key, &held.devices));
         let ready = self.waiting.iter().filter(|key| {
             let Some(held) = self.attempts.get(key) else { return false };
-            let free = busy.is_free(key, &held.devices);
+            let free = held.lease_until > now && busy.is_free(key, &held.devices);
             if free {
                 busy.take(key, &held.devices);
             }
@@ -477,6 +480,7 @@ impl Core {
             let state = std::mem::replace(&mut held.state, State::Active);
             if let State::Waiting(lease) = state {
                 held.pulse = Some(Pulse::new(lease.spec.hang_policy()));
+                self.due = earlier(self.due, held.deadline());
                 effects.push(Effect::Start { lease, lease_until: held.lease_until });
             }
         }

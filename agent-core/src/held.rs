@@ -85,13 +85,12 @@ impl Held {
     /// When something must happen to it, unless it is renewed.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         match &self.state {
-            State::Waiting(_) => Some(self.lease_until),
             State::Active => {
                 let hangs_at = self.pulse.as_ref().and_then(Pulse::hangs_at);
                 Some(hangs_at.map_or(self.lease_until, |at| at.min(self.lease_until)))
             }
             State::Stopping { kill_at, .. } => Some(self.lease_until.min(*kill_at)),
-            State::Killed { .. } | State::Ended(_) => None,
+            State::Waiting(_) | State::Killed { .. } | State::Ended(_) => None,
         }
     }
 

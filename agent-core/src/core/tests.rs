@@ -241,6 +241,17 @@ fn a_recalled_attempt_is_given_back_unless_it_has_begun() {
     assert!(lab.core.report_is_due() && !lab.core.has_next());
     assert_eq!(lab.report().running, [(key("a", 1), false)]);
     lab.put(exited("a", 1, Some(TrialEnd::Outcome(completed())))).expect(&[]);
+    // What the report said must stay true, whatever else is on its way.
+    lab.assign(3, &[lease("c", 1, 0)]).expect(&[]);
+}
+
+#[test]
+fn a_lease_that_comes_after_a_long_silence_is_held_and_begins_when_it_is_renewed() {
+    let mut lab = Lab::connected();
+    lab.at(TTL_MS + 1).assign(1, &[lease("a", 1, 0)]).expect(&[]);
+    let report = lab.report();
+    assert_eq!(report.running, [(key("a", 1), false)], "or it would count as lost");
+    lab.reply(report.sequence, &[]).expect(&[start("a", 1, 2 * TTL_MS + 1)]);
 }
 
 #[test]
@@ -317,13 +328,13 @@ fn a_shared_gpu_is_filled_and_not_beyond() {
 }
 
 #[test]
-fn a_waiting_lease_that_expires_is_forgotten() {
+fn a_waiting_lease_that_expired_does_not_begin() {
     let mut lab = Lab::connected();
     lab.assign(1, &[lease("a", 1, 0)]);
     lab.assign(2, &[lease("b", 1, 0)]).expect(&[Effect::Stop(key("a", 1))]);
     lab.at(TTL_MS).put(Input::Tick).expect(&[Effect::Kill(key("a", 1))]);
     lab.put(exited("a", 1, None)).expect(&[]);
-    assert!(lab.core.attempts.is_empty());
+    assert_eq!(lab.report().running, [(key("b", 1), false)]);
 }
 
 struct Lab {

@@ -13,6 +13,8 @@ pub(super) struct Agents {
     /// Those that were changed since the last rest, or that time alone may change: they are away,
     /// or something of theirs is on its way back.
     restless: BTreeSet<AgentId>,
+    /// No assignment of an agent that is forgotten was newer.
+    forgotten_version: u64,
 }
 
 impl Agents {
@@ -44,6 +46,12 @@ impl Agents {
         self.all.remove(id)
     }
 
+    /// The version of an assignment that is newer than all that an agent may have seen: also of one
+    /// that is forgotten and of which a hello comes late or twice, and then what it reported before.
+    pub(super) fn next_version(&self, before: Option<&Agent>) -> u64 {
+        self.forgotten_version.max(before.map_or(0, |agent| agent.version)) + 1
+    }
+
     /// Attempts that some agent may still be stopping.
     pub(super) fn releasing(&self) -> impl Iterator<Item = (&AttemptKey, &Releasing)> {
         let restless = self.restless.iter().filter_map(|id| self.all.get(id));
@@ -60,6 +68,7 @@ impl Agents {
             if agent.connected || !agent.leases.is_empty() || !agent.releasing.is_empty() {
                 return true;
             }
+            self.forgotten_version = self.forgotten_version.max(agent.version);
             self.all.remove(id);
             false
         });

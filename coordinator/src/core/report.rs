@@ -126,7 +126,7 @@ impl Core {
         let keys: Vec<AttemptKey> = self.leases_of(&join.agent).collect();
         keys.iter().for_each(|key| self.renew(now, key));
         let before = self.agents.remove(&join.agent);
-        let version = before.as_ref().map_or(0, |agent| agent.version) + 1;
+        let version = self.agents.next_version(before.as_ref());
         let mut releasing = before.map_or_else(BTreeMap::new, |agent| agent.releasing);
         releasing.retain(|key, _| join.running.contains(key));
         let agent = Agent {
