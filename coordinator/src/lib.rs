@@ -56,6 +56,9 @@ const LIVE_METRICS_MAX: usize = 1_024;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long a stop waits for connections to close.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes on disk that the logs of all trials together may have, unless [`Options`] say otherwise:
+/// thousands of the longest, and little beside the journal of as many trials.
+pub const LOG_LIMIT_BYTES: u64 = 8 << 30;
 /// Shortest token that is accepted, in bytes: 128 random bits as hexadecimal digits.
 const TOKEN_BYTES_MIN: usize = 16;
 
@@ -74,6 +77,9 @@ pub struct Options {
     pub heartbeat_ms: u64,
     /// Where monitoring finds `/metrics`, without a token; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// Bytes on disk that the logs of all trials together may have: beyond it the oldest of ended
+    /// trials are removed. `u64::MAX`: none is.
+    pub log_limit_bytes: u64,
 }
 
 /// Why a coordinator did not start.
@@ -147,7 +153,7 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     let mut core = Core::new(options.lease_ttl_ms);
     let last = store.replay(|record| core.apply(record.at, &record.event))?;
     let blobs = Blobs::open(&options.data_dir.join("blobs"))?;
-    let logs = Logs::new(&options.data_dir.join("logs"));
+    let logs = Logs::new(&options.data_dir.join("logs"), options.log_limit_bytes);
     let (listener, address) = listen(options.listen)
         .await
         .map_err(|source| StartError::Listen { address: options.listen, source })?;
@@ -189,6 +195,7 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     if let Some((listener, _)) = monitor {
         parts.spawn(monitor::serve(service.clone(), listener));
     }
+    parts.spawn(logs::rotation::keep_below(service.clone()));
     parts.spawn(serve(service, options.token, listener));
     Ok(Serving { address, metrics_address, inbox, stopping, parts, released })
 }
