@@ -95,7 +95,7 @@ impl LogTail {
         }
         self.offset += text.len() as u64;
         let (trial, attempt, rank) = (key.trial.to_string(), key.attempt.0, key.rank);
-        Ok(Some(wire::LogChunk { trial, attempt, offset, text, rank }))
+        Ok(Some(wire::LogChunk { trial, attempt, offset, text, rank, removed_above_bytes: 0 }))
     }
 
     fn read(&mut self, room: u64) -> io::Result<Vec<u8>> {

@@ -7,7 +7,7 @@ use proto::wire::coordinator_client::CoordinatorClient;
 use proto::wire::{
     AgentView, AgentsRequest, BLOB_CHUNK_BYTES, BlobChunk, BlobRequest, ExperimentReply,
     ExperimentRequest, ExperimentSummary, ExperimentsRequest, ExplainReply, ExplainRequest,
-    InfoRequest, LogChunk, LogsRequest, MESSAGE_BYTES_MAX, MetricBatch, MetricsRequest,
+    InfoReply, InfoRequest, LogChunk, LogsRequest, MESSAGE_BYTES_MAX, MetricBatch, MetricsRequest,
     SubmitRequest, WatchReply, WatchRequest,
 };
 use proto::{AttemptKey, BlobRef, ExperimentId, FORMAT_VERSION, Inputs, TrialId, WIRE_VERSION_MIN};
@@ -74,14 +74,7 @@ impl Client {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let mut client = Self { calls, url: url.to_owned() };
         let info = within(client.calls.info(InfoRequest {})).await?;
-        let spoken = WIRE_VERSION_MIN..=FORMAT_VERSION;
-        if !spoken.contains(&info.format_version) {
-            return Err(CliError::user(format!(
-                "the coordinator at {url} is Brine {} and speaks format {}; this command knows {FORMAT_VERSION}",
-                info.brine_version, info.format_version
-            ))
-            .hint("install the coordinator's version of Brine here"));
-        }
+        check_version(url, &info)?;
         Ok(client)
     }
 
@@ -271,6 +264,18 @@ impl Client {
     }
 }
 
+/// Refuses a coordinator whose version of the wire this command does not speak.
+fn check_version(url: &str, info: &InfoReply) -> Result<(), CliError> {
+    if (WIRE_VERSION_MIN..=FORMAT_VERSION).contains(&info.format_version) {
+        return Ok(());
+    }
+    Err(CliError::user(format!(
+        "the coordinator at {url} is Brine {} and speaks format {}; this command knows {FORMAT_VERSION}",
+        info.brine_version, info.format_version
+    ))
+    .hint("install the coordinator's version of Brine here"))
+}
+
 /// Adds the token to every call.
 #[derive(Clone)]
 pub(crate) struct Bearer(MetadataValue<Ascii>);
@@ -352,4 +357,33 @@ async fn read_chunks(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_of_another_version_is_refused_with_what_to_do() {
+        for (format_version, is_spoken) in [
+            (0, false),
+            (WIRE_VERSION_MIN - 1, false),
+            (WIRE_VERSION_MIN, true),
+            (FORMAT_VERSION, true),
+            (FORMAT_VERSION + 1, false),
+            (u32::MAX, false),
+        ] {
+            let brine_version = "9.8.7".to_owned();
+            let info = InfoReply { format_version, brine_version, last_sequence: 0 };
+            let said = match check_version("http://there:7600", &info) {
+                Ok(()) => None,
+                Err(error) => Some(format!("{error:?}")),
+            };
+            assert_eq!(said.is_none(), is_spoken, "{format_version}");
+            let texts = ["http://there:7600", "9.8.7", "install the coordinator's version"];
+            for text in texts.iter().filter(|_| !is_spoken) {
+                assert!(said.as_ref().is_some_and(|said| said.contains(text)), "{text}: {said:?}");
+            }
+        }
+    }
 }

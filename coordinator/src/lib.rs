@@ -59,6 +59,9 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Open files for the most agents, as many watchers, and the journal.
 const FILES_WANTED: u64 = 2 * core::AGENTS_MAX as u64 + 1_024;
+/// Bytes on disk that the logs of all trials together may have, unless [`Options`] say otherwise:
+/// thousands of the longest, and little beside the journal of as many trials.
+pub const LOG_LIMIT_BYTES: u64 = 8 << 30;
 /// Shortest token that is accepted, in bytes: 128 random bits as hexadecimal digits.
 const TOKEN_BYTES_MIN: usize = 16;
 
@@ -77,6 +80,9 @@ pub struct Options {
     pub heartbeat_ms: u64,
     /// Where monitoring finds `/metrics`, without a token; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// Bytes on disk that the logs of all trials together may have: beyond it the oldest of ended
+    /// trials are removed. `u64::MAX`: none is.
+    pub log_limit_bytes: u64,
 }
 
 /// Why a coordinator did not start.
@@ -151,7 +157,7 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     let mut core = Core::new(options.lease_ttl_ms);
     let last = store.replay(|record| core.apply(record.at, &record.event))?;
     let blobs = Blobs::open(&options.data_dir.join("blobs"))?;
-    let logs = Logs::new(&options.data_dir.join("logs"));
+    let logs = Logs::new(&options.data_dir.join("logs"), options.log_limit_bytes);
     let (listener, address) = listen(options.listen)
         .await
         .map_err(|source| StartError::Listen { address: options.listen, source })?;
@@ -193,6 +199,7 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     if let Some((listener, _)) = monitor {
         parts.spawn(monitor::serve(service.clone(), listener));
     }
+    parts.spawn(logs::rotation::keep_below(service.clone()));
     parts.spawn(serve(service, options.token, listener));
     Ok(Serving { address, metrics_address, inbox, stopping, parts, released })
 }

@@ -73,6 +73,7 @@ pub(crate) struct Seen {
     pub(crate) silence: Vec<(AgentId, f64)>,
     pub(crate) watchers: u64,
     pub(crate) store_bytes: u64,
+    pub(crate) logs_bytes: u64,
     /// Of this process, in seconds.
     pub(crate) cpu: f64,
     pub(crate) resident_bytes: u64,
@@ -205,6 +206,8 @@ impl Seen {
         }
         let help = "Journal and metric series on disk";
         count_of(registry, "store_disk", help, Some(Unit::Bytes), self.store_bytes);
+        let help = "What trials printed, on disk; beyond --log-limit the oldest is removed";
+        count_of(registry, "logs_disk", help, Some(Unit::Bytes), self.logs_bytes);
         let silence = Family::<Labels, Seconds>::default();
         for (agent, seconds) in self.silence.iter().take(AGENTS_SHOWN_MAX) {
             silence.get_or_create(&vec![("agent", agent.to_string())]).set(*seconds);

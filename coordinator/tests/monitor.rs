@@ -23,6 +23,7 @@ fn options(folder: &Path) -> Options {
         lease_ttl_ms: 2_000,
         heartbeat_ms: 500,
         metrics_listen: Some("127.0.0.1:0".parse().unwrap()),
+        log_limit_bytes: coordinator::LOG_LIMIT_BYTES,
     }
 }
 
@@ -146,6 +147,7 @@ async fn monitoring_reads_a_page_of_known_families() {
         "brine_journal_append_duration_seconds_count",
         "brine_journal_appended_bytes_total",
         "brine_leases",
+        "brine_logs_disk_bytes",
         "brine_store_disk_bytes",
         "brine_watchers",
         "process_cpu_seconds_total",

@@ -2,11 +2,15 @@
 
 use crate::data_dir::{DataDir, read_line};
 use crate::error::CliError;
-use crate::local::embedded::{Doors, Embedded};
+use crate::local::embedded::{Doors, Embedded, LogLimit};
 use crate::local::signals::Signals;
 use crate::output::{OutputMode, Printer};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use studies::recipe::Bytes;
+
+/// Least limit of all logs: the longest log of one attempt.
+const LOG_LIMIT_BYTES_MIN: u64 = 4 << 20;
 
 /// Serve experiments until Ctrl-C or SIGTERM
 ///
@@ -30,6 +34,19 @@ pub(crate) struct Args {
     /// File that holds the token [default: `token` in the data folder, made when it is missing]
     #[arg(long, value_name = "FILE", env = "BRINE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+
+    /// Disk for what all trials print: beyond it the logs of the trials that ended longest ago are
+    /// removed; at least 4MiB
+    #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = log_limit)]
+    log_limit: Bytes,
+}
+
+fn log_limit(text: &str) -> Result<Bytes, String> {
+    let limit: Bytes = text.parse().map_err(|error| format!("{error}"))?;
+    if limit.0 < LOG_LIMIT_BYTES_MIN {
+        return Err("must be at least 4MiB, the longest log of one attempt".to_owned());
+    }
+    Ok(limit)
 }
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
@@ -41,7 +58,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
     };
     let token_file = args.token_file.clone().unwrap_or_else(|| data_dir.token_path());
     let doors = Doors { listen: args.listen, metrics: args.metrics_listen };
-    let mut embedded = Embedded::serve(&data_dir, doors, token).await?;
+    let mut embedded =
+        Embedded::serve(&data_dir, doors, LogLimit::Bytes(args.log_limit.0), token).await?;
     let url = embedded.url().to_owned();
     match printer.mode() {
         OutputMode::Json => printer.json_line(&serde_json::json!({

@@ -3,7 +3,7 @@
 use crate::client::Client;
 use crate::data_dir::{DataDir, Published};
 use crate::error::CliError;
-use coordinator::{Options, Serving};
+use coordinator::{LOG_LIMIT_BYTES, Options, Serving};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Time without a report after which an agent's leases end.
@@ -18,6 +18,20 @@ pub(crate) struct Doors {
     pub(crate) listen: SocketAddr,
     /// For monitoring, if at all.
     pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// Whether old logs are removed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LogLimit {
+    /// When all together are larger than so many bytes.
+    Bytes(u64),
+    /// Never: who only reads a folder does not know what its coordinator was told.
+    Untouched,
+}
+
+impl LogLimit {
+    /// What a coordinator does that was told nothing.
+    pub(crate) const USUAL: Self = Self::Bytes(LOG_LIMIT_BYTES);
 }
 
 /// A coordinator that serves a data folder from inside this process.
@@ -37,6 +51,7 @@ impl Embedded {
     pub(crate) async fn serve(
         data_dir: &DataDir,
         doors: Doors,
+        log_limit: LogLimit,
         token: Option<String>,
     ) -> Result<Self, CliError> {
         data_dir.create()?;
@@ -44,7 +59,7 @@ impl Embedded {
             Some(token) => token,
             None => data_dir.token_or_new()?,
         };
-        let mut embedded = Self::start(data_dir, doors, token).await?;
+        let mut embedded = Self::start(data_dir, doors, log_limit, token).await?;
         embedded._published = Some(data_dir.publish_address(&embedded.url)?);
         Ok(embedded)
     }
@@ -56,10 +71,15 @@ impl Embedded {
     pub(crate) async fn open_stored(data_dir: &DataDir) -> Result<Self, CliError> {
         let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         let doors = Doors { listen: loopback, metrics: None };
-        Self::start(data_dir, doors, data_dir.token_or_new()?).await
+        Self::start(data_dir, doors, LogLimit::Untouched, data_dir.token_or_new()?).await
     }
 
-    async fn start(data_dir: &DataDir, doors: Doors, token: String) -> Result<Self, CliError> {
+    async fn start(
+        data_dir: &DataDir,
+        doors: Doors,
+        log_limit: LogLimit,
+        token: String,
+    ) -> Result<Self, CliError> {
         let options = Options {
             data_dir: data_dir.path().to_owned(),
             listen: doors.listen,
@@ -67,6 +87,10 @@ impl Embedded {
             lease_ttl_ms: LEASE_TTL_MS,
             heartbeat_ms: HEARTBEAT_MS,
             metrics_listen: doors.metrics,
+            log_limit_bytes: match log_limit {
+                LogLimit::Bytes(bytes) => bytes,
+                LogLimit::Untouched => u64::MAX,
+            },
         };
         let serving = coordinator::start(options)
             .await

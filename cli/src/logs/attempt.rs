@@ -3,11 +3,12 @@
 use crate::client::Client;
 use crate::error::CliError;
 use crate::explain::Explanation;
+use crate::logs::removed::Removed;
 use crate::output::Printer;
 use proto::{Attempt, AttemptKey};
 
 /// Prints the log of an attempt (`None`: the newest) of a gang's member, and says when there is
-/// none.
+/// none, or none any longer.
 ///
 /// # Errors
 /// The trial has not had this attempt, or none at all; it has no such member; the coordinator went
@@ -37,14 +38,18 @@ pub(crate) async fn print(
     }
     let key = AttemptKey { trial: id.clone(), attempt: attempt.unwrap_or(had), rank };
     let mut log = client.logs(&key, follow).await?;
-    let mut is_empty = true;
+    let (mut is_empty, mut removed) = (true, Removed::default());
+    let member = if rank > 0 { format!("rank {rank} of ") } else { String::new() };
+    let attempt = key.attempt;
     while let Some(chunk) = log.message().await? {
         is_empty = false;
+        if removed.take(&chunk) {
+            let why = removed.why();
+            printer.status(&format!("the log of {member}attempt {attempt} was removed {why}"));
+        }
         printer.bytes(&chunk.text)?;
     }
     if is_empty {
-        let member = if rank > 0 { format!("rank {rank} of ") } else { String::new() };
-        let attempt = key.attempt;
         printer.status(&format!("{member}attempt {attempt} of trial {id} has no log yet"));
         printer.hint(&format!("see where it is with: brine explain {id}"));
     }

@@ -2,6 +2,7 @@
 
 use super::lines::Lines;
 use super::queue::{FOLLOWED_MAX, Queue};
+use super::removed::Removed;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::listing::Listing;
@@ -49,14 +50,17 @@ pub(crate) async fn print(
             "the logs of {left_out} older or waiting trials are not shown; `brine logs TRIAL` shows one"
         ));
     }
+    let mut removed = Removed::default();
     for key in members {
         let mut lines = Lines::new(prefix(&key));
         let mut log = client.logs(&key, false).await?;
         while let Some(chunk) = log.message().await? {
+            removed.take(&chunk);
             printer.bytes(&lines.take(&chunk.text))?;
         }
         printer.bytes(&lines.end())?;
     }
+    removed.say(printer);
     Ok(())
 }
 
@@ -98,6 +102,7 @@ pub(crate) async fn follow(
     while let Ok(text) = following.texts.try_recv() {
         printer.bytes(&text)?;
     }
+    following.removed.say(printer);
     if following.queue.left_out() > 0 {
         printer.warning(&format!(
             "{} attempts were not followed: at most {FOLLOWED_MAX} are at once, the newest first",
@@ -112,7 +117,8 @@ struct Following {
     queue: Queue,
     /// Members of gangs that got a lease.
     gangs: BTreeMap<TrialId, u32>,
-    readers: JoinSet<Result<(), CliError>>,
+    readers: JoinSet<Result<Removed, CliError>>,
+    removed: Removed,
     sender: mpsc::Sender<Vec<u8>>,
     texts: mpsc::Receiver<Vec<u8>>,
 }
@@ -121,7 +127,8 @@ impl Following {
     fn new(client: Client) -> Self {
         let (sender, texts) = mpsc::channel(PIECES_WAITING_MAX);
         let (queue, gangs) = (Queue::default(), BTreeMap::new());
-        Self { client, queue, gangs, readers: JoinSet::new(), sender, texts }
+        let (readers, removed) = (JoinSet::new(), Removed::default());
+        Self { client, queue, gangs, readers, removed, sender, texts }
     }
 
     /// The attempts that agents hold now, of this experiment.
@@ -188,10 +195,13 @@ impl Following {
 
     fn ended(
         &mut self,
-        ended: Result<Result<(), CliError>, tokio::task::JoinError>,
+        ended: Result<Result<Removed, CliError>, tokio::task::JoinError>,
     ) -> Result<(), CliError> {
         self.queue.ended();
-        ended.map_err(|error| CliError::internal("cannot read a log").because(error))?
+        let ended =
+            ended.map_err(|error| CliError::internal("cannot read a log").because(error))?;
+        self.removed.add(ended?);
+        Ok(())
     }
 }
 
@@ -199,13 +209,15 @@ async fn read(
     mut client: Client,
     key: AttemptKey,
     sender: mpsc::Sender<Vec<u8>>,
-) -> Result<(), CliError> {
+) -> Result<Removed, CliError> {
+    let mut removed = Removed::default();
     let mut lines = Lines::new(prefix(&key));
     let mut log = client.logs(&key, true).await?;
     while let Some(chunk) = log.message().await? {
+        removed.take(&chunk);
         let text = lines.take(&chunk.text);
         if !text.is_empty() && sender.send(text).await.is_err() {
-            return Ok(());
+            return Ok(removed);
         }
     }
     let rest = lines.end();
@@ -213,7 +225,7 @@ async fn read(
         // Nobody is left to read it when stdout is gone.
         let _gone = sender.send(rest).await;
     }
-    Ok(())
+    Ok(removed)
 }
 
 /// `3fa2c1d0 | `, with the rank of a gang's other members and the attempt from the second on:

@@ -5,3 +5,4 @@ pub(crate) mod attempt;
 pub(crate) mod experiment;
 mod lines;
 mod queue;
+mod removed;

@@ -68,7 +68,12 @@ impl Process {
     }
 
     fn coordinator(bench: &Bench) -> Self {
+        Self::coordinator_with(bench, &[])
+    }
+
+    fn coordinator_with(bench: &Bench, options: &[&str]) -> Self {
         let mut command = bench.command(&["coordinator", "--listen", "127.0.0.1:0"]);
+        command.args(options);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         bench.wait_for(".brine/address", |text| text.starts_with("http"));
         Self(child.expect("brine can be started"))
@@ -178,6 +183,35 @@ fn the_logs_of_an_experiment_are_followed_to_its_end() {
             assert_eq!(text.matches(&line).count(), 1, "{line}: {text}");
         }
     }
+}
+
+/// Six of these are more than the limit.
+const TALKATIVE: &str = "head -c 900000 /dev/zero | tr '\\0' x\n";
+
+#[test]
+fn logs_beyond_the_limit_go_and_whoever_asks_hears_why() {
+    let bench = bench(TALKATIVE);
+    bench.write("shell.yaml", &SWEEP.replace("[1, 2, 3]", "[1, 2, 3, 4, 5, 6]"));
+    let few = bench.brine(&["coordinator", "--log-limit", "1MiB"]).code(2);
+    assert!(few.stderr.contains("must be at least 4MiB"), "{}", few.stderr);
+    let _coordinator = Process::coordinator_with(&bench, &["--log-limit", "4MiB"]);
+    let _agent = Process::agent(&bench);
+    bench.brine(&["submit", "shell.yaml"]).code(0);
+    bench.brine(&["watch", "shell", "--output", "quiet"]).code(0);
+    let ids = trial_ids(&bench, "shell");
+    let removed = || {
+        let gone = |id: &&String| bench.path(&format!(".brine/logs/{id}/1.removed")).is_file();
+        ids.iter().filter(gone).collect::<Vec<_>>()
+    };
+    crate::bench::wait_until("a log is removed", || !removed().is_empty());
+    let log = bench.brine(&["logs", removed()[0]]).code(0);
+    let why = "removed to keep the coordinator's logs below 4.0 MiB";
+    assert_eq!(log.stdout, "");
+    assert!(log.stderr.contains(&format!("the log of attempt 1 was {why}")), "{}", log.stderr);
+    let all = bench.brine(&["logs", "shell"]).code(0);
+    assert!(all.stderr.contains(why), "{}", all.stderr);
+    let kept = ids.iter().find(|id| !removed().contains(id)).expect("the newest stays");
+    assert_eq!(bench.brine(&["logs", kept]).code(0).stdout.len(), 900_000);
 }
 
 #[test]

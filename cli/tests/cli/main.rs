@@ -5,6 +5,7 @@ mod asks;
 mod bench;
 mod files;
 mod fit;
+mod hangs;
 mod kill;
 mod offline;
 mod runs;

@@ -61,7 +61,7 @@ impl Service {
     }
 
     /// Reads from the core between two batches.
-    async fn ask<T: Send + 'static>(
+    pub(crate) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Core, Timestamp) -> T + Send + 'static,
     ) -> Result<T, Status> {

@@ -27,6 +27,7 @@ pub(crate) async fn look(service: &Service) -> Result<Seen, Status> {
             None => break,
         }
     }
+    seen.logs_bytes = service.logs.bytes();
     seen.watchers = service.live.receiver_count() as u64;
     let store = Arc::clone(&service.store);
     let bytes = tokio::task::spawn_blocking(move || store.disk_bytes()).await;

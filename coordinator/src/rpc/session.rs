@@ -334,16 +334,19 @@ impl Session {
             )));
         }
         let trial = TrialId::new(chunk.trial).map_err(bad("trial"))?;
-        // Only members of trials that this coordinator knows get a file.
-        let (id, rank) = (trial.clone(), chunk.rank);
-        let has_member = move |core: &Core, _| {
-            core.trial(&id).is_some_and(|trial| rank < trial.spec.placement.members.max(1))
+        // Only members of attempts that this coordinator has granted get a file.
+        let (id, rank, attempt) = (trial.clone(), chunk.rank, Attempt(chunk.attempt));
+        let was_granted = move |core: &Core, _| {
+            core.trial(&id).is_some_and(|trial| {
+                rank < trial.spec.placement.members.max(1)
+                    && (Attempt(1)..=trial.attempt).contains(&attempt)
+            })
         };
-        if !self.service.ask(has_member).await? {
+        if !self.service.ask(was_granted).await? {
             return Ok(());
         }
         let logs = self.service.logs.clone();
-        let key = AttemptKey { trial, attempt: Attempt(chunk.attempt), rank };
+        let key = AttemptKey { trial, attempt, rank };
         let write = move || logs.write(&key, chunk.offset, &chunk.text);
         tokio::task::spawn_blocking(write).await.map_err(|_| stopped())?.map_err(super::internal)
     }

@@ -2,6 +2,7 @@
 
 use super::{ANSWERS_MAX, Answers, Service, bad, internal};
 use crate::core::Core;
+use crate::logs::Piece;
 use crate::published::Published;
 use crate::store::READ_MAX;
 use proto::wire::watch_reply::Message as Watched;
@@ -232,17 +233,22 @@ pub(super) async fn logs(
             let live = goes_on && is_live(&service, &key).await.unwrap_or(false);
             let (logs, wanted) = (service.logs.clone(), key.clone());
             let read = move || logs.read(&wanted, offset, LOG_CHUNK_BYTES);
-            let text =
+            let piece =
                 tokio::task::spawn_blocking(read).await.map_err(internal)?.map_err(internal)?;
-            match text.len() {
-                0 if live => tokio::time::sleep(LOG_POLL).await,
-                0 => return Ok(()),
-                length => {
-                    let trial = key.trial.to_string();
-                    let attempt = key.attempt.0;
-                    let chunk = LogChunk { trial, attempt, offset, text, rank };
-                    send(&sender, chunk).await?;
-                    offset += length as u64;
+            let trial = key.trial.to_string();
+            let chunk = LogChunk { trial, attempt: key.attempt.0, rank, offset, ..<_>::default() };
+            match piece {
+                Piece::Text(text) if text.is_empty() && live => {
+                    tokio::time::sleep(LOG_POLL).await;
+                }
+                Piece::Text(text) if text.is_empty() => return Ok(()),
+                Piece::Text(text) => {
+                    offset += text.len() as u64;
+                    send(&sender, LogChunk { text, ..chunk }).await?;
+                }
+                Piece::Removed => {
+                    let removed_above_bytes = service.logs.limit();
+                    return send(&sender, LogChunk { removed_above_bytes, ..chunk }).await;
                 }
             }
         }

@@ -1,59 +1,20 @@
 //! Goal: over real sockets and a real journal, what was acknowledged is there, everybody sees the
 //! same facts in the same order, and only the bearer of the token and of the lease is heard.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
-use coordinator::{Options, Serving, StartError, start};
+use crate::support::{Agent, Client, PATIENCE, TOKEN, client, options};
+use coordinator::{Options, StartError, start};
 use proto::wire::agent_message::Message as FromAgent;
-use proto::wire::coordinator_client::CoordinatorClient;
-use proto::wire::coordinator_message::Message as ToAgent;
 use proto::wire::watch_reply::Message as Watched;
 use proto::wire::{
-    AgentMessage, Assignment, BlobChunk, BlobRequest, Ended, ExperimentRequest, Hello, InfoRequest,
-    MetricBatch, MetricPoint, MetricsRequest, Reply, Report, Series, SubmitRequest, WatchRequest,
+    BlobChunk, BlobRequest, ExperimentRequest, InfoRequest, MetricBatch, MetricPoint,
+    MetricsRequest, Series, SubmitRequest, WatchRequest,
 };
 use proto::{BlobId, Event, Inputs, Record};
 use std::collections::VecDeque;
-use std::path::Path;
-use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataValue;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Streaming};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-const RECIPE: &str = include_str!("../src/core/tests/sweep.yaml");
-/// Nothing here takes longer unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn options(folder: &Path) -> Options {
-    Options {
-        data_dir: folder.to_owned(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        token: TOKEN.to_owned(),
-        lease_ttl_ms: 2_000,
-        heartbeat_ms: 500,
-        metrics_listen: None,
-    }
-}
-
-type Client = CoordinatorClient<
-    InterceptedService<Channel, Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status>>>,
->;
-
-async fn client(serving: &Serving, token: &str) -> Client {
-    let endpoint = Channel::from_shared(format!("http://{}", serving.address())).unwrap();
-    let channel = endpoint.connect().await.unwrap();
-    let bearer: MetadataValue<_> = format!("Bearer {token}").parse().unwrap();
-    let show = move |mut request: Request<()>| {
-        request.metadata_mut().insert("authorization", bearer.clone());
-        Ok(request)
-    };
-    CoordinatorClient::new(InterceptedService::new(channel, Box::new(show)))
-}
-
+const RECIPE: &str = include_str!("../../src/core/tests/sweep.yaml");
 async fn submit(client: &mut Client) -> (String, bool) {
     let inputs_json = serde_json::to_string(&Inputs::default()).unwrap();
     let request = SubmitRequest {
@@ -64,62 +25,6 @@ async fn submit(client: &mut Client) -> (String, bool) {
     };
     let reply = client.submit(request).await.unwrap().into_inner();
     (reply.experiment, reply.existed)
-}
-
-/// An agent made by hand.
-struct Agent {
-    outgoing: mpsc::Sender<AgentMessage>,
-    incoming: Streaming<proto::wire::CoordinatorMessage>,
-    sequence: u64,
-}
-
-impl Agent {
-    async fn join(client: &mut Client, name: &str) -> Self {
-        let (outgoing, receiver) = mpsc::channel(16);
-        let hello = Hello {
-            format_version: proto::FORMAT_VERSION,
-            agent: name.to_owned(),
-            host: "here".to_owned(),
-            cpus: 1,
-            ..Hello::default()
-        };
-        outgoing.send(AgentMessage { message: Some(FromAgent::Hello(hello)) }).await.unwrap();
-        let incoming = client.session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
-        Self { outgoing, incoming, sequence: 0 }
-    }
-
-    async fn next(&mut self) -> ToAgent {
-        let message = tokio::time::timeout(PATIENCE, self.incoming.message()).await.unwrap();
-        message.unwrap().unwrap().message.unwrap()
-    }
-
-    async fn assignment(&mut self) -> Assignment {
-        loop {
-            if let ToAgent::Assignment(assignment) = self.next().await
-                && !assignment.leases.is_empty()
-            {
-                return assignment;
-            }
-        }
-    }
-
-    async fn say(&mut self, message: FromAgent) {
-        self.outgoing.send(AgentMessage { message: Some(message) }).await.unwrap();
-    }
-
-    async fn report_end(&mut self, trial: &str, attempt: u32) -> Reply {
-        self.sequence += 1;
-        let outcome_json =
-            r#"{"state":"completed","metrics":{"loss":0.5},"checkpoint":null}"#.to_owned();
-        let ended = vec![Ended { trial: trial.to_owned(), attempt, outcome_json, rank: 0 }];
-        let report = Report { sequence: self.sequence, ended, ..Report::default() };
-        self.say(FromAgent::Report(report)).await;
-        loop {
-            if let ToAgent::Reply(reply) = self.next().await {
-                return reply;
-            }
-        }
-    }
 }
 
 /// A watch, record by record.
@@ -181,7 +86,7 @@ async fn an_experiment_runs_and_is_remembered() {
     let stream = client.watch(request).await.unwrap().into_inner();
     let mut watch = Watch { stream, records: VecDeque::new() };
 
-    let mut agent = Agent::join(&mut client, "a").await;
+    let mut agent = Agent::say_hello(&mut client, Agent::hello("a", 1)).await.unwrap();
     let lease = agent.assignment().await.leases.remove(0);
     assert_eq!(lease.attempt, 1);
     let stale = agent.report_end(&lease.trial, 7).await;
@@ -217,7 +122,7 @@ async fn an_experiment_runs_and_is_remembered() {
     serving.shutdown().await.unwrap();
 
     let serving = start(options(folder.path())).await.unwrap();
-    let mut client = self::client(&serving, TOKEN).await;
+    let mut client = crate::support::client(&serving, TOKEN).await;
     let request = ExperimentRequest { experiment: experiment.clone(), first_trial: 0 };
     let reply = client.experiment(request).await.unwrap().into_inner();
     assert_eq!(reply.summary.unwrap().state, "complete");
@@ -232,7 +137,7 @@ async fn metrics_are_stored_and_read_back() {
     let serving = start(options(folder.path())).await.unwrap();
     let mut client = client(&serving, TOKEN).await;
     submit(&mut client).await;
-    let mut agent = Agent::join(&mut client, "a").await;
+    let mut agent = Agent::say_hello(&mut client, Agent::hello("a", 1)).await.unwrap();
     let lease = agent.assignment().await.leases.remove(0);
     let point = |step, value| MetricPoint {
         trial: lease.trial.clone(),
@@ -278,7 +183,7 @@ async fn metrics_without_a_place_are_said_in_the_answer() {
     let serving = start(options(folder.path())).await.unwrap();
     let mut client = client(&serving, TOKEN).await;
     submit(&mut client).await;
-    let mut agent = Agent::join(&mut client, "a").await;
+    let mut agent = Agent::say_hello(&mut client, Agent::hello("a", 1)).await.unwrap();
     let lease = agent.assignment().await.leases.remove(0);
     let point = |number: u32| MetricPoint {
         trial: lease.trial.clone(),
