@@ -101,7 +101,7 @@ fn variable_name(parameter: &str) -> String {
 pub(crate) fn refused_by_system(runner: &Runner, error: &io::Error) -> Refusal {
     let program = match runner {
         Runner::Command(spec) => spec.arguments.first().map_or("", String::as_str),
-        Runner::Train(_) | Runner::Noop => "",
+        Runner::Train(_) | Runner::Grpo(_) | Runner::Noop => "",
     };
     let reason = if error.kind() == io::ErrorKind::NotFound {
         "it is not there, or the program its first line names is not"

@@ -308,7 +308,7 @@ impl Driver {
                 let has_files = !spec.files.is_empty();
                 self.start_program(*lease, lease_until, has_files).map_err(|e| e.to_string())
             }
-            Runner::Train(_) => {
+            Runner::Train(_) | Runner::Grpo(_) => {
                 // Those that the coordinator did not want any more are never settled.
                 let held: BTreeSet<_> = self.core.held().into_iter().map(|(key, _)| key).collect();
                 self.trainings.retain(|key| held.contains(key));

@@ -199,9 +199,10 @@ async fn fetch(spec: &TrialSpec, blobs: &mpsc::Sender<Request>) -> Result<(), Su
 
 fn needed_blobs(spec: &TrialSpec) -> Vec<BlobRef> {
     match &spec.runner {
-        Runner::Train(train) => vec![train.data.text.clone()],
         Runner::Command(command) => command.files.values().cloned().collect(),
-        Runner::Noop => Vec::new(),
+        runner @ (Runner::Train(_) | Runner::Grpo(_) | Runner::Noop) => {
+            runner.data().cloned().into_iter().collect()
+        }
     }
 }
 

@@ -64,7 +64,12 @@ pub(crate) fn run() -> Result<(), TrialError> {
     std::thread::spawn(move || watch(&watched.0, &watched.1));
     records.write(&TrialRecord::Started);
     let end = match &order.spec.runner {
-        Runner::Train(spec) => train::run(spec, &order, &lifeline, &records),
+        Runner::Train(spec) => train::run(&order, &lifeline, &records, |setting, observer| {
+            trainer::train(spec, setting, &order.resume, observer)
+        }),
+        Runner::Grpo(spec) => train::run(&order, &lifeline, &records, |setting, observer| {
+            trainer::train_policy(spec, setting, &order.resume, observer)
+        }),
         Runner::Command(_) | Runner::Noop => {
             let message = "this process runs trainings only";
             TrialEnd::Outcome(Outcome::failed(FailureClass::Invalid, message))

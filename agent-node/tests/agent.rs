@@ -410,7 +410,9 @@ fn shell(script: &str) -> TrialSpec {
 fn command(spec: &mut TrialSpec) -> &mut CommandSpec {
     match &mut spec.runner {
         Runner::Command(command) => command,
-        Runner::Train(_) | Runner::Noop => unreachable!("these tests run commands"),
+        Runner::Train(_) | Runner::Grpo(_) | Runner::Noop => {
+            unreachable!("these tests run commands")
+        }
     }
 }
 

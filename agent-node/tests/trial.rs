@@ -12,11 +12,14 @@ use agent_core::TrialEnd;
 use agent_keeper::clock;
 use agent_keeper::order::{Control, TrialRecord};
 use keeper::KEEPER;
+use proto::grpo::{
+    Evaluation, POLICY_VOCABULARY, Policy, Problems, Supervised, Variant, VerifierKind,
+};
 use proto::train::NUMERICS_VERSION;
 use proto::{
-    AdamW, BlobId, BlobRef, CommandSpec, DataSpec, FailureClass, Mlp, ModelSpec, Norm, Optimizer,
-    Outcome, Packing, Positions, Resources, Retries, Runner, Schedule, TokenFormat, TrainSpec,
-    TrialSpec, Validation, Value,
+    AdamW, BlobId, BlobRef, CommandSpec, DataSpec, FailureClass, GrpoSpec, Mlp, ModelSpec, Norm,
+    Optimizer, Outcome, Packing, Positions, Resources, Retries, Runner, Schedule, TokenFormat,
+    TrainSpec, TrialSpec, Validation, Value,
 };
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -215,9 +218,21 @@ fn a_renewed_lease_goes_on() {
 #[test]
 fn a_training_that_was_killed_goes_on_to_the_same_bits() {
     let text: Vec<u8> = (0..20_000_u32).map(|index| (index * index % 251) as u8).collect();
-    let spec = training(&text);
-    let (_, undisturbed) = Trial::start_with(spec.clone(), HOUR_MS, &text, Vec::new()).finish();
-    let mut killed = Trial::start_with(spec.clone(), HOUR_MS, &text, Vec::new());
+    check_killed(training(&text), &text, "validation_loss");
+}
+
+#[test]
+fn a_policy_that_was_killed_goes_on_to_the_same_bits() {
+    let pairs: Vec<u8> = (0..40)
+        .flat_map(|n| format!("{{\"prompt\":\"{n}?\",\"completion\":\"{n}\"}}\n").into_bytes())
+        .collect();
+    check_killed(policy(&pairs), &pairs, "reward");
+}
+
+#[track_caller]
+fn check_killed(spec: TrialSpec, text: &[u8], metric: &str) {
+    let (_, undisturbed) = Trial::start_with(spec.clone(), HOUR_MS, text, Vec::new()).finish();
+    let mut killed = Trial::start_with(spec.clone(), HOUR_MS, text, Vec::new());
     let checkpoint = loop {
         match killed.next_record().expect("it ended before its first checkpoint") {
             TrialRecord::Checkpoint(checkpoint) => break checkpoint,
@@ -227,11 +242,11 @@ fn a_training_that_was_killed_goes_on_to_the_same_bits() {
     };
     killed.child.kill().unwrap();
     assert_eq!(killed.exit().signal(), Some(9));
-    let mut resumed = Trial::start_with(spec, HOUR_MS, &text, vec![checkpoint.clone()]);
+    let mut resumed = Trial::start_with(spec, HOUR_MS, text, vec![checkpoint.clone()]);
     let (points, end) = resumed.finish();
-    let first = points.iter().find(|(name, ..)| name == "loss").unwrap().1;
+    let first = points.iter().find(|(name, ..)| name == "loss").map_or(u64::MAX, |p| p.1);
     assert!(first >= checkpoint.step, "it began again at step {first}: {}", resumed.log());
-    assert_eq!(validation_loss_bits(end), validation_loss_bits(undisturbed));
+    assert_eq!(bits(end, metric), bits(undisturbed, metric));
 }
 
 #[test]
@@ -355,18 +370,53 @@ fn training(text: &[u8]) -> TrialSpec {
     TrialSpec { runner, checkpoint_every_ms: 1, ..shell("true") }
 }
 
+fn policy(pairs: &[u8]) -> TrialSpec {
+    let Runner::Train(train) = training(pairs).runner else { unreachable!("it is a training") };
+    let Optimizer::AdamW(optimizer) = train.optimizer else { unreachable!("it is AdamW") };
+    let grpo = GrpoSpec {
+        numerics: NUMERICS_VERSION,
+        model: ModelSpec { vocabulary: POLICY_VOCABULARY, ..train.model },
+        problems: Problems::Pairs { file: train.data.text, verifier: VerifierKind::Number },
+        held_out: 0.3,
+        completion_tokens_max: 3,
+        supervised: Supervised {
+            steps: 20,
+            batch: 8,
+            optimizer: optimizer.clone(),
+            warmup_steps: 0,
+        },
+        policy: Policy {
+            steps: 20,
+            prompts: 4,
+            rollouts: 4,
+            temperature: 1.0,
+            updates: 2,
+            variant: Variant::GrpoClip,
+            clip: 0.2,
+            kl: 0.1,
+            optimizer,
+            warmup_steps: 0,
+        },
+        evaluation: Evaluation { every_steps: 0, problems: 10 },
+    };
+    let runner = Runner::Grpo(Box::new(grpo));
+    TrialSpec { runner, checkpoint_every_ms: 1, ..shell("true") }
+}
+
 #[track_caller]
-fn validation_loss_bits(end: Option<TrialEnd>) -> u64 {
+fn bits(end: Option<TrialEnd>, metric: &str) -> u64 {
     let Some(TrialEnd::Outcome(Outcome::Completed { metrics, checkpoint })) = end else {
         panic!("{end:?}")
     };
     assert!(checkpoint.is_some(), "the trained model is kept");
-    metrics["validation_loss"].to_bits()
+    metrics[metric].to_bits()
 }
 
 fn command(spec: &mut TrialSpec) -> &mut CommandSpec {
     match &mut spec.runner {
         Runner::Command(command) => command,
-        Runner::Train(_) | Runner::Noop => unreachable!("these tests run commands"),
+        Runner::Train(_) | Runner::Grpo(_) | Runner::Noop => {
+            unreachable!("these tests run commands")
+        }
     }
 }

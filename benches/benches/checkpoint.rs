@@ -37,12 +37,12 @@ fn bench(criterion: &mut Criterion) {
             state: State::new(1, BlobId::from_hash(blake3::hash(b"text"))),
             parameters: bytes.clone(),
             moments: vec![bytes.clone(), bytes.clone()],
-            average: None,
+            second: None,
         };
         let all = 0..layout.entries().len();
         let moments = ["first_moment.", "second_moment."]
             .map(|prefix| MomentPlace { prefix, entries: all.clone() });
-        let contents = Contents { layout: &layout, moments: &moments, average: false };
+        let contents = Contents { layout: &layout, moments: &moments, second: None };
         let name = format!("{:.1}_MB", size as f64 / 1e6);
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(BenchmarkId::new("save", &name), |bencher| {

@@ -64,6 +64,19 @@ pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estim
                 seconds: Some(flops / rate),
             }
         }
+        Runner::Grpo(grpo) => {
+            let rollouts = grpo.policy.prompts.saturating_mul(grpo.policy.rollouts);
+            let batch = rollouts.max(grpo.supervised.batch);
+            Estimate {
+                parameters: Some(grpo.model.parameters()),
+                tokens: None,
+                steps: Some(grpo.steps()),
+                flops: Some(grpo.flops()),
+                memory_bytes: Some(memory_bytes(&grpo.model, batch)),
+                flops_per_second: rate,
+                seconds: Some(grpo.flops() / rate),
+            }
+        }
         Runner::Command(_) | Runner::Noop => Estimate {
             parameters: None,
             tokens: None,

@@ -7,13 +7,14 @@ use crate::inputs;
 use crate::output::{OutputMode, Printer};
 use crate::snapshot::{Snapshot, TrialState};
 use crate::table::{Align, Table};
-use proto::{Outcome, Runner};
+use proto::{Outcome, Runner, TrialSpec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use studies::report::{self, Alignment, Axis, Curve, LearningCurves, Provenance, Report, TrialRow};
+use studies::report::{
+    self, Alignment, Axis, CourseWanted, Curve, LearningCurves, Passed, Provenance, Report,
+    TrialRow,
+};
 
-/// The metric whose course the report shows.
-const CURVE_METRIC: &str = "loss";
 /// Trials with a curve; more lines than this are a grey area, not a figure.
 const CURVES_MAX: usize = 200;
 /// Points of a curve in the figure: one per pixel of its width is enough.
@@ -44,26 +45,30 @@ impl Findings {
         client: &mut Client,
         snapshot: &Snapshot,
     ) -> Result<(), CliError> {
-        let mut curves = Vec::new();
-        for trial in snapshot.trials.iter().take(CURVES_MAX) {
-            let Runner::Train(spec) = &trial.spec.runner else {
-                continue;
-            };
-            let per_step = f64::from(spec.batch) * f64::from(spec.model.sequence);
-            let shapes =
-                client.shapes(&trial.id, Some(0), Some(CURVE_METRIC), CURVE_POINTS_MAX).await?;
-            let points = shapes.series.iter().flat_map(|series| &series.points);
-            let points: Vec<[f64; 2]> =
-                points.map(|point| [(point.step as f64 + 1.0) * per_step, point.value]).collect();
-            if !points.is_empty() {
-                curves.push(Curve { trial: trial.id.clone(), points });
+        for wanted in &self.report.courses {
+            let mut curves = Vec::new();
+            for trial in snapshot.trials.iter().take(CURVES_MAX) {
+                let Some(place) = place_of(&trial.spec, wanted) else {
+                    continue;
+                };
+                let metric = Some(wanted.metric.as_str());
+                let shapes = client.shapes(&trial.id, Some(0), metric, CURVE_POINTS_MAX).await?;
+                let points = shapes.series.iter().flat_map(|series| &series.points);
+                let points: Vec<[f64; 2]> =
+                    points.map(|point| [place(point.step), point.value]).collect();
+                if !points.is_empty() {
+                    curves.push(Curve { trial: trial.id.clone(), points });
+                }
+            }
+            if !curves.is_empty() {
+                let x = match wanted.passed {
+                    Passed::Steps => Axis::linear("steps"),
+                    Passed::Tokens => Axis::log("training tokens"),
+                };
+                let y = Axis::linear(wanted.label.as_str());
+                self.provenance.curves.push(LearningCurves { x, y, curves });
             }
         }
-        self.provenance.curves = (!curves.is_empty()).then(|| LearningCurves {
-            x: Axis::log("training tokens"),
-            y: Axis::linear("training loss (nats per token)"),
-            curves,
-        });
         Ok(())
     }
 
@@ -120,6 +125,19 @@ impl Findings {
     }
 }
 
+/// Where a step of a trial stands on the axis of `wanted`; `None` for a trial without such an axis.
+fn place_of(spec: &TrialSpec, wanted: &CourseWanted) -> Option<impl Fn(u64) -> f64> {
+    // Tokens are those that an update has seen when its loss is known.
+    let (per_step, ahead) = match (&spec.runner, wanted.passed) {
+        (Runner::Train(train), Passed::Tokens) => {
+            (f64::from(train.batch) * f64::from(train.model.sequence), 1.0)
+        }
+        (Runner::Train(_) | Runner::Grpo(_), Passed::Steps) => (1.0, 0.0),
+        (Runner::Grpo(_), Passed::Tokens) | (Runner::Command(_) | Runner::Noop, _) => return None,
+    };
+    Some(move |step: u64| (step as f64 + ahead) * per_step)
+}
+
 /// A study's table as a terminal shows it.
 pub(crate) fn drawn(table: &report::Table) -> Table {
     let titles: Vec<(String, Align)> = table
@@ -159,7 +177,7 @@ fn provenance(snapshot: &Snapshot) -> Provenance {
         created_at: jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S %:z").to_string(),
         facts: facts.into_iter().map(|(name, hash)| (format!("input {name}"), hash)).collect(),
         trials: snapshot.trials.iter().map(trial_row).collect(),
-        curves: None,
+        curves: Vec::new(),
     }
 }
 
@@ -189,13 +207,10 @@ fn trial_row(trial: &TrialState) -> TrialRow {
         seed: trial.spec.seed,
         agent: trial.agent.clone(),
         checkpoint,
-        data_hash: match &trial.spec.runner {
-            Runner::Train(spec) => Some(spec.data.text.blob.clone()),
-            Runner::Command(_) | Runner::Noop => None,
-        },
-        code_version: match &trial.spec.runner {
-            Runner::Train(spec) => format!("{}, arithmetic {}", ran_by, spec.numerics),
-            Runner::Command(_) | Runner::Noop => ran_by,
+        data_hash: trial.spec.runner.data().map(|data| data.blob.clone()),
+        code_version: match trial.spec.runner.numerics() {
+            Some(numerics) => format!("{ran_by}, arithmetic {numerics}"),
+            None => ran_by,
         },
         message,
     }

@@ -3,6 +3,7 @@
 //! * [`ids`]: names of experiments, trials, attempts, agents and blobs.
 //! * [`spec`]: what a trial is ([`TrialSpec`]): runner, resources, seed, parameters.
 //! * [`train`]: what the `train` runner trains ([`TrainSpec`]).
+//! * [`grpo`]: what the `grpo` runner trains ([`GrpoSpec`]).
 //! * [`optimizer`]: how it moves the weights ([`Optimizer`], [`Schedule`]).
 //! * [`outcome`]: how a trial ended ([`Outcome`]) and what it saved ([`Checkpoint`]).
 //! * [`notice`]: what an agent noticed about a training ([`Notice`]).
@@ -13,6 +14,7 @@
 //! No logic lives here beyond validation and identity, and nothing does I/O.
 
 pub mod event;
+pub mod grpo;
 pub mod ids;
 pub mod notice;
 pub mod number;
@@ -24,6 +26,7 @@ pub mod train;
 pub mod wire;
 
 pub use event::{Event, ExperimentState, Member, Record};
+pub use grpo::GrpoSpec;
 pub use ids::{AgentId, Attempt, AttemptKey, BlobId, ExperimentId, IdError, Timestamp, TrialId};
 pub use notice::{Notice, NoticeKind};
 pub use optimizer::{AdamW, DecayShape, Lion, Muon, MuonScale, Optimizer, Rest, Schedule, Sgd};

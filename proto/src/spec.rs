@@ -1,5 +1,6 @@
 //! What a trial is: one unit of work, known by its content.
 
+use crate::grpo::{GrpoSpec, Problems};
 use crate::ids::{BlobId, TrialId};
 use crate::train::TrainSpec;
 use serde::{Deserialize, Serialize};
@@ -73,7 +74,7 @@ impl TrialSpec {
 
     /// When it counts as hung, whether its recipe says so or not.
     pub fn hang_policy(&self) -> Hang {
-        self.hang.unwrap_or_else(|| Hang::of(matches!(self.runner, Runner::Train(_))))
+        self.hang.unwrap_or_else(|| Hang::of(self.runner.is_training()))
     }
 
     /// Everything that would do, the best first.
@@ -85,6 +86,7 @@ impl TrialSpec {
     pub fn flops(&self) -> f64 {
         match &self.runner {
             Runner::Train(train) => train.model.training_flops(train.tokens()),
+            Runner::Grpo(grpo) => grpo.flops(),
             Runner::Command(_) | Runner::Noop => 0.0,
         }
     }
@@ -138,10 +140,43 @@ impl Default for Placement {
 pub enum Runner {
     /// Trains a language model with Brine's own trainer.
     Train(Box<TrainSpec>),
+    /// Trains a policy on problems with Brine's own trainer.
+    Grpo(Box<GrpoSpec>),
     /// Runs any program.
     Command(CommandSpec),
     /// Completes at once inside the agent, without a process. Measures Brine itself.
     Noop,
+}
+
+impl Runner {
+    /// What it learns from, when that is a file: a text or pairs.
+    pub fn data(&self) -> Option<&BlobRef> {
+        match self {
+            Self::Train(train) => Some(&train.data.text),
+            Self::Grpo(grpo) => match &grpo.problems {
+                Problems::Pairs { file, .. } => Some(file),
+                Problems::Addition { .. } => None,
+            },
+            Self::Command(_) | Self::Noop => None,
+        }
+    }
+
+    /// Version of the trainer's arithmetic that it was planned for.
+    pub fn numerics(&self) -> Option<u32> {
+        match self {
+            Self::Train(train) => Some(train.numerics),
+            Self::Grpo(grpo) => Some(grpo.numerics),
+            Self::Command(_) | Self::Noop => None,
+        }
+    }
+
+    /// Whether it is Brine's own trainer, in a process of its own, with checkpoints.
+    pub fn is_training(&self) -> bool {
+        match self {
+            Self::Train(_) | Self::Grpo(_) => true,
+            Self::Command(_) | Self::Noop => false,
+        }
+    }
 }
 
 /// A program to run. It finds its seed, parameters, devices and folders in `BRINE_*` variables.

@@ -125,6 +125,7 @@ fn report(cells: &[Sample]) -> Report {
             "The minimum of budget 1e12 lies near the edge of its grid.".into(),
         ],
         curve_parameter: Some("flop_budget".into()),
+        courses: Vec::new(),
     }
 }
 
@@ -376,11 +377,11 @@ fn provenance(cells: &[Sample]) -> Result<Provenance, Box<dyn Error>> {
         created_at: "2026-03-02 14:05 UTC".into(),
         facts: vec![("Coordinator".into(), "embedded, 127.0.0.1".into())],
         trials: cells.iter().enumerate().map(row).collect::<Result<_, _>>()?,
-        curves: Some(LearningCurves {
+        curves: vec![LearningCurves {
             x: Axis::log("tokens").numbers(Numbers::Count),
             y: Axis::linear("training loss (nats per token)"),
             curves: cells.iter().map(learning_curve).collect(),
-        }),
+        }],
     })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::TrainError;
 use proto::train::NUMERICS_VERSION;
-use proto::{AdamW, Lion, Optimizer, Packing, Positions, Rest, TokenFormat, TrainSpec};
+use proto::{AdamW, Lion, ModelSpec, Optimizer, Packing, Positions, Rest, TokenFormat, TrainSpec};
 use std::fmt::Display;
 use std::ops::{Bound, RangeBounds};
 
@@ -22,10 +22,8 @@ const POSITIVE: Open = Open(0.0, f64::INFINITY);
 /// # Errors
 /// [`TrainError::Numerics`] or [`TrainError::Spec`] for the first that is wrong.
 pub(crate) fn check(spec: &TrainSpec) -> Result<(), TrainError> {
-    if spec.numerics != NUMERICS_VERSION {
-        return Err(TrainError::Numerics { planned: spec.numerics, ours: NUMERICS_VERSION });
-    }
-    check_shape(spec)?;
+    numerics(spec.numerics)?;
+    check_shape(&spec.model)?;
     within("batch", spec.batch, 1..=BATCH_MAX)?;
     within("steps", spec.steps, 1..=STEPS_MAX)?;
     within("data.held_out", spec.data.held_out, Open(0.0, 1.0))?;
@@ -47,6 +45,14 @@ pub(crate) fn check(spec: &TrainSpec) -> Result<(), TrainError> {
     let left = 1.0 - spec.schedule.warmup + f64::EPSILON;
     within("schedule.decay", spec.schedule.decay, 0.0..=left)?;
     within("schedule.decay_to", spec.schedule.decay_to, 0.0..=1.0)
+}
+
+/// Whether a trial was planned for this trainer's arithmetic.
+pub(crate) fn numerics(planned: u32) -> Result<(), TrainError> {
+    if planned == NUMERICS_VERSION {
+        return Ok(());
+    }
+    Err(TrainError::Numerics { planned, ours: NUMERICS_VERSION })
 }
 
 fn check_optimizer(optimizer: &Optimizer) -> Result<(), TrainError> {
@@ -76,7 +82,7 @@ fn check_optimizer(optimizer: &Optimizer) -> Result<(), TrainError> {
     }
 }
 
-fn check_adamw(config: &AdamW) -> Result<(), TrainError> {
+pub(crate) fn check_adamw(config: &AdamW) -> Result<(), TrainError> {
     within("optimizer.learning_rate", config.learning_rate, POSITIVE)?;
     within("optimizer.beta1", config.beta1, 0.0..1.0)?;
     within("optimizer.beta2", config.beta2, 0.0..1.0)?;
@@ -91,8 +97,7 @@ fn check_lion(config: &Lion) -> Result<(), TrainError> {
     within("optimizer.weight_decay", config.weight_decay, 0.0..f64::INFINITY)
 }
 
-fn check_shape(spec: &TrainSpec) -> Result<(), TrainError> {
-    let model = &spec.model;
+pub(crate) fn check_shape(model: &ModelSpec) -> Result<(), TrainError> {
     within("model.vocabulary", model.vocabulary, 1..=VOCABULARY_MAX)?;
     within("model.sequence", model.sequence, 1..=SEQUENCE_MAX)?;
     within("model.width", model.width, 1..=WIDTH_MAX)?;

@@ -1,7 +1,7 @@
 //! States of a training on disk.
 //!
 //! A checkpoint is one folder, `step-00000120-attempt-2`, with these files: the weights, the
-//! optimiser's moments, the running mean of the weights where the trial keeps one (all safetensors,
+//! optimiser's moments, a second set of weights where the trial keeps one (all safetensors,
 //! float32) and `state.json`. It is written under another
 //! name, flushed file by file, and renamed when it is complete, so a folder with a checkpoint's
 //! name is never half written and never written twice. What makes it count is the caller's record
@@ -11,7 +11,7 @@ use crate::parameters::{Entry, Layout, VALUE_BYTES};
 use proto::{AgentId, Attempt, BlobId, Checkpoint, CheckpointFile, FailureClass};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
@@ -21,7 +21,6 @@ use std::thread;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const AVERAGE: &str = "average.safetensors";
 const STATE: &str = "state.json";
 
 /// Version of the files in a checkpoint.
@@ -44,8 +43,26 @@ pub struct Snapshot {
     pub parameters: Vec<u8>,
     /// The optimiser's moments, in its order.
     pub moments: Vec<Vec<u8>>,
-    /// Bytes of the running mean of the weights, like the parameters.
-    pub average: Option<Vec<u8>>,
+    /// Bytes of the second set of weights, like the parameters.
+    pub second: Option<Vec<u8>>,
+}
+
+/// A second set of weights beside the trained ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Second {
+    /// Their running mean.
+    Average,
+    /// The policy that the trained one must not leave too far.
+    Reference,
+}
+
+impl Second {
+    fn file(self) -> &'static str {
+        match self {
+            Self::Average => "average.safetensors",
+            Self::Reference => "reference.safetensors",
+        }
+    }
 }
 
 /// What the tensors of a [`Snapshot`] are.
@@ -55,8 +72,8 @@ pub struct Contents<'a> {
     pub layout: &'a Layout,
     /// Name and tensors of each moment, in the optimiser's order.
     pub moments: &'a [MomentPlace],
-    /// Whether there is a running mean of the weights.
-    pub average: bool,
+    /// Which second set of weights there is.
+    pub second: Option<Second>,
 }
 
 /// One moment of neighbouring tensors.
@@ -83,12 +100,23 @@ pub struct State {
     pub recent_losses: VecDeque<f64>,
     /// Seconds spent in the updates so far, over all attempts that led here.
     pub seconds: f64,
+    /// Finite numbers that the end reports, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measured: BTreeMap<String, f64>,
 }
 
 impl State {
     /// The state before the first update.
     pub fn new(seed: u64, data: BlobId) -> Self {
-        Self { format: FORMAT, step: 0, seed, data, recent_losses: VecDeque::new(), seconds: 0.0 }
+        Self {
+            format: FORMAT,
+            step: 0,
+            seed,
+            data,
+            recent_losses: VecDeque::new(),
+            seconds: 0.0,
+            measured: BTreeMap::new(),
+        }
     }
 
     fn to_json(&self) -> Vec<u8> {
@@ -236,8 +264,8 @@ pub fn save(
         (MODEL, encode(MODEL, &[("", all, &snapshot.parameters)])?),
         (OPTIMIZER, encode(OPTIMIZER, &moments)?),
     ];
-    if let Some(average) = &snapshot.average {
-        files.push((AVERAGE, encode(AVERAGE, &[("", all, average)])?));
+    if let (Some(second), Some(values)) = (contents.second, &snapshot.second) {
+        files.push((second.file(), encode(second.file(), &[("", all, values)])?));
     }
     files.push((STATE, snapshot.state.to_json()));
     let step = snapshot.state.step;
@@ -368,17 +396,22 @@ pub fn first_intact(
 /// [`CheckpointError::Damaged`] when a file is not the recorded one; others when it is, but does
 /// not fit the model or its optimiser.
 pub fn load(checkpoint: &Checkpoint, contents: &Contents<'_>) -> Result<Snapshot, CheckpointError> {
-    // A checkpoint without a mean is of a trial that keeps none, not a damaged one.
-    let has_average = checkpoint.files.iter().any(|file| file.name == AVERAGE);
-    if has_average != contents.average {
-        let words = |average| if average { "kept" } else { "not kept" }.to_owned();
-        let (found, wanted) = (words(has_average), words(contents.average));
-        return Err(CheckpointError::OtherTrial { field: "mean of the weights", found, wanted });
+    // A checkpoint without a second set is of a trial that keeps none, not a damaged one.
+    for (second, field) in
+        [(Second::Average, "mean of the weights"), (Second::Reference, "reference policy")]
+    {
+        let has = checkpoint.files.iter().any(|file| file.name == second.file());
+        let wants = contents.second == Some(second);
+        if has != wants {
+            let words = |is_kept| if is_kept { "kept" } else { "not kept" }.to_owned();
+            let (found, wanted) = (words(has), words(wants));
+            return Err(CheckpointError::OtherTrial { field, found, wanted });
+        }
     }
     let [model, optimizer, state] =
         [MODEL, OPTIMIZER, STATE].map(|file| verified(checkpoint, file));
     let (model, optimizer, state) = (model?, optimizer?, state?);
-    let average = contents.average.then(|| verified(checkpoint, AVERAGE)).transpose()?;
+    let second = contents.second.map(|second| verified(checkpoint, second.file())).transpose()?;
     let path = |file: &str| Path::new(&checkpoint.folder).join(file);
     let state = decode_state(&path(STATE), &state)?;
     if state.step != checkpoint.step {
@@ -392,12 +425,13 @@ pub fn load(checkpoint: &Checkpoint, contents: &Contents<'_>) -> Result<Snapshot
     let moments = contents.moments.iter().map(|place| {
         decode(&path(OPTIMIZER), &optimizer, &all[place.entries.clone()], place.prefix)
     });
-    let average = average.map(|content| decode(&path(AVERAGE), &content, all, ""));
+    let second = contents.second.zip(second);
+    let second = second.map(|(second, content)| decode(&path(second.file()), &content, all, ""));
     Ok(Snapshot {
         state,
         parameters: decode(&path(MODEL), &model, all, "")?,
         moments: moments.collect::<Result<_, _>>()?,
-        average: average.transpose()?,
+        second: second.transpose()?,
     })
 }
 

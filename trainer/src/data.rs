@@ -23,13 +23,13 @@ pub use tokenizer::{Bytes, Tokenizer};
 use crate::permutation::Permutation;
 use memmap2::Mmap;
 use packing::Windowing;
-use proto::{BlobId, DataSpec, Packing, TokenFormat};
+use proto::{BlobId, BlobRef, DataSpec, Packing, TokenFormat};
 use source::Source;
 use std::fs::File;
 use std::path::Path;
 
 /// Target of a token that is not scored; libtorch's mark for it.
-const NOT_SCORED: i64 = -100;
+pub(crate) const NOT_SCORED: i64 = -100;
 
 /// A text, opened for one training.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Text {
         sequence: u32,
         seed: u64,
     ) -> Result<Self, DataError> {
-        let map = map(path, spec)?;
+        let map = map(path, &spec.text)?;
         let (source, ends) = match spec.format {
             TokenFormat::Bytes => (Source::Bytes(map), Vec::new()),
             TokenFormat::U16 => (Source::bare(map, path)?, Vec::new()),
@@ -185,11 +185,13 @@ impl Text {
     }
 }
 
-fn map(path: &Path, spec: &DataSpec) -> Result<Mmap, DataError> {
+/// The content of the file at `path`, which is known to be `text`. It must not change while it is
+/// mapped.
+pub(crate) fn map(path: &Path, text: &BlobRef) -> Result<Mmap, DataError> {
     let read = |source| DataError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(read)?;
     let found = file.metadata().map_err(read)?.len();
-    let wanted = spec.text.bytes;
+    let wanted = text.bytes;
     if found != wanted {
         let path = path.to_owned();
         return Err(DataError::Length { path, found, wanted });
@@ -199,9 +201,9 @@ fn map(path: &Path, spec: &DataSpec) -> Result<Mmap, DataError> {
     #[expect(unsafe_code, reason = "a memory map has no safe constructor")]
     let map = unsafe { Mmap::map(&file) }.map_err(read)?;
     let found = BlobId::from_hash(blake3::hash(&map));
-    if found != spec.text.blob {
+    if found != text.blob {
         let path = path.to_owned();
-        let wanted = spec.text.blob.clone();
+        let wanted = text.blob.clone();
         return Err(DataError::Hash { path, found, wanted });
     }
     Ok(map)

@@ -3,7 +3,8 @@
 use crate::checkpoint::CheckpointError;
 use crate::data::DataError;
 use crate::device::DeviceError;
-use proto::{FailureClass, TrainSpec};
+use crate::generate::GenerateError;
+use proto::{FailureClass, GrpoSpec, ModelSpec, TrainSpec};
 use tch::TchError;
 
 /// Why a training did not run to its end.
@@ -57,6 +58,14 @@ pub enum TrainError {
         /// S.
         sequence: u32,
     },
+    /// A policy can not write.
+    #[error("cannot write completions {doing}")]
+    Generate {
+        /// What for.
+        doing: String,
+        /// Why not.
+        source: GenerateError,
+    },
     /// libtorch refused.
     #[error("libtorch failed {doing}")]
     Torch {
@@ -78,29 +87,57 @@ impl TrainError {
             Self::Data(error) => error.class(),
             Self::Checkpoint(error) => error.class(),
             Self::Device(_) => FailureClass::Infrastructure,
-            Self::OutOfMemory { .. } | Self::Torch { .. } => FailureClass::Trial,
+            Self::OutOfMemory { .. } | Self::Generate { .. } | Self::Torch { .. } => {
+                FailureClass::Trial
+            }
         }
     }
 
-    pub(crate) fn out_of_memory(spec: &TrainSpec, doing: impl Into<String>) -> Self {
-        let parameters = spec.model.parameters();
+    pub(crate) fn out_of_memory<'a>(load: impl Into<Load<'a>>, doing: impl Into<String>) -> Self {
+        let Load { model, batch } = load.into();
+        let parameters = model.parameters();
         Self::OutOfMemory {
             doing: doing.into(),
             parameters,
             state_bytes: parameters * STATE_BYTES_PER_PARAMETER,
-            batch: spec.batch,
-            sequence: spec.model.sequence,
+            batch,
+            sequence: model.sequence,
         }
     }
 
     /// An error of libtorch while `doing`; says so with numbers when memory ran out, which
     /// libtorch tells only in its text.
-    pub(crate) fn torch(spec: &TrainSpec, doing: impl Into<String>, source: TchError) -> Self {
+    pub(crate) fn torch<'a>(
+        load: impl Into<Load<'a>>,
+        doing: impl Into<String>,
+        source: TchError,
+    ) -> Self {
         let text = source.to_string();
         let memory = ["out of memory", "can't allocate memory", "not enough memory"];
         if memory.iter().any(|words| text.contains(words)) {
-            return Self::out_of_memory(spec, doing);
+            return Self::out_of_memory(load, doing);
         }
         Self::Torch { doing: doing.into(), source }
+    }
+}
+
+/// What fills the memory of a training.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load<'a> {
+    model: &'a ModelSpec,
+    /// Sequences per update.
+    batch: u32,
+}
+
+impl<'a> From<&'a TrainSpec> for Load<'a> {
+    fn from(spec: &'a TrainSpec) -> Self {
+        Self { model: &spec.model, batch: spec.batch }
+    }
+}
+
+impl<'a> From<&'a GrpoSpec> for Load<'a> {
+    fn from(spec: &'a GrpoSpec) -> Self {
+        let rollouts = spec.policy.prompts.saturating_mul(spec.policy.rollouts);
+        Self { model: &spec.model, batch: rollouts.max(spec.supervised.batch) }
     }
 }

@@ -7,7 +7,7 @@ use crate::model::Model;
 use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters};
 use proto::TrainSpec;
-use tch::{Device, Kind, Reduction, TchError, Tensor, no_grad};
+use tch::{Device, Reduction, TchError, Tensor, no_grad};
 
 /// A model, its optimiser, and the specification of both.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl<'a> Learner<'a> {
         let restore = || {
             let mut learner = Self::build(spec, layout, &snapshot.parameters, device)?;
             learner.optimizer.set_moments(&snapshot.moments)?;
-            if let (Some(average), Some(values)) = (&mut learner.average, &snapshot.average) {
+            if let (Some(average), Some(values)) = (&mut learner.average, &snapshot.second) {
                 let layout = learner.parameters.layout().clone();
                 *average = Average::new(spec, average.decay, layout, values, device)?;
             }
@@ -188,18 +188,14 @@ impl<'a> Learner<'a> {
 
     /// Everything that the rest of the training depends on, on the host.
     pub(crate) fn snapshot(&self, state: &State) -> Result<Snapshot, TrainError> {
-        let copy = |tensor: &Tensor| -> tch::Result<Vec<u8>> {
-            let mut bytes = vec![0; tensor.numel() * Kind::Float.elt_size_in_bytes()];
-            tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-            Ok(bytes)
-        };
+        let copy = crate::parameters::bytes;
         let snapshot = || {
-            let average = self.average.as_ref().map(|average| copy(average.parameters.flat()));
+            let second = self.average.as_ref().map(|average| copy(average.parameters.flat()));
             Ok::<_, TchError>(Snapshot {
                 state: state.clone(),
                 parameters: copy(self.parameters.flat())?,
                 moments: self.optimizer.moments().map(copy).collect::<tch::Result<_>>()?,
-                average: average.transpose()?,
+                second: second.transpose()?,
             })
         };
         snapshot().map_err(|source| TrainError::torch(self.spec, "copying the state", source))

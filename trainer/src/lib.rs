@@ -2,6 +2,8 @@
 //! the network.
 //!
 //! * [`train()`]: one training from a [`proto::TrainSpec`], resumable to the same bits.
+//! * [`train_policy`]: likewise a policy from a [`proto::GrpoSpec`]; [`grpo`]: its losses and
+//!   verifiers.
 //! * [`model`]: the decoder-only transformer; [`parameters`]: its values in one flat tensor.
 //! * [`hf`]: folders of Hugging Face; [`tokenizer`]: their `tokenizer.json`.
 //! * [`generate`](mod@generate): what a model writes.
@@ -22,6 +24,7 @@ pub mod data;
 pub mod device;
 mod error;
 pub mod generate;
+pub mod grpo;
 pub mod hf;
 mod learner;
 mod log;
@@ -36,4 +39,5 @@ mod writer;
 
 pub use device::{Device, Environment, environment};
 pub use error::TrainError;
+pub use grpo::train_policy;
 pub use train::{End, Observer, Setting, train};

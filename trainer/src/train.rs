@@ -1,7 +1,7 @@
 //! The training loop, on one page, and what it tells its caller.
 
 use crate::check::{check, within};
-use crate::checkpoint::{self, CheckpointError, Contents, Snapshot, State};
+use crate::checkpoint::{self, CheckpointError, Contents, Second, State};
 use crate::data::{Bytes, Text, Windows, batches};
 use crate::device::{self, Device, THREADS_MAX};
 use crate::error::TrainError;
@@ -11,7 +11,7 @@ use crate::optimizer::moment_places;
 use crate::parameters::Layout;
 use crate::schedule::rate_share;
 use crate::writer::Writer;
-use proto::{AgentId, Attempt, Checkpoint, TokenFormat, TrainSpec};
+use proto::{AgentId, Attempt, BlobId, Checkpoint, TokenFormat, TrainSpec};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 use std::path::Path;
@@ -29,7 +29,8 @@ pub struct Setting<'a> {
     /// Threads of libtorch on the processor, at least 1. Another number of threads sums in another
     /// order, so the same bits need the same number.
     pub threads: u32,
-    /// The text. Must not change while the training reads it.
+    /// The text, or the pairs of a policy that learns from some. Must not change while the training
+    /// reads it.
     pub data: &'a Path,
     /// Folder of this attempt's checkpoints; it exists.
     pub checkpoints: &'a Path,
@@ -104,7 +105,8 @@ pub fn train(
     let text = Text::open(setting.data, &spec.data, &Bytes, vocabulary, sequence, setting.seed)?;
     let layout = Layout::of(&spec.model);
     let moments = moment_places(&spec.optimizer, &layout);
-    let contents = Contents { layout: &layout, moments: &moments, average: spec.ema.is_some() };
+    let second = spec.ema.map(|_| Second::Average);
+    let contents = Contents { layout: &layout, moments: &moments, second };
     let (learner, state) = start(spec, setting, device, (resume, &contents), observer)?;
     let log = Log::new(spec, device);
     thread::scope(|scope| {
@@ -206,28 +208,24 @@ fn start<'a>(
         let learner = Learner::new(spec, layout, setting.seed, device)?;
         return Ok((learner, State::new(setting.seed, spec.data.text.blob.clone())));
     };
-    check_belongs(spec, setting, &snapshot)?;
+    check_belongs(&snapshot.state, setting, &spec.data.text.blob, spec.steps)?;
     let learner = Learner::restored(spec, layout, &snapshot, device)?;
     observer.note(&format!("resumed from the checkpoint at step {}", snapshot.state.step));
     Ok((learner, snapshot.state))
 }
 
-fn check_belongs(
-    spec: &TrainSpec,
+/// Whether a state is of the training of `steps` updates on `data`.
+pub(crate) fn check_belongs(
+    state: &State,
     setting: &Setting<'_>,
-    snapshot: &Snapshot,
+    data: &BlobId,
+    steps: u64,
 ) -> Result<(), CheckpointError> {
-    let state = &snapshot.state;
-    let steps = format!("at most {}", spec.steps);
+    let limit = format!("at most {steps}");
     let facts = [
         ("seed", state.seed == setting.seed, state.seed.to_string(), setting.seed.to_string()),
-        (
-            "data",
-            state.data == spec.data.text.blob,
-            state.data.to_string(),
-            spec.data.text.blob.to_string(),
-        ),
-        ("step", state.step <= spec.steps, state.step.to_string(), steps),
+        ("data", state.data == *data, state.data.to_string(), data.to_string()),
+        ("step", state.step <= steps, state.step.to_string(), limit),
     ];
     match facts.into_iter().find(|(_, fits, ..)| !fits) {
         None => Ok(()),

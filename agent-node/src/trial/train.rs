@@ -1,4 +1,4 @@
-//! The runner `train`: Brine's own trainer, in this process.
+//! The runners `train` and `grpo`: Brine's own trainer, in this process.
 
 use super::{Lifeline, Records, chain};
 use agent_core::TrialEnd;
@@ -6,20 +6,23 @@ use agent_keeper::environment;
 use agent_keeper::log::Log;
 use agent_keeper::order::{Order, TrialRecord};
 use agent_keeper::stop::StopCause;
-use proto::{Checkpoint, Outcome, TrainSpec};
+use proto::{Checkpoint, Outcome};
 use std::cell::Cell;
 use std::time::Duration;
-use trainer::{Device, End, Observer, Setting};
+use trainer::{Device, End, Observer, Setting, TrainError};
 
-/// Trains to the end.
+/// Trains to the end, by `train`.
 pub(crate) fn run(
-    spec: &TrainSpec,
     order: &Order,
     lifeline: &Lifeline,
     records: &Records,
+    train: impl FnOnce(&Setting<'_>, &mut dyn Observer) -> Result<End, TrainError>,
 ) -> TrialEnd {
     let log = Log::new(&order.folders.attempt);
-    let data = order.folders.blobs.join(spec.data.text.blob.as_str());
+    // Without a file there is nothing to read in that folder.
+    let blobs = &order.folders.blobs;
+    let file = order.spec.runner.data();
+    let data = file.map_or_else(|| blobs.clone(), |file| blobs.join(file.blob.as_str()));
     let setting = Setting {
         seed: order.spec.seed,
         // The supervisor lets this process see only the leased GPUs, so the first is the right one.
@@ -32,7 +35,7 @@ pub(crate) fn run(
         agent: &order.agent,
     };
     let mut observer = Watched { lifeline, records, log, cause: Cell::new(None) };
-    match trainer::train(spec, &setting, &order.resume, &mut observer) {
+    match train(&setting, &mut observer) {
         Ok(End::Completed { metrics, checkpoint }) => {
             TrialEnd::Outcome(Outcome::Completed { metrics, checkpoint })
         }

@@ -7,7 +7,7 @@ use agent_core::TrialEnd;
 use agent_keeper::clock;
 use agent_keeper::order::{Control, Folders, Order, TrialRecord};
 use agent_keeper::say::{Ask, Say};
-use proto::{AgentId, Attempt, AttemptKey, Checkpoint, Devices, Runner, TrialSpec};
+use proto::{AgentId, Attempt, AttemptKey, Checkpoint, Devices, TrialSpec};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -47,7 +47,7 @@ impl Trial {
             std::fs::create_dir_all(&path).unwrap();
             path
         };
-        let is_training = matches!(spec.runner, Runner::Train(_));
+        let is_training = spec.runner.is_training();
         let folders = Folders {
             blobs: make("blobs"),
             attempt: if is_training { make("attempt") } else { folder.path().join("attempt") },
@@ -87,7 +87,7 @@ impl Trial {
     }
 
     fn is_training(&self) -> bool {
-        matches!(self.order.spec.runner, Runner::Train(_))
+        self.order.spec.runner.is_training()
     }
 
     fn write(&mut self, line: &impl Serialize) {

@@ -368,6 +368,7 @@ impl Trial {
                 Some(u64::from(train.batch) * u64::from(train.model.sequence)),
                 train.model.training_flops(train.tokens()),
             ),
+            Runner::Grpo(grpo) => (Some(grpo.steps()), None, grpo.flops()),
             Runner::Command(_) | Runner::Noop => (None, None, 1.0),
         };
         Self { number, label: label(spec), steps, phase: Phase::Waiting, tokens_per_step, work }

@@ -7,7 +7,7 @@ use super::history::{BITS, BUDGET, State, Training};
 use super::planner::IsoflopStudy;
 use super::spec::IsoflopSpec;
 use crate::fit::{Estimate, Method, Prediction};
-use crate::report::{Cell, Column, Report, Section, Table};
+use crate::report::{Cell, Column, CourseWanted, Passed, Report, Section, Table};
 use proto::{Outcome, Runner, TokenFormat};
 
 /// Builds the report of the trials so far.
@@ -40,6 +40,7 @@ pub(super) fn build(study: &IsoflopStudy, trainings: &[Training<'_>]) -> Report 
         sections,
         notes: findings.notes,
         curve_parameter: Some(BUDGET.to_owned()),
+        courses: vec![CourseWanted::new("loss", "training loss (nats per token)", Passed::Tokens)],
     }
 }
 
@@ -219,7 +220,7 @@ fn trial_row(spec: &IsoflopSpec, training: &Training<'_>) -> Vec<Cell> {
             Cell::Number(train.steps as f64),
             Cell::Number(train.optimizer.learning_rate()),
         ],
-        Runner::Command(_) | Runner::Noop => {
+        Runner::Grpo(_) | Runner::Command(_) | Runner::Noop => {
             std::array::from_fn(|_| Cell::missing("not a training"))
         }
     };

@@ -3,7 +3,7 @@
 use super::checked::{StudyError, TrialSettings, Wanted};
 use super::error::{Path, RecipeError};
 use crate::study::Study;
-use crate::{isoflop, sweep};
+use crate::{grpo, isoflop, sweep};
 use proto::Inputs;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,8 @@ macro_rules! studies {
 studies! {
     /// Compute-optimal model and data size from training runs of equal compute.
     "isoflop" => Isoflop(isoflop::IsoflopSpec) from isoflop::raw::RawIsoflop,
+    /// Policies that imitate and are then rewarded for right answers.
+    "grpo" => Grpo(grpo::GrpoSpec) from grpo::raw::RawGrpo,
     /// Grid or random search over the parameters of a program.
     "sweep" => Sweep(sweep::SweepSpec) from sweep::raw::RawSweep,
 }

@@ -89,7 +89,7 @@ mod tests {
             created_at: String::new(),
             facts: vec![],
             trials: vec![trial],
-            curves: None,
+            curves: Vec::new(),
         };
         let text = json(&report, &provenance).unwrap();
         let read: serde_json::Value = serde_json::from_str(&text).unwrap();

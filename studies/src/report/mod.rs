@@ -43,6 +43,36 @@ pub struct Report {
     pub notes: Vec<String>,
     /// The trial parameter (for example `flop_budget`) whose values colour the learning curves.
     pub curve_parameter: Option<String>,
+    /// The metrics whose course the driver adds to the page, one picture each.
+    pub courses: Vec<CourseWanted>,
+}
+
+/// A metric that the page shows over the course of every training.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CourseWanted {
+    /// Its name.
+    pub metric: String,
+    /// What it is, with its unit.
+    pub label: String,
+    /// What passes meanwhile.
+    pub passed: Passed,
+}
+
+impl CourseWanted {
+    /// The course of `metric`.
+    pub fn new(metric: impl Into<String>, label: impl Into<String>, passed: Passed) -> Self {
+        Self { metric: metric.into(), label: label.into(), passed }
+    }
+}
+
+/// What passes in the course of a training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Passed {
+    /// Steps, on a linear axis.
+    Steps,
+    /// Tokens that were trained on, on a logarithmic axis.
+    Tokens,
 }
 
 /// A heading with its paragraphs, figures and tables, shown in this order.

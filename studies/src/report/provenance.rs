@@ -24,8 +24,9 @@ pub struct Provenance {
     pub facts: Vec<(String, String)>,
     /// Every planned trial, in planning order.
     pub trials: Vec<TrialRow>,
-    /// How the trials learned, when the driver kept their metrics.
-    pub curves: Option<LearningCurves>,
+    /// How the trials learned, one picture for each of [`Report::courses`](super::Report::courses)
+    /// of which there are points.
+    pub curves: Vec<LearningCurves>,
 }
 
 /// What is known about one trial.

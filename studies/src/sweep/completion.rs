@@ -34,6 +34,7 @@ pub(super) fn report(sweep: &Sweep, trials: &[TrialView<'_>]) -> Report {
         }],
         notes: notes(sweep, trials),
         curve_parameter: None,
+        courses: Vec::new(),
     }
 }
 

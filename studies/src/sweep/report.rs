@@ -44,6 +44,7 @@ pub(super) fn report(sweep: &Sweep, metric: &Metric, trials: &[TrialView<'_>]) -
         sections,
         notes: notes(sweep, metric, &results, &points),
         curve_parameter: sweep.spec.parameters.keys().next().cloned(),
+        courses: Vec::new(),
     }
 }
 

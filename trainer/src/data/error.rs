@@ -65,6 +65,19 @@ pub enum DataError {
         /// What is wrong.
         problem: String,
     },
+    /// A line is no pair of prompt and completion that fits the model.
+    #[error(
+        "the data {path}, line {line}: {problem}; every line must be one JSON object with the \
+        texts \"prompt\" and \"completion\""
+    )]
+    Pair {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: u64,
+        /// What is wrong.
+        problem: String,
+    },
     /// More tokens than are kept in memory.
     #[error("the data {path} has more than {max} tokens; write them as shards, which stay on disk")]
     Long {
@@ -130,6 +143,7 @@ impl DataError {
             | Self::Hash { .. }
             | Self::Shard { .. }
             | Self::Line { .. }
+            | Self::Pair { .. }
             | Self::Long { .. }
             | Self::Tokenizer { .. }
             | Self::OddLength { .. }

@@ -3,6 +3,7 @@
 
 mod failures;
 mod losses;
+mod policies;
 mod resume;
 
 use proto::{
@@ -61,8 +62,13 @@ impl Lab {
         resume: &[Checkpoint],
         notebook: &mut Notebook,
     ) -> Result<End, TrainError> {
+        self.set(attempt, |setting| train(spec, setting, resume, notebook))
+    }
+
+    /// What `work` gives in the setting of an attempt.
+    fn set<T>(&self, attempt: u32, work: impl FnOnce(&Setting<'_>) -> T) -> T {
         let (data, checkpoints) = (self.data(), self.checkpoints());
-        let setting = Setting {
+        work(&Setting {
             seed: self.seed,
             device: Device::Cpu,
             threads: 1,
@@ -71,8 +77,7 @@ impl Lab {
             checkpoint_every: self.checkpoint_every,
             attempt: Attempt(attempt),
             agent: &self.agent,
-        };
-        train(spec, &setting, resume, notebook)
+        })
     }
 
     /// Trains undisturbed and gives the final metrics.

@@ -1,32 +1,22 @@
 //! The checks of single values and sections.
 
-use super::{
-    Patterns, RawClosedLoop, RawData, RawFit, RawGrid, RawModel, RawObjective, RawValidation,
-    RawWidthRange, WIDTHS_MAX,
-};
+use super::{RawClosedLoop, RawFit, RawGrid, RawObjective, RawWidthRange, WIDTHS_MAX};
 use crate::fit::{Objective, RESAMPLES_MAX};
 use crate::isoflop::grid::WIDTH_MAX;
 use crate::isoflop::spec::{
-    Architecture, Beta2Rule, ClosedLoop, Data, FitSettings, Grid, LayerRule, LearningRateRule,
-    WidthRange,
+    Beta2Rule, ClosedLoop, FitSettings, Grid, LayerRule, LearningRateRule, WidthRange,
 };
-use crate::recipe::{DataWanted, Path, RecipeError};
-use proto::{Mlp, Norm, Packing, Positions, TokenFormat, Validation};
+use crate::recipe::{Path, RecipeError};
+use crate::training::checks::{
+    BATCH_MAX, SEQUENCE_MAX, STEPS_MAX, VOCABULARY_MAX, between, not_negative, positive, within,
+};
 
 /// Most budgets: a line needs a handful.
 const BUDGETS_MAX: usize = 64;
-/// Most seeds per cell.
-const SEEDS_MAX: usize = 100;
-/// Most file patterns.
-const PATTERNS_MAX: usize = 100;
 /// Most extra cells of a budget; each is chosen after the one before it ended.
 const EXTRA_CELLS_MAX: u32 = 32;
 /// Largest budget: beyond it a product with the tokens leaves the range of 64 bits.
 const BUDGET_MAX: f64 = 1e30;
-const SEQUENCE_MAX: u32 = 1 << 20;
-const VOCABULARY_MAX: u32 = 1 << 24;
-const STEPS_MAX: u64 = 1 << 27;
-pub(super) const BATCH_MAX: u32 = 1 << 16;
 
 pub(super) fn budgets(mut budgets: Vec<f64>, at: &Path) -> Result<Vec<f64>, RecipeError> {
     if budgets.is_empty() || budgets.len() > BUDGETS_MAX {
@@ -66,53 +56,6 @@ pub(super) fn widths(widths: Vec<u32>, at: &Path) -> Result<Vec<u32>, RecipeErro
         }
     }
     Ok(widths)
-}
-
-pub(super) fn seeds(seeds: Option<Vec<u64>>, at: &Path) -> Result<Vec<u64>, RecipeError> {
-    let seeds = seeds.unwrap_or_else(|| vec![0]);
-    if seeds.is_empty() || seeds.len() > SEEDS_MAX {
-        let message = format!("needs 1 to {SEEDS_MAX} seeds, found {}", seeds.len());
-        return Err(RecipeError::new(at, message));
-    }
-    for (index, seed) in seeds.iter().enumerate() {
-        if seeds[..index].contains(seed) {
-            let message = format!("the seed {seed} is there twice");
-            return Err(RecipeError::new(&at.index(index), message));
-        }
-    }
-    Ok(seeds)
-}
-
-impl RawData {
-    pub(super) fn check(self, at: &Path) -> Result<Data, RecipeError> {
-        let source = match self.files {
-            None => DataWanted::PythonStandardLibrary,
-            Some(Patterns(patterns)) => {
-                let at = at.key("files");
-                if patterns.is_empty() || patterns.len() > PATTERNS_MAX {
-                    let message =
-                        format!("needs 1 to {PATTERNS_MAX} patterns, found {}", patterns.len());
-                    return Err(RecipeError::new(&at, message));
-                }
-                if patterns.iter().any(|pattern| pattern.trim().is_empty()) {
-                    return Err(RecipeError::new(&at, "a file pattern must not be empty"));
-                }
-                DataWanted::Files(patterns)
-            }
-        };
-        let held_out = self.held_out.unwrap_or(0.1);
-        between(held_out, 0.0, 1.0, &at.key("held_out"))?;
-        let format = self.format.unwrap_or(TokenFormat::Bytes);
-        let packing = self.packing.unwrap_or_default();
-        if packing == Packing::Documents && format != TokenFormat::Jsonl {
-            return Err(RecipeError::new(
-                &at.key("packing"),
-                "`documents` needs the format `jsonl`",
-            )
-            .hint("other formats do not tell where documents end"));
-        }
-        Ok(Data { source, held_out, format, packing })
-    }
 }
 
 impl RawWidthRange {
@@ -185,27 +128,6 @@ impl RawGrid {
     }
 }
 
-impl RawModel {
-    pub(super) fn filled(self) -> Architecture {
-        Architecture {
-            mlp: self.mlp.unwrap_or(Mlp::Gelu),
-            tied: self.tied.unwrap_or(false),
-            positions: self.positions.unwrap_or(Positions::Rotary),
-            norm: self.norm.unwrap_or(Norm::RmsNorm),
-        }
-    }
-}
-
-impl RawValidation {
-    pub(super) fn check(self, at: &Path) -> Result<Validation, RecipeError> {
-        let tokens = self.tokens.unwrap_or(32_768);
-        if tokens == 0 {
-            return Err(RecipeError::new(&at.key("tokens"), "must be at least 1, found 0"));
-        }
-        Ok(Validation { every_steps: self.every_steps.unwrap_or(0), tokens })
-    }
-}
-
 impl RawClosedLoop {
     pub(super) fn check(self, at: &Path) -> Result<ClosedLoop, RecipeError> {
         let interval_factor_max = self.interval_factor_max.unwrap_or(3.0);
@@ -238,39 +160,4 @@ impl RawFit {
             target_budget: target.transpose()?,
         })
     }
-}
-
-pub(super) fn within<T: PartialOrd + std::fmt::Display>(
-    value: T,
-    min: T,
-    max: T,
-    at: &Path,
-) -> Result<T, RecipeError> {
-    if value >= min && value <= max {
-        return Ok(value);
-    }
-    let message = format!("must be from {min} to {max}, found {value}");
-    Err(RecipeError::new(at, message))
-}
-
-pub(super) fn positive(value: f64, at: &Path) -> Result<f64, RecipeError> {
-    if value > 0.0 && value.is_finite() {
-        return Ok(value);
-    }
-    Err(RecipeError::new(at, format!("must be above 0, found {value}")))
-}
-
-pub(super) fn not_negative(value: f64, at: &Path) -> Result<f64, RecipeError> {
-    if value >= 0.0 && value.is_finite() {
-        return Ok(value);
-    }
-    Err(RecipeError::new(at, format!("must be at least 0, found {value}")))
-}
-
-pub(super) fn between(value: f64, low: f64, high: f64, at: &Path) -> Result<f64, RecipeError> {
-    if value > low && value < high {
-        return Ok(value);
-    }
-    let message = format!("must be above {low} and below {high}, found {value}");
-    Err(RecipeError::new(at, message))
 }

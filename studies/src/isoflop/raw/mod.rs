@@ -2,12 +2,12 @@
 //! a byte-level miniature on two CPU cores; `recipes/isoflop-soda.yaml` has SODA's values.
 
 mod checks;
-mod optimizer;
 
 use super::grid::{FlopsConvention, ParamsConvention};
-use super::spec::{IsoflopSpec, MuonRest};
+use super::spec::IsoflopSpec;
 use crate::recipe::{Path, RecipeError};
-use proto::{DecayShape, Mlp, MuonScale, Norm, Packing, Positions, TokenFormat};
+use crate::training::raw::{RawData, RawModel, RawOptimizer, RawTraining, RawValidation};
+use crate::training::{check_vocabulary, checks as shared};
 use serde::Deserialize;
 
 /// Most widths that a recipe may name for one budget.
@@ -42,15 +42,6 @@ pub(crate) struct RawIsoflop {
     closed_loop: RawClosedLoop,
     #[serde(default)]
     fit: RawFit,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawData {
-    files: Option<Patterns>,
-    held_out: Option<f64>,
-    format: Option<TokenFormat>,
-    packing: Option<Packing>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -105,63 +96,6 @@ struct RawBeta2 {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawModel {
-    mlp: Option<Mlp>,
-    tied: Option<bool>,
-    positions: Option<Positions>,
-    norm: Option<Norm>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawOptimizer {
-    kind: Option<RawRule>,
-    beta1: Option<f64>,
-    epsilon: Option<f64>,
-    weight_decay: Option<f64>,
-    clip: Option<f64>,
-    warmup: Option<f64>,
-    decay: Option<f64>,
-    decay_shape: Option<DecayShape>,
-    decay_to: Option<f64>,
-    momentum: Option<f64>,
-    nesterov: Option<bool>,
-    muon: Option<RawMuon>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum RawRule {
-    AdamW,
-    Lion,
-    Sgd,
-    Muon,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawMuon {
-    scale: Option<MuonScale>,
-    rate: Option<f64>,
-    rest: Option<MuonRest>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTraining {
-    accumulation: Option<u32>,
-    ema: Option<f64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawValidation {
-    tokens: Option<u64>,
-    every_steps: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawClosedLoop {
     extra_cells_max: Option<u32>,
     interval_factor_max: Option<f64>,
@@ -182,36 +116,6 @@ struct RawFit {
 enum RawObjective {
     Huber,
     Mse,
-}
-
-/// One file pattern or a list of them.
-#[derive(Debug)]
-struct Patterns(Vec<String>);
-
-impl<'de> Deserialize<'de> for Patterns {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Patterns;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a file pattern such as \"corpus/*.txt\", or a list of them")
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Patterns, E> {
-                Ok(Patterns(vec![text.to_owned()]))
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(
-                self,
-                mut items: A,
-            ) -> Result<Patterns, A::Error> {
-                let mut patterns = Vec::new();
-                while let Some(pattern) = items.next_element()? {
-                    patterns.push(pattern);
-                }
-                Ok(Patterns(patterns))
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
 }
 
 impl RawIsoflop {
@@ -236,28 +140,14 @@ impl RawIsoflop {
             optimizer: Box::new(self.optimizer.check(&at.key("optimizer"))?),
             training: self.training.check(&at.key("training"))?,
             validation: self.validation.check(&at.key("validation"))?,
-            seeds: checks::seeds(self.seeds, &at.key("seeds"))?,
+            seeds: shared::seeds(self.seeds, &at.key("seeds"))?,
             closed_loop: self.closed_loop.check(&at.key("closed_loop"))?,
             fit: self.fit.check(&at.key("fit"))?,
         };
-        check_vocabulary(&spec, &at.key("grid").key("vocabulary"))?;
+        check_vocabulary(&spec.data, spec.grid.vocabulary, &at.key("grid").key("vocabulary"))?;
         check_cells(&spec, at)?;
         Ok(spec)
     }
-}
-
-/// Every token must have an embedding.
-fn check_vocabulary(spec: &IsoflopSpec, at: &Path) -> Result<(), RecipeError> {
-    let (least, of) = match spec.data.format {
-        TokenFormat::Bytes => (256, "bytes"),
-        TokenFormat::Jsonl => (257, "jsonl, every byte and the end of a document"),
-        TokenFormat::U16 | TokenFormat::Shards => return Ok(()),
-    };
-    if spec.grid.vocabulary < least {
-        let message = format!("must be at least {least} for {of}, found {}", spec.grid.vocabulary);
-        return Err(RecipeError::new(at, message));
-    }
-    Ok(())
 }
 
 /// Every budget must have a cell, and not too many trials may follow.

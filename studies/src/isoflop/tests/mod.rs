@@ -28,7 +28,7 @@ pub(super) fn recipe(lines: &str) -> Result<IsoflopSpec, RecipeError> {
 pub(super) fn parse(text: &str) -> Result<IsoflopSpec, RecipeError> {
     match Recipe::parse(text)?.study {
         StudySpec::Isoflop(spec) => Ok(spec),
-        StudySpec::Sweep(_) => unreachable!("the recipe names isoflop"),
+        StudySpec::Grpo(_) | StudySpec::Sweep(_) => unreachable!("the recipe names isoflop"),
     }
 }
 

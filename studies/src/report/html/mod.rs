@@ -41,8 +41,8 @@ pub fn html(report: &Report, provenance: &Provenance) -> String {
                 main {
                     (notes(&report.notes))
                     @for part in &report.sections { (section(part, &entries, &mut numbers)) }
-                    @if let Some(curves) = &provenance.curves {
-                        (learning(report, provenance, curves, &entries, &mut numbers))
+                    @if !provenance.curves.is_empty() {
+                        (learning(report, provenance, &entries, &mut numbers))
                     }
                     (trials::section(&shown, provenance))
                     (origin(provenance))
@@ -131,7 +131,6 @@ fn figure(figure: &Figure, entries: &Entries<'_>, numbers: &mut Numbering) -> Ma
 fn learning(
     report: &Report,
     provenance: &Provenance,
-    curves: &LearningCurves,
     entries: &Entries<'_>,
     numbers: &mut Numbering,
 ) -> Markup {
@@ -141,15 +140,15 @@ fn learning(
         }
         None => "One line per trial, coloured in planning order. A line leads to its trial.".into(),
     };
-    let shown = Figure {
-        name: "learning_curves".into(),
-        caption,
+    let shown = provenance.curves.iter().enumerate().map(|(index, curves)| Figure {
+        name: format!("learning_curves_{index}"),
+        caption: caption.clone(),
         chart: learning_chart(report, provenance, curves),
-    };
+    });
     markup! {
         section {
             h2 { "Learning curves" }
-            div.figures { (figure(&shown, entries, numbers)) }
+            div.figures { @for shown in shown { (figure(&shown, entries, numbers)) } }
         }
     }
 }

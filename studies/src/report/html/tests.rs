@@ -47,7 +47,7 @@ fn provenance(trials: usize) -> Provenance {
         created_at: "2026-01-01".into(),
         facts: vec![],
         trials: (0..trials).map(trial).collect(),
-        curves: None,
+        curves: Vec::new(),
     }
 }
 
@@ -156,11 +156,11 @@ fn no_text_can_break_out() {
         checkpoint.folder = HOSTILE.into();
         checkpoint.files[0].name = HOSTILE.into();
     }
-    provenance.curves = Some(LearningCurves {
+    provenance.curves = vec![LearningCurves {
         x: Axis::linear(HOSTILE),
         y: Axis::linear(HOSTILE),
         curves: vec![Curve { trial: id(1), points: vec![[0.0, 1.0]] }],
-    });
+    }];
     let report = Report { curve_parameter: Some(HOSTILE.into()), ..report(&[0, 1], HOSTILE) };
     let page = html(&report, &provenance);
     for forbidden in ["<script", "<img", "onerror=y>", "\u{1}"] {

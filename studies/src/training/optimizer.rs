@@ -1,13 +1,13 @@
 //! The checks of `optimizer` and `training`.
 
-use super::checks::{BATCH_MAX, between, not_negative, positive, within};
-use super::{RawMuon, RawOptimizer, RawRule, RawTraining};
-use crate::isoflop::spec::{Momentum, MuonRest, Optimizer, Rule, TrainingSettings};
+use super::checks::{BATCH_MAX, below_one, between, not_negative, positive, within};
+use super::raw::{RawMuon, RawOptimizer, RawRule, RawTraining};
+use super::spec::{Momentum, MuonRest, Optimizer, Rule, TrainingSettings};
 use crate::recipe::{Path, RecipeError};
 use proto::{MuonScale, Schedule};
 
 impl RawOptimizer {
-    pub(super) fn check(self, at: &Path) -> Result<Optimizer, RecipeError> {
+    pub(crate) fn check(self, at: &Path) -> Result<Optimizer, RecipeError> {
         let rule = self.rule(at)?;
         let schedule = self.schedule(at)?;
         let beta1 = below_one(self.beta1.unwrap_or(0.95), &at.key("beta1"))?;
@@ -91,7 +91,7 @@ impl RawMuon {
 }
 
 impl RawTraining {
-    pub(super) fn check(self, at: &Path) -> Result<TrainingSettings, RecipeError> {
+    pub(crate) fn check(self, at: &Path) -> Result<TrainingSettings, RecipeError> {
         let parts = self.accumulation.unwrap_or(1);
         let ema = self.ema.filter(|decay| *decay != 0.0);
         if let Some(decay) = ema {
@@ -100,11 +100,4 @@ impl RawTraining {
         let accumulation = within(parts, 1, BATCH_MAX, &at.key("accumulation"))?;
         Ok(TrainingSettings { accumulation, ema })
     }
-}
-
-fn below_one(value: f64, at: &Path) -> Result<f64, RecipeError> {
-    if (0.0..1.0).contains(&value) {
-        return Ok(value);
-    }
-    Err(RecipeError::new(at, format!("must be at least 0 and below 1, found {value}")))
 }

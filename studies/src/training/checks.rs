@@ -1,0 +1,71 @@
+//! The checks of single values.
+
+use crate::recipe::{Path, RecipeError};
+
+/// Most seeds of one trial's content.
+const SEEDS_MAX: usize = 100;
+pub(crate) const SEQUENCE_MAX: u32 = 1 << 20;
+pub(crate) const WIDTH_MAX: u32 = 1 << 16;
+pub(crate) const MLP_WIDTH_MAX: u32 = 1 << 20;
+pub(crate) const LAYERS_MAX: u32 = 1 << 10;
+pub(crate) const VOCABULARY_MAX: u32 = 1 << 24;
+pub(crate) const STEPS_MAX: u64 = 1 << 27;
+pub(crate) const BATCH_MAX: u32 = 1 << 16;
+
+pub(crate) fn seeds(seeds: Option<Vec<u64>>, at: &Path) -> Result<Vec<u64>, RecipeError> {
+    let seeds = seeds.unwrap_or_else(|| vec![0]);
+    if seeds.is_empty() || seeds.len() > SEEDS_MAX {
+        let message = format!("needs 1 to {SEEDS_MAX} seeds, found {}", seeds.len());
+        return Err(RecipeError::new(at, message));
+    }
+    for (index, seed) in seeds.iter().enumerate() {
+        if seeds[..index].contains(seed) {
+            let message = format!("the seed {seed} is there twice");
+            return Err(RecipeError::new(&at.index(index), message));
+        }
+    }
+    Ok(seeds)
+}
+
+pub(crate) fn within<T: PartialOrd + std::fmt::Display>(
+    value: T,
+    min: T,
+    max: T,
+    at: &Path,
+) -> Result<T, RecipeError> {
+    if value >= min && value <= max {
+        return Ok(value);
+    }
+    let message = format!("must be from {min} to {max}, found {value}");
+    Err(RecipeError::new(at, message))
+}
+
+pub(crate) fn positive(value: f64, at: &Path) -> Result<f64, RecipeError> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(value);
+    }
+    Err(RecipeError::new(at, format!("must be above 0, found {value}")))
+}
+
+pub(crate) fn not_negative(value: f64, at: &Path) -> Result<f64, RecipeError> {
+    if value >= 0.0 && value.is_finite() {
+        return Ok(value);
+    }
+    Err(RecipeError::new(at, format!("must be at least 0, found {value}")))
+}
+
+/// A value above `low` and below `high`.
+pub(crate) fn between(value: f64, low: f64, high: f64, at: &Path) -> Result<f64, RecipeError> {
+    if value > low && value < high {
+        return Ok(value);
+    }
+    let message = format!("must be above {low} and below {high}, found {value}");
+    Err(RecipeError::new(at, message))
+}
+
+pub(crate) fn below_one(value: f64, at: &Path) -> Result<f64, RecipeError> {
+    if (0.0..1.0).contains(&value) {
+        return Ok(value);
+    }
+    Err(RecipeError::new(at, format!("must be at least 0 and below 1, found {value}")))
+}

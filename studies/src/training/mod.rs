@@ -1,0 +1,26 @@
+//! What recipes with Brine's own trainer share: the sections `data`, `model`, `optimizer`,
+//! `training` and `validation`.
+
+pub(crate) mod checks;
+mod optimizer;
+pub(crate) mod raw;
+mod spec;
+
+pub use spec::{Architecture, Data, Momentum, MuonRest, Optimizer, Rule, TrainingSettings};
+
+use crate::recipe::{Path, RecipeError};
+use proto::TokenFormat;
+
+/// Every token must have an embedding.
+pub(crate) fn check_vocabulary(data: &Data, vocabulary: u32, at: &Path) -> Result<(), RecipeError> {
+    let (least, of) = match data.format {
+        TokenFormat::Bytes => (256, "bytes"),
+        TokenFormat::Jsonl => (257, "jsonl, every byte and the end of a document"),
+        TokenFormat::U16 | TokenFormat::Shards => return Ok(()),
+    };
+    if vocabulary < least {
+        let message = format!("must be at least {least} for {of}, found {vocabulary}");
+        return Err(RecipeError::new(at, message));
+    }
+    Ok(())
+}

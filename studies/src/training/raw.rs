@@ -1,0 +1,212 @@
+//! Sections that recipes with Brine's own trainer share, as they are written. The defaults are
+//! those of a byte-level miniature on two CPU cores.
+
+use super::checks::{LAYERS_MAX, MLP_WIDTH_MAX, SEQUENCE_MAX, WIDTH_MAX, between, within};
+use super::spec::{Architecture, Data, MuonRest};
+use crate::recipe::{DataWanted, Path, RecipeError};
+use proto::{
+    DecayShape, Mlp, ModelSpec, MuonScale, Norm, Packing, Positions, TokenFormat, Validation,
+};
+use serde::Deserialize;
+
+/// Most file patterns.
+const PATTERNS_MAX: usize = 100;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawData {
+    pub(super) files: Option<Patterns>,
+    pub(super) held_out: Option<f64>,
+    pub(super) format: Option<TokenFormat>,
+    pub(super) packing: Option<Packing>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawModel {
+    pub(super) mlp: Option<Mlp>,
+    pub(super) tied: Option<bool>,
+    pub(super) positions: Option<Positions>,
+    pub(super) norm: Option<Norm>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawOptimizer {
+    pub(super) kind: Option<RawRule>,
+    pub(super) beta1: Option<f64>,
+    pub(super) epsilon: Option<f64>,
+    pub(super) weight_decay: Option<f64>,
+    pub(super) clip: Option<f64>,
+    pub(super) warmup: Option<f64>,
+    pub(super) decay: Option<f64>,
+    pub(super) decay_shape: Option<DecayShape>,
+    pub(super) decay_to: Option<f64>,
+    pub(super) momentum: Option<f64>,
+    pub(super) nesterov: Option<bool>,
+    pub(super) muon: Option<RawMuon>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawRule {
+    AdamW,
+    Lion,
+    Sgd,
+    Muon,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMuon {
+    pub(super) scale: Option<MuonScale>,
+    pub(super) rate: Option<f64>,
+    pub(super) rest: Option<MuonRest>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawTraining {
+    pub(super) accumulation: Option<u32>,
+    pub(super) ema: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawValidation {
+    pub(super) tokens: Option<u64>,
+    pub(super) every_steps: Option<u64>,
+}
+
+/// One file pattern or a list of them.
+#[derive(Debug)]
+pub(crate) struct Patterns(Vec<String>);
+
+impl<'de> Deserialize<'de> for Patterns {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Patterns;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a file pattern such as \"corpus/*.txt\", or a list of them")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Patterns, E> {
+                Ok(Patterns(vec![text.to_owned()]))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut items: A,
+            ) -> Result<Patterns, A::Error> {
+                let mut patterns = Vec::new();
+                while let Some(pattern) = items.next_element()? {
+                    patterns.push(pattern);
+                }
+                Ok(Patterns(patterns))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl Patterns {
+    pub(crate) fn check(self, at: &Path) -> Result<Vec<String>, RecipeError> {
+        let Self(patterns) = self;
+        if patterns.is_empty() || patterns.len() > PATTERNS_MAX {
+            let message = format!("needs 1 to {PATTERNS_MAX} patterns, found {}", patterns.len());
+            return Err(RecipeError::new(at, message));
+        }
+        if patterns.iter().any(|pattern| pattern.trim().is_empty()) {
+            return Err(RecipeError::new(at, "a file pattern must not be empty"));
+        }
+        Ok(patterns)
+    }
+}
+
+impl RawData {
+    pub(crate) fn check(self, at: &Path) -> Result<Data, RecipeError> {
+        let source = match self.files {
+            None => DataWanted::PythonStandardLibrary,
+            Some(patterns) => DataWanted::Files(patterns.check(&at.key("files"))?),
+        };
+        let held_out = self.held_out.unwrap_or(0.1);
+        between(held_out, 0.0, 1.0, &at.key("held_out"))?;
+        let format = self.format.unwrap_or(TokenFormat::Bytes);
+        let packing = self.packing.unwrap_or_default();
+        if packing == Packing::Documents && format != TokenFormat::Jsonl {
+            return Err(RecipeError::new(
+                &at.key("packing"),
+                "`documents` needs the format `jsonl`",
+            )
+            .hint("other formats do not tell where documents end"));
+        }
+        Ok(Data { source, held_out, format, packing })
+    }
+}
+
+impl RawModel {
+    pub(crate) fn filled(self) -> Architecture {
+        Architecture {
+            mlp: self.mlp.unwrap_or(Mlp::Gelu),
+            tied: self.tied.unwrap_or(false),
+            positions: self.positions.unwrap_or(Positions::Rotary),
+            norm: self.norm.unwrap_or(Norm::RmsNorm),
+        }
+    }
+}
+
+impl RawValidation {
+    pub(crate) fn check(self, at: &Path) -> Result<Validation, RecipeError> {
+        let tokens = self.tokens.unwrap_or(32_768);
+        if tokens == 0 {
+            return Err(RecipeError::new(&at.key("tokens"), "must be at least 1, found 0"));
+        }
+        Ok(Validation { every_steps: self.every_steps.unwrap_or(0), tokens })
+    }
+}
+
+/// A model by its shape.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawShape {
+    sequence: Option<u32>,
+    width: Option<u32>,
+    layers: Option<u32>,
+    heads: Option<u32>,
+    mlp_width: Option<u32>,
+    mlp: Option<Mlp>,
+    tied: Option<bool>,
+    positions: Option<Positions>,
+    norm: Option<Norm>,
+}
+
+impl RawShape {
+    /// A model with the vocabulary of `default`. What is left out is as in `default`, and the MLP
+    /// is four times as wide as the model.
+    pub(crate) fn check(self, default: &ModelSpec, at: &Path) -> Result<ModelSpec, RecipeError> {
+        let whole = |value: Option<u32>, default: u32, max: u32, key: &str| {
+            within(value.unwrap_or(default), 1, max, &at.key(key))
+        };
+        let width = whole(self.width, default.width, WIDTH_MAX, "width")?;
+        let model = ModelSpec {
+            vocabulary: default.vocabulary,
+            sequence: whole(self.sequence, default.sequence, SEQUENCE_MAX, "sequence")?,
+            width,
+            layers: whole(self.layers, default.layers, LAYERS_MAX, "layers")?,
+            heads: whole(self.heads, default.heads, width, "heads")?,
+            mlp_width: whole(self.mlp_width, 4 * width, MLP_WIDTH_MAX, "mlp_width")?,
+            mlp: self.mlp.unwrap_or(default.mlp),
+            tied: self.tied.unwrap_or(default.tied),
+            positions: self.positions.unwrap_or(default.positions),
+            norm: self.norm.unwrap_or(default.norm),
+        };
+        let (of, what) = match model.positions {
+            Positions::Learned => (model.heads, "a multiple of the heads"),
+            Positions::Rotary => (2 * model.heads, "a multiple of twice the heads, for rotary"),
+        };
+        if !width.is_multiple_of(of) {
+            let message = format!("must be {what}, {of}, found {width}");
+            return Err(RecipeError::new(&at.key("width"), message));
+        }
+        Ok(model)
+    }
+}

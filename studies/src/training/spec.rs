@@ -1,0 +1,131 @@
+//! What the trainings of a study have in common, checked.
+
+use crate::recipe::DataWanted;
+use proto::{
+    AdamW, Lion, Mlp, Muon, MuonScale, Norm, Packing, Positions, Rest, Schedule, Sgd, TokenFormat,
+};
+use serde::{Deserialize, Serialize};
+
+/// The training text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Data {
+    /// Where the client finds it.
+    pub source: DataWanted,
+    /// Share at its end that is never trained on.
+    pub held_out: f64,
+    /// How bytes become tokens.
+    pub format: TokenFormat,
+    /// How tokens become windows.
+    pub packing: Packing,
+}
+
+/// What all models have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Architecture {
+    /// What the MLP computes.
+    pub mlp: Mlp,
+    /// Whether the output layer shares the embedding's weights.
+    pub tied: bool,
+    /// How positions enter.
+    pub positions: Positions,
+    /// Which normalisation.
+    pub norm: Norm,
+}
+
+/// What all trainings have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Optimizer {
+    /// What moves the weights.
+    pub rule: Rule,
+    /// Decay of the first moment; of AdamW and Lion.
+    pub beta1: f64,
+    /// Added to the root of the second moment; of AdamW.
+    pub epsilon: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Largest gradient norm; `None` does not clip.
+    pub clip: Option<f64>,
+    /// Warm-up and decay as shares of the steps.
+    pub schedule: Schedule,
+}
+
+/// What moves the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub enum Rule {
+    /// Two moments.
+    AdamW,
+    /// The sign of a moment.
+    Lion,
+    /// Momentum.
+    Sgd(Momentum),
+    /// Orthogonal steps for the layers' matrices.
+    Muon {
+        /// Of the matrices.
+        momentum: Momentum,
+        /// How the rate depends on a matrix' shape.
+        scale: MuonScale,
+        /// Peak rate of the matrices over that of the rest.
+        rate: f64,
+        /// What moves everything else.
+        rest: MuonRest,
+    },
+}
+
+/// The velocity of a rule that has one.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Momentum {
+    /// Its decay.
+    pub momentum: f64,
+    /// Whether a step looks ahead.
+    pub nesterov: bool,
+}
+
+/// What moves the weights that Muon does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MuonRest {
+    /// Two moments.
+    AdamW,
+    /// The sign of a moment.
+    Lion,
+}
+
+impl Optimizer {
+    /// The optimiser of one cell, whose grid gives the peak rate and the decay of the last moment.
+    pub(crate) fn at(&self, learning_rate: f64, beta2: f64) -> proto::Optimizer {
+        let Self { rule, beta1, epsilon, weight_decay, clip, .. } = *self;
+        let adamw = |clip| AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip };
+        let lion = |clip| Lion { learning_rate, beta1, beta2, weight_decay, clip };
+        match rule {
+            Rule::AdamW => proto::Optimizer::AdamW(adamw(clip)),
+            Rule::Lion => proto::Optimizer::Lion(lion(clip)),
+            Rule::Sgd(Momentum { momentum, nesterov }) => {
+                let config = Sgd { learning_rate, momentum, nesterov, weight_decay, clip };
+                proto::Optimizer::Sgd(config)
+            }
+            Rule::Muon { momentum: Momentum { momentum, nesterov }, scale, rate, rest } => {
+                proto::Optimizer::Muon(Muon {
+                    learning_rate: rate * learning_rate,
+                    momentum,
+                    nesterov,
+                    weight_decay,
+                    scale,
+                    clip,
+                    rest: match rest {
+                        MuonRest::AdamW => Rest::AdamW(adamw(None)),
+                        MuonRest::Lion => Rest::Lion(lion(None)),
+                    },
+                })
+            }
+        }
+    }
+}
+
+/// How a step is computed, and what is kept beside the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct TrainingSettings {
+    /// Parts that a batch is computed in.
+    pub accumulation: u32,
+    /// Decay of the running mean of the weights.
+    pub ema: Option<f64>,
+}
