@@ -126,6 +126,7 @@ fn coordinators_words() -> Vec<Case> {
         checkpoint_json: CHECKPOINT.into(),
         gpu_share_milli: 250,
         preempted: true,
+        recalled: false,
         gang: Some(gang),
     };
     let assignment = wire::Assignment {

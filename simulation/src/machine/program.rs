@@ -89,7 +89,7 @@ impl Program {
         };
         let is_short = match &spec.runner {
             Runner::Command(command) => command.arguments.iter().any(|word| word == SHORT),
-            Runner::Train(_) | Runner::Noop => false,
+            Runner::Train(_) | Runner::Grpo(_) | Runner::Noop => false,
         };
         if is_short {
             let step_ms = 1 + digits / 1_000 % 30;
