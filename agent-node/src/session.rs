@@ -347,7 +347,8 @@ fn parse_lease(lease: &wire::Lease, key: AttemptKey) -> Result<Lease, String> {
     {
         return Err("a share is of one GPU, and at most the whole of it".into());
     }
-    Ok(Lease { key, spec, devices, checkpoint, preempted, gang })
+    let mtbf_ms = lease.mtbf_ms;
+    Ok(Lease { key, spec, devices, checkpoint, preempted, gang, mtbf_ms })
 }
 
 fn parse_gang(gang: &wire::Gang) -> Result<Gang, String> {

@@ -403,6 +403,7 @@ fn lease(view: LeaseView) -> Lease {
         devices: view.devices,
         checkpoint: view.checkpoint,
         preempted: view.preempted,
+        mtbf_ms: view.mtbf_ms,
         gang: view.gang.map(|(world_size, master_addr, master_port)| Gang {
             world_size,
             master_addr,

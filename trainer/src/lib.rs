@@ -8,7 +8,7 @@
 //! * [`optimizer`]: AdamW, Lion, SGD and Muon; [`schedule`]: the learning rate.
 //! * [`data`]: text, shards and documents to windows of tokens, in an order that is a function of
 //!   seed and step.
-//! * [`checkpoint`]: states on disk, whole or refused.
+//! * [`checkpoint`]: states on disk, whole or refused; how often: [`CheckpointEvery`].
 //! * [`device`]: where tensors live, and what libtorch found on this machine.
 //!
 //! What makes a resumed training end with the same bits: no global generator (initial values and
@@ -23,6 +23,7 @@ pub mod device;
 mod error;
 pub mod generate;
 pub mod hf;
+mod interval;
 mod learner;
 mod log;
 pub mod model;
@@ -36,4 +37,5 @@ mod writer;
 
 pub use device::{Device, Environment, environment};
 pub use error::TrainError;
+pub use interval::{CheckpointEvery, best_interval};
 pub use train::{End, Observer, Setting, train};

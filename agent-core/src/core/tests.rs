@@ -426,7 +426,7 @@ fn lease(trial: &str, attempt: u32, cpu: u32) -> Lease {
         resources: Resources::default(),
         retries: Retries::default(),
         time_limit_ms: None,
-        checkpoint_every_ms: 1_000,
+        checkpoint_every_ms: Some(1_000),
         placement: proto::Placement::default(),
         hang: None,
     };
@@ -438,6 +438,7 @@ fn lease(trial: &str, attempt: u32, cpu: u32) -> Lease {
         checkpoint: None,
         preempted: false,
         gang: None,
+        mtbf_ms: 0,
     }
 }
 

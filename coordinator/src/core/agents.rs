@@ -51,8 +51,9 @@ impl Agents {
     }
 
     /// Forgets devices whose last holder must be gone at `now`, and agents that left and hold
-    /// nothing.
-    pub(super) fn pass_time(&mut self, now: Timestamp) {
+    /// nothing; whether one was forgotten, and with it perhaps an attempt that others waited for.
+    pub(super) fn pass_time(&mut self, now: Timestamp) -> bool {
+        let before = self.all.len();
         self.restless.retain(|id| {
             let Some(agent) = self.all.get_mut(id) else { return false };
             agent.forget_releasing(|_, releasing| releasing.deadline <= now);
@@ -62,6 +63,7 @@ impl Agents {
             self.all.remove(id);
             false
         });
+        self.all.len() < before
     }
 
     /// Counts anew what is free where something came back; whether it did anywhere. What is at rest

@@ -404,6 +404,8 @@ impl Core {
             }
             self.changed.insert(member.agent.clone());
         }
+        let leased_ms = at.since_ms(lease.granted_at);
+        self.reliability.add(leased_ms, lease.members.len(), outcome);
         self.doubtful.remove(id);
         if let Some((_, asked_at)) = &lease.preempted {
             self.yielding.remove(&(*asked_at, id.clone()));
@@ -411,7 +413,7 @@ impl Core {
         if let Some(payer) = lease.payer.as_ref().and_then(|id| self.experiments.get_mut(id)) {
             payer.leased = payer.leased.saturating_sub(1);
             payer.held = payer.held.saturating_sub(lease.units());
-            let milli_ms = lease.gpu_milli() * at.since_ms(lease.granted_at);
+            let milli_ms = lease.gpu_milli() * leased_ms;
             payer.used.gpu_ms += milli_ms / 1_000;
         }
         // Whose fault a gang's failure was is not known.

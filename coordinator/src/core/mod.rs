@@ -29,6 +29,7 @@ mod invariants;
 mod observe;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod reliability;
 mod report;
 mod schedule;
 mod settle;
@@ -50,6 +51,7 @@ pub use view::{Counts, LeaseView, Wanted};
 use agent::Strikes;
 use agents::Agents;
 use proto::{AgentId, AttemptKey, ExperimentId, Timestamp, TrialId};
+use reliability::Reliability;
 use state::{Experiment, Trial, TrialState};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,6 +94,8 @@ pub struct Core {
     stale: BTreeSet<ExperimentId>,
     /// Agents whose attempts failed lately.
     strikes: BTreeMap<AgentId, Strikes>,
+    /// How attempts have fared so far.
+    reliability: Reliability,
     /// Trials that were planned or drawn.
     planned: u64,
     /// Measurements that were recorded.
@@ -120,6 +124,7 @@ impl Core {
             doubtful: BTreeSet::new(),
             stale: BTreeSet::new(),
             strikes: BTreeMap::new(),
+            reliability: Reliability::default(),
             planned: 0,
             measured: 0,
             changed: BTreeSet::new(),
@@ -201,6 +206,8 @@ impl Core {
         if self.lingering.len() < before {
             self.quiet_since = None;
         }
-        self.agents.pass_time(now);
+        if self.agents.pass_time(now) {
+            self.quiet_since = None;
+        }
     }
 }

@@ -43,6 +43,8 @@ pub struct LeaseView {
     pub preempted: bool,
     /// Members, host and port of the leader; `None` for a trial of one process.
     pub gang: Option<(u32, String, u16)>,
+    /// Mean time to a failure of the infrastructure that ends the attempt, as known now.
+    pub mtbf_ms: u64,
 }
 
 /// How many trials of an experiment are in which state.
@@ -78,6 +80,7 @@ impl Core {
             checkpoint: trial.checkpoint.clone(),
             preempted: lease.preempted.is_some(),
             gang: self.gang(&key.trial, lease),
+            mtbf_ms: self.reliability.mtbf_ms(lease.members.len()),
         })
     }
 

@@ -370,5 +370,6 @@ fn lease(view: &LeaseView) -> Result<Lease, Status> {
         gpu_share_milli: view.devices.gpu_share_milli,
         preempted: view.preempted,
         gang,
+        mtbf_ms: view.mtbf_ms,
     })
 }
