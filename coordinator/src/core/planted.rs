@@ -17,17 +17,20 @@ pub enum Planted {
     EndTwice,
     /// A gang begins although one of its members found no place.
     HalfGang,
+    /// What an agent noticed is recorded each time it says so.
+    NoticeTwice,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NoFence,
         Self::AcknowledgeFirst,
         Self::LeaseKept,
         Self::FreeAtOnce,
         Self::EndTwice,
         Self::HalfGang,
+        Self::NoticeTwice,
     ];
 }
 
