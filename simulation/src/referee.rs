@@ -117,8 +117,8 @@ impl Referee {
         self.experiments.clear();
     }
 
-    /// Takes in a record that is durable at the world's time `now`. `spec` is that of the trial that
-    /// it is about.
+    /// Takes in a record that is durable at the world's time `now`. `spec` is that of the trial
+    /// that it is about.
     ///
     /// # Errors
     /// It contradicts those before it, or what really happened.
