@@ -22,6 +22,8 @@ pub struct Lease {
     pub recalled: bool,
     /// Which part of a gang this is, if it is one.
     pub gang: Option<Gang>,
+    /// Mean time to a failure of the infrastructure that ends the attempt; 0 when nobody knows.
+    pub mtbf_ms: u64,
 }
 
 /// How a member of a gang finds the others, as torch.distributed names it.

@@ -24,6 +24,8 @@ pub struct Order {
     pub devices: Devices,
     /// Which part of a gang it is, if it is one.
     pub gang: Option<Gang>,
+    /// Mean time to a failure of the infrastructure that ends the attempt; 0 when nobody knows.
+    pub mtbf_ms: u64,
     /// The process ends itself at this moment unless a [`Control::Lease`] moved it.
     pub lease_until: Moment,
     /// Where files lie.
@@ -117,12 +119,13 @@ pub(crate) mod tests {
                 resources: Resources::default(),
                 retries: Retries::default(),
                 time_limit_ms: None,
-                checkpoint_every_ms: 1_000,
+                checkpoint_every_ms: Some(1_000),
                 placement: Placement::default(),
                 hang: None,
             },
             devices: Devices::default(),
             gang: None,
+            mtbf_ms: 0,
             lease_until: Moment(0),
             folders: Folders {
                 blobs: folder.clone(),

@@ -5,13 +5,17 @@
 //! inherit whatever they do to their group, session or environment. Linux has not used that limit
 //! since 2.4.25.
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions};
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 
 /// Rounds of killing descendants. Each one catches what was forked during the one before; a
 /// program that forks faster than that is caught by its process group.
 const KILL_ROUNDS_MAX: usize = 8;
+/// How long the death of a killed process is awaited, in nanoseconds; meanwhile nothing is read
+/// from other programs.
+const DEATH_PATIENCE_NS: i64 = 200_000_000;
 
 /// Kills the process group of `leader` and every descendant of it, also those that moved to a
 /// group or session of their own (as `torchrun` does with its processes).
@@ -119,12 +123,26 @@ pub fn kill_leftovers(known: &HashSet<Pid>, lives: impl Fn(u64) -> bool) {
                 killed = true;
                 kill_tree(entry.pid);
                 ignore_gone(rustix::process::kill_process(entry.pid, Signal::KILL));
+                await_death(entry.pid);
             }
             reap(entry.pid);
         }
         if !killed {
             return;
         }
+    }
+}
+
+/// Waits until a killed child is dead, which on a busy machine is not at once: what it held, such
+/// as a GPU's memory, is free only then. Not for ever: one that waits for a disk dies later.
+fn await_death(pid: Pid) {
+    let Ok(end) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
+        return;
+    };
+    let patience = Timespec { tv_sec: 0, tv_nsec: DEATH_PATIENCE_NS };
+    let mut ends = [PollFd::new(&end, PollFlags::IN)];
+    if let Err(error) = rustix::event::poll(&mut ends, Some(&patience)) {
+        tracing::debug!(%error, "the end of an orphan was not awaited");
     }
 }
 

@@ -401,6 +401,7 @@ impl Driver {
             spec: lease.spec,
             devices: lease.devices,
             gang: lease.gang,
+            mtbf_ms: lease.mtbf_ms,
             lease_until,
             folders,
             resume,

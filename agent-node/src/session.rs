@@ -347,8 +347,8 @@ fn parse_lease(lease: &wire::Lease, key: AttemptKey) -> Result<Lease, String> {
     {
         return Err("a share is of one GPU, and at most the whole of it".into());
     }
-    let (preempted, recalled) = (lease.preempted, lease.recalled);
-    Ok(Lease { key, spec, devices, checkpoint, preempted, recalled, gang })
+    let (preempted, recalled, mtbf_ms) = (lease.preempted, lease.recalled, lease.mtbf_ms);
+    Ok(Lease { key, spec, devices, checkpoint, preempted, recalled, gang, mtbf_ms })
 }
 
 fn parse_gang(gang: &wire::Gang) -> Result<Gang, String> {

@@ -401,7 +401,7 @@ fn shell(script: &str) -> TrialSpec {
         resources: Resources::default(),
         retries: Retries::default(),
         time_limit_ms: None,
-        checkpoint_every_ms: 1_000,
+        checkpoint_every_ms: Some(1_000),
         hang: None,
         placement: proto::Placement::default(),
     }

@@ -179,7 +179,7 @@ impl Lab {
             resources: Resources::default(),
             retries: Retries::default(),
             time_limit_ms: None,
-            checkpoint_every_ms: 1_000,
+            checkpoint_every_ms: Some(1_000),
             placement: Placement::default(),
             hang: None,
         };
@@ -195,6 +195,7 @@ impl Lab {
             spec,
             devices: Devices { cpus: vec![0], ..Devices::default() },
             gang: None,
+            mtbf_ms: 0,
             lease_until: clock::now().plus_ms(lease_ms),
             folders,
             resume: Vec::new(),

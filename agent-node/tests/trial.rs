@@ -255,7 +255,7 @@ fn a_training_obeys_a_stop_and_leaves_a_checkpoint() {
     let mut spec = training(&text);
     let Runner::Train(train) = &mut spec.runner else { unreachable!("it is a training") };
     train.steps = 10_000_000;
-    spec.checkpoint_every_ms = HOUR_MS;
+    spec.checkpoint_every_ms = Some(HOUR_MS);
     let mut trial = Trial::start_with(spec, HOUR_MS, &text, Vec::new());
     while !matches!(trial.next_record(), Some(TrialRecord::Metric(_))) {}
     trial.say(&Control::Stop);
@@ -323,7 +323,7 @@ fn program(arguments: &[&str]) -> TrialSpec {
         resources: Resources::default(),
         retries: Retries::default(),
         time_limit_ms: None,
-        checkpoint_every_ms: 1_000,
+        checkpoint_every_ms: Some(1_000),
         hang: None,
         placement: proto::Placement::default(),
     }
@@ -367,7 +367,7 @@ fn training(text: &[u8]) -> TrialSpec {
         validation: Validation { every_steps: 0, tokens: 640 },
     };
     let runner = Runner::Train(Box::new(train));
-    TrialSpec { runner, checkpoint_every_ms: 1, ..shell("true") }
+    TrialSpec { runner, checkpoint_every_ms: Some(1), ..shell("true") }
 }
 
 fn policy(pairs: &[u8]) -> TrialSpec {
@@ -400,7 +400,7 @@ fn policy(pairs: &[u8]) -> TrialSpec {
         evaluation: Evaluation { every_steps: 0, problems: 10 },
     };
     let runner = Runner::Grpo(Box::new(grpo));
-    TrialSpec { runner, checkpoint_every_ms: 1, ..shell("true") }
+    TrialSpec { runner, checkpoint_every_ms: Some(1), ..shell("true") }
 }
 
 #[track_caller]

@@ -11,7 +11,7 @@ use proto::{
 };
 use std::fs;
 use std::time::Duration;
-use trainer::{Device, Observer, Setting, train};
+use trainer::{CheckpointEvery, Device, Observer, Setting, train};
 
 struct Silent;
 
@@ -85,7 +85,7 @@ fn bench(criterion: &mut Criterion) {
                     threads: 1,
                     data: &data,
                     checkpoints: checkpoints.path(),
-                    checkpoint_every: Duration::from_secs(3_600),
+                    checkpoint_every: CheckpointEvery::Fixed(Duration::from_secs(3_600)),
                     attempt: Attempt(1),
                     agent: &agent,
                 };

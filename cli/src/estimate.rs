@@ -132,7 +132,7 @@ pub(crate) mod tests {
             resources: Resources::default(),
             retries: Retries::default(),
             time_limit_ms: None,
-            checkpoint_every_ms: 60_000,
+            checkpoint_every_ms: Some(60_000),
             hang: None,
             placement: proto::Placement::default(),
         }

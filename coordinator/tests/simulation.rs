@@ -6,7 +6,9 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test that says what it saw")]
 
 use coordinator::core::Planted;
+use proto::NoticeKind;
 use simulation::{Failure, Finished, Settings, World};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -57,12 +59,16 @@ fn sweep(
 fn no_law_is_broken_under_any_fault() {
     let ends = sweep(None, |ended| ended.is_err());
     let mut total = (0, 0, 0);
+    let mut notices = BTreeMap::<&str, u64>::new();
     for ended in ends {
         match ended {
             Ok(finished) => {
                 total.0 += finished.steps;
                 total.1 += finished.ended.values().sum::<u64>();
                 total.2 += u64::from(finished.refused);
+                for (kind, count) in finished.notices {
+                    *notices.entry(kind).or_default() += count;
+                }
             }
             Err(failure) => {
                 let told = Settings { log: true, ..Settings::draw(failure.seed, STEPS) };
@@ -72,7 +78,11 @@ fn no_law_is_broken_under_any_fault() {
         }
     }
     println!("{} steps, {} trials ended, {} lying disks refused", total.0, total.1, total.2);
+    println!("noticed: {notices:?}");
     assert!(total.1 > 0, "the worlds do nothing");
+    for kind in [NoticeKind::Hang, NoticeKind::NotANumber] {
+        assert!(notices.contains_key(kind.word()), "nobody noticed: {}", kind.word());
+    }
 }
 
 #[test]

@@ -23,8 +23,9 @@ pub struct TrialSpec {
     pub retries: Retries,
     /// Longest time of one attempt in milliseconds; `None` is no limit. Not part of the identity.
     pub time_limit_ms: Option<u64>,
-    /// Milliseconds between two checkpoints. Not part of the identity.
-    pub checkpoint_every_ms: u64,
+    /// Milliseconds between two checkpoints; `None` is what loses least, which is chosen while it
+    /// trains. Not part of the identity.
+    pub checkpoint_every_ms: Option<u64>,
     /// On which agents, on how many at once, and what else would do instead of `resources`.
     #[serde(default, skip_serializing_if = "Placement::is_default")]
     pub placement: Placement,
@@ -404,7 +405,7 @@ mod tests {
             resources: Resources::default(),
             retries: Retries::default(),
             time_limit_ms: None,
-            checkpoint_every_ms: 60_000,
+            checkpoint_every_ms: Some(60_000),
             placement: Placement::default(),
             hang: None,
         }
@@ -416,7 +417,8 @@ mod tests {
         let same = [
             TrialSpec { retries: Retries { infrastructure: 9, trial: 9 }, ..spec() },
             TrialSpec { time_limit_ms: Some(1), ..spec() },
-            TrialSpec { checkpoint_every_ms: 1, ..spec() },
+            TrialSpec { checkpoint_every_ms: Some(1), ..spec() },
+            TrialSpec { checkpoint_every_ms: None, ..spec() },
             TrialSpec {
                 placement: Placement {
                     labels: BTreeMap::from([("zone".into(), "a".into())]),

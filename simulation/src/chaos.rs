@@ -25,6 +25,10 @@ pub struct Chaos {
     pub disk_error: u64,
     /// Chance that an attempt's process dies by itself within one of its steps.
     pub process_death: u64,
+    /// Chance that one of its steps takes far longer, up to minutes.
+    pub hang: u64,
+    /// Chance that a step reports a number that is none.
+    pub bad_number: u64,
     /// Whether checkpoints lie on a disk that all machines see.
     pub shared_disk: bool,
 }
@@ -68,6 +72,8 @@ impl Chaos {
             crash_in_turn: 0,
             disk_error: 0,
             process_death: 0,
+            hang: 0,
+            bad_number: 0,
             shared_disk: true,
         }
     }
@@ -89,6 +95,8 @@ impl Chaos {
             crash_in_turn: rare(random, 10_000),
             disk_error: rare(random, 3_000),
             process_death: rare(random, 20_000),
+            hang: rare(random, 100_000),
+            bad_number: rare(random, 20_000),
             shared_disk: random.below(2) == 0,
         }
     }

@@ -406,6 +406,7 @@ fn lease(view: LeaseView) -> Lease {
         checkpoint: view.checkpoint,
         preempted: view.preempted,
         recalled: view.recalled,
+        mtbf_ms: view.mtbf_ms,
         gang: view.gang.map(|(world_size, master_addr, master_port)| Gang {
             world_size,
             master_addr,

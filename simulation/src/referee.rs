@@ -1,11 +1,17 @@
 //! Reads what became durable, with rules of its own that share no code with the core, and compares
 //! it with what really ran.
 
-use proto::{AgentId, Attempt, AttemptKey, Devices, Event, ExperimentId, Outcome, Record, TrialId};
+use proto::{
+    AgentId, Attempt, AttemptKey, Devices, Event, ExperimentId, Notice, NoticeKind, Outcome,
+    Record, TrialId, TrialSpec,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest gang of a simulated world.
 const MEMBERS_MAX: u32 = 8;
+/// From the record of a hang that shall end its attempt to the record of its end. Who hangs is
+/// killed after 15 s; the rest is for outages of agent and coordinator, one after the other.
+const HUNG_MAX_MS: u64 = 240_000;
 
 /// What the durable records say, and what was promised to the outside.
 #[derive(Debug, Default)]
@@ -19,6 +25,10 @@ pub(crate) struct Referee {
     settled: BTreeMap<AttemptKey, Outcome>,
     /// Ends that really happened: what a process said last.
     happened: BTreeMap<AttemptKey, Outcome>,
+    /// Steps at which a process really reported what is no number.
+    bad_numbers: BTreeSet<(TrialId, Attempt, u64)>,
+    /// Attempts that must end because they hung, and since when.
+    hung: BTreeMap<TrialId, (Attempt, u64)>,
 }
 
 /// Where the members of a gang are; `None` for one that ended.
@@ -32,12 +42,41 @@ struct Known {
     /// Whether it was granted for when another attempt has left its places.
     ahead: bool,
     ended: Option<Outcome>,
+    /// What was noticed about attempts.
+    noticed: BTreeSet<(Attempt, NoticeKind, u64, String)>,
 }
 
 impl Referee {
     /// A process said how its attempt ended.
     pub(crate) fn process_said(&mut self, key: AttemptKey, outcome: Outcome) {
         self.happened.insert(key, outcome);
+    }
+
+    /// A process reported a number that is none.
+    pub(crate) fn bad_number(&mut self, key: &AttemptKey, step: u64) {
+        self.bad_numbers.insert((key.trial.clone(), key.attempt, step));
+    }
+
+    /// What was noticed so far, by kind.
+    pub(crate) fn notices(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = BTreeMap::new();
+        for (_, kind, ..) in self.trials.values().flat_map(|known| &known.noticed) {
+            *counts.entry(kind.word()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// No attempt goes on that hung and was to end.
+    ///
+    /// # Errors
+    /// One does.
+    pub(crate) fn none_hangs(&self) -> Result<(), String> {
+        match self.hung.first_key_value() {
+            Some((trial, (attempt, _))) => {
+                Err(format!("attempt {attempt} of {trial} hung and goes on"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// A client was told that its recipe is accepted.
@@ -80,20 +119,26 @@ impl Referee {
         self.experiments.clear();
     }
 
-    /// Takes in a durable record. `members` is the size of the trial's gang.
+    /// Takes in a record that is durable at the world's time `now`. `spec` is that of the trial
+    /// that it is about.
     ///
     /// # Errors
     /// It contradicts those before it, or what really happened.
-    pub(crate) fn durable(&mut self, record: &Record, members: Option<u32>) -> Result<(), String> {
+    pub(crate) fn durable(
+        &mut self,
+        now: u64,
+        record: &Record,
+        spec: Option<&TrialSpec>,
+    ) -> Result<(), String> {
         if record.sequence != self.last + 1 {
             return Err(format!("record {} follows record {}", record.sequence, self.last));
         }
         self.last = record.sequence;
-        self.take(&record.event, members)
+        self.take(now, &record.event, spec)
             .map_err(|error| format!("record {}: {error}: {:?}", record.sequence, record.event))
     }
 
-    fn take(&mut self, event: &Event, members: Option<u32>) -> Result<(), String> {
+    fn take(&mut self, now: u64, event: &Event, spec: Option<&TrialSpec>) -> Result<(), String> {
         match event {
             Event::ExperimentSubmitted { experiment, .. } => {
                 if !self.experiments.insert(experiment.clone()) {
@@ -123,6 +168,7 @@ impl Referee {
                 let leader = Some((agent.clone(), devices.clone()));
                 let others = others.iter().map(|m| Some((m.agent.clone(), m.devices.clone())));
                 let places: Places = std::iter::once(leader).chain(others).collect();
+                let members = spec.map(|spec| spec.placement.members);
                 if members.is_some_and(|members| members as usize != places.len()) {
                     return Err(format!("a gang of {members:?} got {} places", places.len()));
                 }
@@ -130,9 +176,12 @@ impl Referee {
             }
             Event::AttemptPreempted { trial, attempt, .. }
             | Event::AttemptStarted { trial, attempt }
-            | Event::Measured { trial, attempt, .. }
-            | Event::Noticed { trial, attempt, .. } => {
+            | Event::Measured { trial, attempt, .. } => {
                 self.current(trial, *attempt)?;
+            }
+            Event::Noticed { trial, attempt, notice } => {
+                self.current(trial, *attempt)?;
+                self.noticed(now, (trial, *attempt), notice, spec)?;
             }
             Event::CheckpointSaved { trial, checkpoint } => {
                 self.current(trial, checkpoint.attempt)?;
@@ -145,11 +194,15 @@ impl Referee {
             Event::AttemptFailed { trial, attempt, outcome, .. } => {
                 self.current(trial, *attempt)?;
                 self.known(trial).lease = None;
+                self.hung_ends(now, trial, *attempt)?;
                 if matches!(outcome, Outcome::Completed { .. }) {
                     return Err("an attempt that completed is repeated".to_owned());
                 }
             }
-            Event::TrialEnded { trial, attempt, outcome } => self.over(trial, *attempt, outcome)?,
+            Event::TrialEnded { trial, attempt, outcome } => {
+                self.over(trial, *attempt, outcome)?;
+                self.hung_ends(now, trial, *attempt)?;
+            }
         }
         Ok(())
     }
@@ -163,6 +216,39 @@ impl Referee {
             Some((current, places)) if *current == attempt => Ok(places),
             Some((current, _)) => Err(format!("attempt {current} is the current one")),
             None => Err("no attempt is current".to_owned()),
+        }
+    }
+
+    /// Every fact is told once, and what is told is so.
+    fn noticed(
+        &mut self,
+        now: u64,
+        (trial, attempt): (&TrialId, Attempt),
+        notice: &Notice,
+        spec: Option<&TrialSpec>,
+    ) -> Result<(), String> {
+        let fact = (attempt, notice.kind, notice.step, notice.text.clone());
+        if !self.known(trial).noticed.insert(fact) {
+            return Err("it was noticed before".to_owned());
+        }
+        let was_bad = self.bad_numbers.contains(&(trial.clone(), attempt, notice.step));
+        if notice.kind == NoticeKind::NotANumber && !was_bad {
+            return Err("its process reported a number".to_owned());
+        }
+        if notice.kind == NoticeKind::Hang && spec.is_some_and(|spec| spec.hang_policy().retry) {
+            // A recovery reads of it again.
+            self.hung.entry(trial.clone()).or_insert((attempt, now));
+        }
+        Ok(())
+    }
+
+    /// An attempt is over. If it hung and was to end, then soon after.
+    fn hung_ends(&mut self, now: u64, trial: &TrialId, over: Attempt) -> Result<(), String> {
+        match self.hung.remove(trial) {
+            Some((attempt, since)) if attempt == over && now - since > HUNG_MAX_MS => {
+                Err(format!("attempt {attempt} hung {} ms before", now - since))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 

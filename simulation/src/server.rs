@@ -6,8 +6,9 @@ use crate::nature::{Connection, ToMachine, ToServer, What};
 use crate::world::World;
 use coordinator::core::{Answer, Core, Join, Report, Request, Step, Ticket};
 use coordinator::journal;
-use proto::{AgentId, Record, Timestamp};
+use proto::{AgentId, Event, Record, Timestamp, TrialSpec};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Where the coordinator's wall clock begins.
 const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -81,12 +82,13 @@ impl World {
         self.referee.recover();
         let mut law = Ok(());
         let mut hashes = Vec::new();
+        let now = self.nature.now;
         let replayed = journal::replay(&self.server.disk, |record| {
             core.apply(record.at, &record.event);
             hashes.push(hash(record));
-            let members = members(&core, record);
+            let spec = spec(&core, record);
             law = std::mem::replace(&mut law, Ok(()))
-                .and_then(|()| self.referee.durable(record, members));
+                .and_then(|()| self.referee.durable(now, record, spec.as_deref()));
         });
         let last = match replayed {
             Ok(last) => last,
@@ -287,8 +289,8 @@ impl World {
             return Ok(true);
         }
         for record in records {
-            let members = self.server.core.as_ref().and_then(|core| members(core, record));
-            self.referee.durable(record, members)?;
+            let spec = self.server.core.as_ref().and_then(|core| spec(core, record));
+            self.referee.durable(self.nature.now, record, spec.as_deref())?;
             let hash = hash(record);
             self.nature.trace(hash.as_bytes());
             self.server.durable.push(hash);
@@ -361,10 +363,10 @@ fn hash(record: &Record) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// Size of the gang that a record is about, when it is about a trial.
-fn members(core: &Core, record: &Record) -> Option<u32> {
-    let proto::Event::LeaseGranted { trial, .. } = &record.event else {
+/// What the trial is that a record is about, where the referee asks for it.
+fn spec(core: &Core, record: &Record) -> Option<Arc<TrialSpec>> {
+    let (Event::LeaseGranted { trial, .. } | Event::Noticed { trial, .. }) = &record.event else {
         return None;
     };
-    core.trial(trial).map(|trial| trial.spec.placement.members)
+    core.trial(trial).map(|trial| Arc::clone(&trial.spec))
 }

@@ -104,6 +104,11 @@ fn recipe(random: &mut Random, number: u64) -> String {
         3 => line("limits: {trial_time: 20s}".to_owned()),
         _ => {}
     }
+    match random.below(4) {
+        0 => line("hang: {steps: 4, at_least: 2s, then: retry}".to_owned()),
+        1 => line("hang: {steps: 4, at_least: 2s}".to_owned()),
+        _ => {}
+    }
     let (infrastructure, trial) = (random.between(2, 40), random.below(3));
     line(format!("retries: {{infrastructure: {infrastructure}, trial: {trial}}}"));
     format!(

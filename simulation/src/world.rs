@@ -77,6 +77,8 @@ pub struct Finished {
     pub records: u64,
     /// Trials by the word of their end.
     pub ended: BTreeMap<&'static str, u64>,
+    /// Notices by the word of their kind.
+    pub notices: BTreeMap<&'static str, u64>,
     /// What the trials did.
     pub work: Work,
     /// The machine's disk lied, and the coordinator refused to start from what it gave.
@@ -187,6 +189,7 @@ impl World {
                 checked_rest_at = self.nature.now;
                 if self.is_at_rest() {
                     self.referee.keeps_promises()?;
+                    self.referee.none_hangs()?;
                     return Ok(false);
                 }
             }
@@ -332,6 +335,7 @@ impl World {
             faults: self.nature.faults.clone(),
             records: self.server.last,
             ended,
+            notices: self.referee.notices(),
             work: self.nature.work,
             refused,
         }

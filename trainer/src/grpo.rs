@@ -18,6 +18,7 @@ use crate::checkpoint::{self, Contents, Second, State};
 use crate::device;
 use crate::error::TrainError;
 use crate::generate::GenerateError;
+use crate::interval::Saves;
 use crate::log::now;
 use crate::optimizer::moment_places;
 use crate::parameters::Layout;
@@ -95,19 +96,19 @@ fn steps(
     mut state: State,
     observer: &mut dyn Observer,
 ) -> Result<End, TrainError> {
-    let mut saved_at = now();
+    let mut saves = Saves::new(setting.checkpoint_every);
     let mut reported_at: Option<Instant> = None;
     for step in state.step..=spec.steps() {
         let stop = observer.stop_requested();
         let free = writer.is_free(observer)?;
-        if stop || (free && now().duration_since(saved_at) >= setting.checkpoint_every) {
+        if stop {
             writer.finish(observer)?;
             writer.write(trainee.snapshot(&state)?);
-            if stop {
-                writer.finish(observer)?;
-                return Ok(End::Stopped { step });
-            }
-            saved_at = now();
+            writer.finish(observer)?;
+            return Ok(End::Stopped { step });
+        }
+        if free && saves.is_due() {
+            saves.make(observer, || trainee.snapshot(&state).map(|taken| writer.write(taken)))?;
         }
 
         // After the snapshot: a training that resumes here changes its phase and measures itself.

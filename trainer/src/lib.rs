@@ -10,7 +10,7 @@
 //! * [`optimizer`]: AdamW, Lion, SGD and Muon; [`schedule`]: the learning rate.
 //! * [`data`]: text, shards and documents to windows of tokens, in an order that is a function of
 //!   seed and step.
-//! * [`checkpoint`]: states on disk, whole or refused.
+//! * [`checkpoint`]: states on disk, whole or refused; how often: [`CheckpointEvery`].
 //! * [`device`]: where tensors live, and what libtorch found on this machine.
 //!
 //! What makes a resumed training end with the same bits: no global generator (initial values and
@@ -26,6 +26,7 @@ mod error;
 pub mod generate;
 pub mod grpo;
 pub mod hf;
+mod interval;
 mod learner;
 mod log;
 pub mod model;
@@ -40,4 +41,5 @@ mod writer;
 pub use device::{Device, Environment, environment};
 pub use error::TrainError;
 pub use grpo::train_policy;
+pub use interval::{CheckpointEvery, best_interval};
 pub use train::{End, Observer, Setting, train};

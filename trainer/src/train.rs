@@ -5,6 +5,7 @@ use crate::checkpoint::{self, CheckpointError, Contents, Second, State};
 use crate::data::{Bytes, Text, Windows, batches};
 use crate::device::{self, Device, THREADS_MAX};
 use crate::error::TrainError;
+use crate::interval::{CheckpointEvery, Saves};
 use crate::learner::Learner;
 use crate::log::{Log, now};
 use crate::optimizer::moment_places;
@@ -17,7 +18,6 @@ use std::f64::consts::LN_2;
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::thread;
-use std::time::Duration;
 
 /// Everything about one training that is not part of what it computes, and the seed.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +35,7 @@ pub struct Setting<'a> {
     /// Folder of this attempt's checkpoints; it exists.
     pub checkpoints: &'a Path,
     /// Time between two checkpoints.
-    pub checkpoint_every: Duration,
+    pub checkpoint_every: CheckpointEvery,
     /// Which try this is; part of the checkpoints' names.
     pub attempt: Attempt,
     /// Who writes the checkpoints.
@@ -132,7 +132,7 @@ fn steps(
     mut log: Log,
     observer: &mut dyn Observer,
 ) -> Result<End, TrainError> {
-    let mut saved_at = now();
+    let mut saves = Saves::new(setting.checkpoint_every);
     let first = state.step;
     for step in first..=spec.steps {
         let last = step == spec.steps; // one more pass, so that the end is measured and saved too
@@ -160,7 +160,7 @@ fn steps(
 
         let stop = observer.stop_requested();
         let free = writer.is_free(observer)?;
-        if stop || (free && now().duration_since(saved_at) >= setting.checkpoint_every) {
+        if stop || (free && saves.is_due()) {
             let broken = log.settle(&mut state, observer);
             if let Some(step) = broken.map_err(|source| reading(spec, source))? {
                 return Ok(diverged("loss", step));
@@ -171,8 +171,7 @@ fn steps(
                 writer.finish(observer)?;
                 return Ok(End::Stopped { step });
             }
-            writer.write(learner.snapshot(&state)?);
-            saved_at = now();
+            saves.make(observer, || learner.snapshot(&state).map(|taken| writer.write(taken)))?;
         }
 
         let begun = now();

@@ -10,7 +10,7 @@ fn an_assignment_is_read_with_gangs_shares_and_what_was_dropped() {
         version: 7,
         base: 5,
         leases: vec![
-            wire::Lease { gang: Some(gang), preempted: true, ..lease() },
+            wire::Lease { gang: Some(gang), preempted: true, mtbf_ms: 77, ..lease() },
             wire::Lease { gpus: vec![3], gpu_share_milli: 250, ..lease() },
         ],
         dropped: vec![wire::AttemptRef { trial: TRIAL.into(), attempt: 1, rank: 1 }],
@@ -20,7 +20,7 @@ fn an_assignment_is_read_with_gangs_shares_and_what_was_dropped() {
     assert_eq!((assignment.version, assignment.base), (7, 5));
     assert_eq!(assignment.dropped, [key(1, 1)]);
     let [member, share] = &assignment.leases[..] else { panic!("{assignment:?}") };
-    assert_eq!((&member.key, member.preempted), (&key(2, 2), true));
+    assert_eq!((&member.key, member.preempted, member.mtbf_ms), (&key(2, 2), true, 77));
     let expected = Gang { world_size: 4, master_addr: "h".into(), master_port: 29_500 };
     assert_eq!(member.gang, Some(expected));
     assert_eq!((&share.key, share.devices.gpu_share_milli), (&key(2, 0), 250));
@@ -88,7 +88,7 @@ fn lease() -> wire::Lease {
         resources: proto::Resources::default(),
         retries: proto::Retries::default(),
         time_limit_ms: None,
-        checkpoint_every_ms: 1_000,
+        checkpoint_every_ms: Some(1_000),
         hang: None,
         placement: proto::Placement::default(),
     };

@@ -9,7 +9,11 @@ use agent_keeper::stop::StopCause;
 use proto::{Checkpoint, Outcome};
 use std::cell::Cell;
 use std::time::Duration;
-use trainer::{Device, End, Observer, Setting, TrainError};
+use trainer::{CheckpointEvery, Device, End, Observer, Setting, TrainError};
+
+/// Mean time between failures when the coordinator does not say one: a failure a day, which is what
+/// a coordinator believes that has seen none.
+const MTBF_UNKNOWN: Duration = Duration::from_secs(24 * 3_600);
 
 /// Trains to the end, by `train`.
 pub(crate) fn run(
@@ -30,7 +34,7 @@ pub(crate) fn run(
         threads: environment::threads(&order.devices),
         data: &data,
         checkpoints: &order.folders.checkpoints,
-        checkpoint_every: Duration::from_millis(order.spec.checkpoint_every_ms),
+        checkpoint_every: checkpoint_every(order.spec.checkpoint_every_ms, order.mtbf_ms),
         attempt: order.key.attempt,
         agent: &order.agent,
     };
@@ -49,6 +53,15 @@ pub(crate) fn run(
             observer.log.note(&message);
             TrialEnd::Outcome(Outcome::failed(error.class(), message))
         }
+    }
+}
+
+/// What the recipe says, and otherwise what loses least.
+fn checkpoint_every(every_ms: Option<u64>, mtbf_ms: u64) -> CheckpointEvery {
+    match (every_ms, mtbf_ms) {
+        (Some(every_ms), _) => CheckpointEvery::Fixed(Duration::from_millis(every_ms)),
+        (None, 0) => CheckpointEvery::Best { mtbf: MTBF_UNKNOWN },
+        (None, mtbf_ms) => CheckpointEvery::Best { mtbf: Duration::from_millis(mtbf_ms) },
     }
 }
 
@@ -77,5 +90,23 @@ impl Observer for Watched<'_> {
         let cause = self.cause.get().or_else(|| self.lifeline.stop_cause());
         self.cause.set(cause);
         cause.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_recipe_says_wins() {
+        let seconds = Duration::from_secs;
+        for (every_ms, mtbf_ms, expected) in [
+            (Some(5_000), 0, CheckpointEvery::Fixed(seconds(5))),
+            (Some(5_000), 60_000, CheckpointEvery::Fixed(seconds(5))),
+            (None, 60_000, CheckpointEvery::Best { mtbf: seconds(60) }),
+            (None, 0, CheckpointEvery::Best { mtbf: seconds(86_400) }),
+        ] {
+            assert_eq!(checkpoint_every(every_ms, mtbf_ms), expected, "{every_ms:?} {mtbf_ms}");
+        }
     }
 }

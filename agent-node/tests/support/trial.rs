@@ -61,6 +61,7 @@ impl Trial {
             spec,
             devices: Devices { cpus: vec![0], ..Devices::default() },
             gang: None,
+            mtbf_ms: 0,
             lease_until: clock::now().plus_ms(lease_ms),
             folders,
             resume,

@@ -46,8 +46,8 @@ impl Agents {
         self.all.remove(id)
     }
 
-    /// The version of an assignment that is newer than all that an agent may have seen: also of one
-    /// that is forgotten and of which a hello comes late or twice, and then what it reported before.
+    /// The version of an assignment that is newer than all that an agent may have seen, also one
+    /// that was forgotten and of which a hello comes late or twice.
     pub(super) fn next_version(&self, before: Option<&Agent>) -> u64 {
         self.forgotten_version.max(before.map_or(0, |agent| agent.version)) + 1
     }

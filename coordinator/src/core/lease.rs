@@ -167,6 +167,8 @@ impl Core {
             }
             self.changed.insert(member.agent.clone());
         }
+        let leased_ms = if lease.follows { 0 } else { at.since_ms(lease.holds_since) };
+        self.reliability.add(leased_ms, lease.members.len(), outcome);
         self.doubtful.remove(id);
         if let Some((_, asked_at)) = &lease.preempted {
             self.yielding.remove(&(*asked_at, id.clone()));
@@ -177,7 +179,7 @@ impl Core {
         if let Some(payer) = lease.payer.as_ref().and_then(|id| self.experiments.get_mut(id)) {
             payer.leased = payer.leased.saturating_sub(1);
             payer.held = payer.held.saturating_sub(lease.units());
-            let milli_ms = lease.gpu_milli() * at.since_ms(lease.granted_at);
+            let milli_ms = lease.gpu_milli() * leased_ms;
             payer.used.gpu_ms += milli_ms / 1_000;
             payer.learn_pace(at, &lease);
         }

@@ -31,6 +31,7 @@ mod line;
 mod observe;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod reliability;
 mod report;
 mod schedule;
 mod settle;
@@ -52,6 +53,7 @@ pub use view::{Counts, LeaseView, Wanted};
 use agent::Strikes;
 use agents::Agents;
 use proto::{AgentId, AttemptKey, ExperimentId, Timestamp, TrialId};
+use reliability::Reliability;
 use state::{Experiment, Trial, TrialState};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,6 +98,8 @@ pub struct Core {
     stale: BTreeSet<ExperimentId>,
     /// Agents whose attempts failed lately.
     strikes: BTreeMap<AgentId, Strikes>,
+    /// How attempts have fared so far.
+    reliability: Reliability,
     /// Trials that were planned or drawn.
     planned: u64,
     /// Measurements that were recorded.
@@ -125,6 +129,7 @@ impl Core {
             doubtful: BTreeSet::new(),
             stale: BTreeSet::new(),
             strikes: BTreeMap::new(),
+            reliability: Reliability::default(),
             planned: 0,
             measured: 0,
             changed: BTreeSet::new(),

@@ -4,27 +4,33 @@ use super::Core;
 use super::report::{Point, Report};
 use super::state::Noticed;
 use proto::notice::NOTICES_MAX;
-use proto::{AttemptKey, Event, ExperimentId, Notice, TrialId};
-use std::collections::BTreeSet;
+use proto::{Event, ExperimentId, Notice, TrialId};
+use std::collections::{BTreeMap, BTreeSet};
 use studies::study::{Measured, RUNGS_MAX};
 
 impl Core {
-    /// Notices that are new. They are told again until a reply is heard.
+    /// Notices that are new. They are told again until a reply is heard, and two members of a gang
+    /// may tell the same.
     pub(super) fn decide_notices(&self, report: &Report) -> Vec<Event> {
-        let is_new = |(key, notice): &&(AttemptKey, Notice)| {
-            let Some(trial) = self.trials.get(&key.trial) else { return false };
+        let mut events = Vec::new();
+        let mut new: BTreeMap<&TrialId, Vec<&Notice>> = BTreeMap::new();
+        for (key, notice) in &report.notices {
+            let Some(trial) = self.trials.get(&key.trial) else { continue };
+            let new = new.entry(&key.trial).or_default();
             let known =
                 |noticed: &Noticed| noticed.attempt == key.attempt && noticed.notice == *notice;
-            self.is_current(&report.agent, key)
-                && trial.noticed.len() < NOTICES_MAX
-                && !trial.noticed.iter().any(known)
-        };
-        let event = |(key, notice): &(AttemptKey, Notice)| Event::Noticed {
-            trial: key.trial.clone(),
-            attempt: key.attempt,
-            notice: notice.clone(),
-        };
-        report.notices.iter().filter(is_new).map(event).collect()
+            let is_known = trial.noticed.iter().any(known) || new.contains(&notice);
+            if (is_known && !planted!(self, NoticeTwice))
+                || !self.is_current(&report.agent, key)
+                || trial.noticed.len() + new.len() >= NOTICES_MAX
+            {
+                continue;
+            }
+            new.push(notice);
+            let (trial, attempt) = (key.trial.clone(), key.attempt);
+            events.push(Event::Noticed { trial, attempt, notice: notice.clone() });
+        }
+        events
     }
 
     /// Which rungs of its studies a metric point passes.

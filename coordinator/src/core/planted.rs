@@ -19,11 +19,13 @@ pub enum Planted {
     HalfGang,
     /// Devices are free although an attempt is in line for them.
     LineForgotten,
+    /// What an agent noticed is recorded each time it says so.
+    NoticeTwice,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NoFence,
         Self::AcknowledgeFirst,
         Self::LeaseKept,
@@ -31,6 +33,7 @@ impl Planted {
         Self::EndTwice,
         Self::HalfGang,
         Self::LineForgotten,
+        Self::NoticeTwice,
     ];
 }
 

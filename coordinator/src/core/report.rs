@@ -200,6 +200,7 @@ impl Core {
         events.extend(self.decide_notices(report));
         self.decide_ended(now, report, &mut events, &mut settled);
         events.extend(self.decide_missing(now, agent, report));
+        refuse_survivors(report, &events, &mut settled);
         Ok((events, settled))
     }
 
@@ -268,7 +269,7 @@ impl Core {
         let Some(agent) = self.agents.get_mut(&report.agent) else {
             return;
         };
-        if !agent.is_available(now, self.lease_ttl_ms) || report.leaving {
+        if !agent.is_available(now, self.lease_ttl_ms) || report.leaving != agent.leaving {
             self.quiet_since = None;
         }
         agent.heard_at = now;
@@ -427,4 +428,20 @@ fn retry_pause(trial: &Trial, outcome: &Outcome) -> Option<u64> {
     let failures = trial.failures.get(class).copied().unwrap_or(0);
     let doubled = BACKOFF_FIRST_MS.checked_shl(failures).unwrap_or(BACKOFF_MAX_MS);
     (failures < allowed).then_some(doubled.min(BACKOFF_MAX_MS))
+}
+
+/// Members of attempts that end with this report: what is not refused is renewed, and their lease
+/// is not.
+fn refuse_survivors(report: &Report, events: &[Event], settled: &mut Settled) {
+    let mut over: BTreeSet<&TrialId> = BTreeSet::new();
+    for event in events {
+        if let Event::AttemptFailed { trial, .. } | Event::TrialEnded { trial, .. } = event {
+            over.insert(trial);
+        }
+    }
+    for (key, _) in &report.running {
+        if over.contains(&key.trial) && !settled.refused.contains(key) {
+            settled.refused.push(key.clone());
+        }
+    }
 }

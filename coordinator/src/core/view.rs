@@ -45,6 +45,8 @@ pub struct LeaseView {
     pub recalled: bool,
     /// Members, host and port of the leader; `None` for a trial of one process.
     pub gang: Option<(u32, String, u16)>,
+    /// Mean time to a failure of the infrastructure that ends the attempt, as known now.
+    pub mtbf_ms: u64,
 }
 
 /// How many trials of an experiment are in which state.
@@ -81,6 +83,7 @@ impl Core {
             preempted: lease.preempted.is_some(),
             recalled: lease.recalled,
             gang: self.gang(&key.trial, lease),
+            mtbf_ms: self.reliability.mtbf_ms(lease.members.len()),
         })
     }
 

@@ -371,5 +371,6 @@ fn lease(view: &LeaseView) -> Result<Lease, Status> {
         preempted: view.preempted,
         recalled: view.recalled,
         gang,
+        mtbf_ms: view.mtbf_ms,
     })
 }

@@ -128,6 +128,12 @@ fn coordinators_words() -> Vec<Case> {
         preempted: true,
         recalled: false,
         gang: Some(gang),
+        ..<_>::default()
+    };
+    let later = wire::Assignment {
+        version: 43,
+        leases: vec![wire::Lease { mtbf_ms: 86_400_000, ..lease.clone() }],
+        ..<_>::default()
     };
     let assignment = wire::Assignment {
         version: 42,
@@ -140,6 +146,7 @@ fn coordinators_words() -> Vec<Case> {
         coordinator_says("welcome", ToAgent::Welcome(welcome)),
         coordinator_says("reply", ToAgent::Reply(reply)),
         coordinator_says("assignment", ToAgent::Assignment(assignment)),
+        coordinator_says("assignment_mtbf", ToAgent::Assignment(later)),
     ]
 }
 

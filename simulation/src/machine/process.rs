@@ -14,6 +14,9 @@ const WATCHDOG_MS: u64 = 100;
 /// Longest time in which a program that was asked to stop saves its state.
 const SAVE_MAX_MS: u64 = 800;
 
+/// Longest hangs: some that pass for a slow step, some that nobody would wait for.
+const HANGS_MAX_MS: [u64; 3] = [5_000, 60_000, 900_000];
+
 /// Saved states by the attempt that wrote them.
 pub(super) type Saved = BTreeMap<Checkpointed, State>;
 
@@ -32,6 +35,8 @@ pub(super) struct Process {
     /// When the step began at which it is now, in milliseconds of the world.
     step_began: u64,
     was_asked: bool,
+    /// It makes no step before, and answers nobody.
+    hangs_until: u64,
 }
 
 impl Process {
@@ -74,6 +79,7 @@ impl World {
             lease_until,
             step_began: self.nature.now,
             was_asked: false,
+            hangs_until: 0,
         };
         self.nature
             .log(|| format!("machine {index} starts {} at {:?}", process.key, process.state));
@@ -152,15 +158,30 @@ impl World {
         process.count_work(&mut self.nature, is_again);
         let Process { key, program, state, .. } = process.clone();
         self.tell_metric(index, &key, state);
+        self.tell_pulse(index, &key, state);
         if state.step >= program.steps {
             return self.process_ends(index, number, &key, program, state);
         }
         if state.step % program.checkpoint_every == 0 && key.rank == 0 {
             self.save(index, &key, state);
         }
-        let step = What::ProcessStep { machine: index, process: number };
-        self.nature.after(program.step_ms, step);
+        let step_ms = self.next_step_ms(index, number, program);
+        self.nature.after(step_ms, What::ProcessStep { machine: index, process: number });
         Ok(())
+    }
+
+    /// How long the next step takes: as always, unless the process hangs.
+    fn next_step_ms(&mut self, index: usize, number: u64, program: Program) -> u64 {
+        if self.nature.calm || !self.nature.random.chance(self.nature.chaos.hang) {
+            return program.step_ms;
+        }
+        self.nature.count_fault("Hang");
+        let most = *self.nature.random.pick(&HANGS_MAX_MS).unwrap_or(&program.step_ms);
+        let step_ms = self.nature.random.between(program.step_ms, most);
+        if let Some(process) = self.machines[index].processes.get_mut(&number) {
+            process.hangs_until = self.nature.now + step_ms;
+        }
+        step_ms
     }
 
     fn process_ends(
@@ -226,6 +247,21 @@ impl World {
         machine.tell_server(&mut self.nature, connection, ToServer::Points(vec![point]));
     }
 
+    /// The agent hears every metric, and judges by it how its trials train.
+    fn tell_pulse(&mut self, index: usize, key: &AttemptKey, state: State) {
+        if !self.nature.settings.checks {
+            return;
+        }
+        let is_bad = !self.nature.calm && self.nature.random.chance(self.nature.chaos.bad_number);
+        if is_bad {
+            self.nature.count_fault("BadNumber");
+            self.referee.bad_number(key, state.step);
+        }
+        let value = if is_bad { f64::NAN } else { state.loss() };
+        let (key, metric, step) = (key.clone(), "loss".to_owned(), state.step);
+        self.tell_agent(index, Input::Metric { key, metric, step, value });
+    }
+
     pub(super) fn process_renewed(&mut self, index: usize, key: &AttemptKey, until: Moment) {
         let Some(number) = find(&self.machines[index].processes, key) else {
             return;
@@ -266,7 +302,7 @@ impl World {
             return;
         };
         process.was_asked = true;
-        if !process.program.is_stubborn {
+        if !process.program.is_stubborn && process.hangs_until <= self.nature.now {
             let delay = self.nature.random.between(1, SAVE_MAX_MS);
             self.nature.after(delay, What::ProcessStopped { machine: index, process: number });
         }

@@ -11,6 +11,10 @@ const STEPS_MAX: u64 = 1_000;
 /// Argument of a program that ends at once.
 pub(crate) const SHORT: &str = "short";
 
+/// Time between two checkpoints of a training whose recipe leaves it to the trainer, which measures
+/// what a forecast cannot.
+const SAVES_MS: u64 = 60_000;
+
 /// How the program of a trial behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Program {
@@ -65,7 +69,10 @@ impl Program {
                     gpus => gpu_flops_per_s * gpus as f64 * f64::from(devices.gpu_milli()) / 1e3,
                 };
                 if flops > 0.0 {
-                    Self::steady((flops / rate * 1e3) as u64, spec.checkpoint_every_ms)
+                    Self::steady(
+                        (flops / rate * 1e3) as u64,
+                        spec.checkpoint_every_ms.unwrap_or(SAVES_MS),
+                    )
                 } else {
                     Self::steady(program_ms, program_saves_ms.unwrap_or(u64::MAX))
                 }

@@ -15,9 +15,6 @@ use std::collections::BTreeMap;
 /// Longest text of a recipe. It is written by people, sent in one message and kept in the journal.
 pub const RECIPE_BYTES_MAX: usize = 1 << 20;
 
-/// Milliseconds between two checkpoints when the recipe does not say.
-pub const CHECKPOINT_EVERY_MS: u64 = 60_000;
-
 /// A checked recipe: every value is in its range.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Recipe {
@@ -29,8 +26,8 @@ pub struct Recipe {
     pub resources: Resources,
     /// How often a failed attempt is repeated.
     pub retries: Retries,
-    /// Milliseconds between two checkpoints.
-    pub checkpoint_every_ms: u64,
+    /// Milliseconds between two checkpoints; `None` is what loses least.
+    pub checkpoint_every_ms: Option<u64>,
     /// When a trial counts as hung; `None` is what [`Hang::of`] says.
     pub hang: Option<Hang>,
     /// Longest time of one attempt in milliseconds; `None` is no limit.
@@ -180,8 +177,8 @@ pub struct TrialSettings {
     pub retries: Retries,
     /// Longest time of one attempt in milliseconds; `None` is no limit.
     pub time_limit_ms: Option<u64>,
-    /// Milliseconds between two checkpoints.
-    pub checkpoint_every_ms: u64,
+    /// Milliseconds between two checkpoints; `None` is what loses least.
+    pub checkpoint_every_ms: Option<u64>,
     /// Where it may run.
     pub placement: Placement,
     /// When it counts as hung; `None` is what [`Hang::of`] says.

@@ -40,8 +40,7 @@ mod tests;
 mod yaml;
 
 pub use checked::{
-    CHECKPOINT_EVERY_MS, DataWanted, Policy, RECIPE_BYTES_MAX, Recipe, StudyError, TrialSettings,
-    Wanted,
+    DataWanted, Policy, RECIPE_BYTES_MAX, Recipe, StudyError, TrialSettings, Wanted,
 };
 pub use error::{Path, Place, RecipeError};
 pub(crate) use name::{NAME_BYTES_MAX, check_name};

@@ -1,6 +1,6 @@
 //! The recipe's keys as they are written, and the checks that do not belong to one study.
 
-use super::checked::{CHECKPOINT_EVERY_MS, Recipe};
+use super::checked::Recipe;
 use super::error::{Path, RecipeError};
 use super::name::check_experiment;
 use super::policy::{RawLimits, RawPolicy};
@@ -107,9 +107,8 @@ impl RawRecipe {
         let root = Path::default();
         check_experiment(&self.metadata.name, &root.key("metadata").key("name"))?;
         let (spec, at) = (self.spec, root.key("spec"));
-        let checkpoint_every_ms =
-            spec.checkpoint.every.map_or(CHECKPOINT_EVERY_MS, |every| every.0);
-        if checkpoint_every_ms < CHECKPOINT_EVERY_MS_MIN {
+        let checkpoint_every_ms = spec.checkpoint.every.map(|every| every.0);
+        if checkpoint_every_ms.is_some_and(|every| every < CHECKPOINT_EVERY_MS_MIN) {
             let least = Duration(CHECKPOINT_EVERY_MS_MIN);
             let path = at.key("checkpoint").key("every");
             return Err(RecipeError::new(&path, format!("must be at least {least}")));

@@ -107,7 +107,7 @@ fn the_reference_writes_every_key_with_its_default() {
     assert_eq!(Recipe { name: "reference".into(), ..minimal.clone() }, reference);
     assert_eq!(minimal.resources, Resources::default());
     assert_eq!(minimal.retries, Retries::default());
-    assert_eq!((minimal.checkpoint_every_ms, minimal.trial_time_ms), (60_000, None));
+    assert_eq!((minimal.checkpoint_every_ms, minimal.trial_time_ms), (None, None));
 
     absent::take();
     let reference = recipe("reference-sweep.yaml");
@@ -183,7 +183,7 @@ fn common_settings_are_read_with_their_units() {
     };
     assert_eq!(recipe.resources, resources);
     assert_eq!(recipe.retries, Retries { infrastructure: 1, trial: 2 });
-    assert_eq!(recipe.checkpoint_every_ms, 1_500);
+    assert_eq!(recipe.checkpoint_every_ms, Some(1_500));
     assert_eq!(recipe.trial_time_ms, Some(7_200_000));
     let study = recipe.study(&Inputs::default()).unwrap();
     let trial = study.trial(0).unwrap();

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
-use trainer::{Device, End, Observer, Setting, TrainError, train};
+use trainer::{CheckpointEvery, Device, End, Observer, Setting, TrainError, train};
 
 /// A folder with a text and room for checkpoints.
 struct Lab {
@@ -24,7 +24,7 @@ struct Lab {
     agent: AgentId,
     seed: u64,
     /// Time between checkpoints of the next training.
-    checkpoint_every: Duration,
+    checkpoint_every: CheckpointEvery,
 }
 
 impl Lab {
@@ -33,7 +33,7 @@ impl Lab {
             folder: tempfile::tempdir().unwrap(),
             agent: AgentId::new("lab").unwrap(),
             seed: 7,
-            checkpoint_every: Duration::from_secs(3_600),
+            checkpoint_every: CheckpointEvery::Fixed(Duration::from_secs(3_600)),
         };
         std::fs::write(lab.data(), text()).unwrap();
         std::fs::create_dir(lab.checkpoints()).unwrap();

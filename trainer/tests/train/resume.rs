@@ -5,7 +5,7 @@ use proto::{Checkpoint, DecayShape, Mlp, Norm, Positions, TrainSpec};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
-use trainer::End;
+use trainer::{CheckpointEvery, End};
 
 /// Metrics that do not depend on the clock.
 const EXACT: [&str; 4] =
@@ -138,14 +138,14 @@ fn every_checkpoint_on_the_way_leads_to_the_same_end() {
     let mut lab = Lab::new();
     let spec = spec(12);
     let undisturbed = bits(&lab, &spec, &[]);
-    lab.checkpoint_every = Duration::ZERO;
+    lab.checkpoint_every = CheckpointEvery::Fixed(Duration::ZERO);
     let mut notebook = Notebook::default();
     lab.train(&spec, 1, &[], &mut notebook).unwrap();
     let steps: Vec<u64> = notebook.checkpoints.iter().map(|saved| saved.step).collect();
     // The training does not wait for the disk, so not every step has one.
     assert!(steps.is_sorted_by(|a, b| a < b), "{steps:?}");
     assert_eq!((steps.first(), steps.last()), (Some(&0), Some(&12)));
-    lab.checkpoint_every = Duration::from_secs(3_600);
+    lab.checkpoint_every = CheckpointEvery::Best { mtbf: Duration::from_secs(3_600) };
     for checkpoint in notebook.checkpoints {
         let step = checkpoint.step;
         assert!(bits(&lab, &spec, &[checkpoint]) == undisturbed, "from step {step}");

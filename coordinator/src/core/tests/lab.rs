@@ -18,7 +18,7 @@ pub(super) struct Lab {
     read: usize,
     sessions: u64,
     sequence: u64,
-    refused: Vec<AttemptKey>,
+    pub(super) refused: Vec<AttemptKey>,
     /// What the next reports say about their agent's plans.
     pub(super) leaving: bool,
 }
@@ -37,7 +37,7 @@ pub(super) fn spec(seed: u64) -> TrialSpec {
         resources: Resources::default(),
         retries: Retries::default(),
         time_limit_ms: None,
-        checkpoint_every_ms: 60_000,
+        checkpoint_every_ms: Some(60_000),
         placement: Placement::default(),
         hang: None,
     }

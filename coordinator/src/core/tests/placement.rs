@@ -55,6 +55,32 @@ fn a_gang_fails_with_its_first_member_and_the_others_let_go_before_it_begins_aga
     lab.expect(["lease 1/2 b[0] a[0]"]);
 }
 
+// What is not refused is renewed by its agent; the lease of an attempt that is over is not.
+#[test]
+fn the_rest_of_a_gang_that_failed_is_refused_with_the_same_report() {
+    let mut lab = Lab::new().agent("a", 2).plan([gang(1, 2)]);
+    lab.expect(["lease 1/1 a[0] a[1]"]);
+    let first = lab.key_of(1, 1);
+    let second = AttemptKey { rank: 1, ..first.clone() };
+    let lab = lab.ended_key("a", &first, failed(Infrastructure));
+    assert_eq!(lab.refused, [second]);
+}
+
+#[test]
+fn a_trial_starts_when_the_agent_of_its_last_attempt_is_forgotten() {
+    let mut lab = Lab::new().agent("a", 1).plan([spec(1)]);
+    lab.expect(["lease 1/1 a[0]"]);
+    lab.cancel("e");
+    assert_eq!(lab.leased(), 0);
+    lab.leave("a");
+    let mut lab = lab.plan_for("f", [spec(1)]).agent("b", 1);
+    lab.pass(TTL - 1);
+    lab.heartbeat("b");
+    assert_eq!(lab.leased(), 0, "its process may still run");
+    lab.pass(1);
+    assert_eq!(lab.leased(), 1);
+}
+
 #[test]
 fn shares_fill_one_gpu_before_they_open_another() {
     let share =
