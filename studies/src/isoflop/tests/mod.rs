@@ -30,7 +30,9 @@ pub(super) fn recipe(lines: &str) -> Result<IsoflopSpec, RecipeError> {
 pub(super) fn parse(text: &str) -> Result<IsoflopSpec, RecipeError> {
     match Recipe::parse(text)?.study {
         StudySpec::Isoflop(spec) => Ok(spec),
-        StudySpec::Grpo(_) | StudySpec::Sweep(_) => unreachable!("the recipe names isoflop"),
+        StudySpec::Train(_) | StudySpec::Grpo(_) | StudySpec::Sweep(_) => {
+            unreachable!("the recipe names isoflop")
+        }
     }
 }
 
