@@ -198,12 +198,7 @@ async fn fetch(spec: &TrialSpec, blobs: &mpsc::Sender<Request>) -> Result<(), Su
 }
 
 fn needed_blobs(spec: &TrialSpec) -> Vec<BlobRef> {
-    match &spec.runner {
-        Runner::Command(command) => command.files.values().cloned().collect(),
-        runner @ (Runner::Train(_) | Runner::Grpo(_) | Runner::Noop) => {
-            runner.data().cloned().into_iter().collect()
-        }
-    }
+    spec.runner.files().into_iter().cloned().collect()
 }
 
 async fn until_stop(wish: &mut watch::Receiver<Wish>) {

@@ -350,6 +350,7 @@ fn training(text: &[u8]) -> TrialSpec {
             format: TokenFormat::Bytes,
             held_out: 0.1,
             packing: Packing::Stream,
+            tokenizer: None,
         },
         batch: 2,
         steps: 300,

@@ -168,6 +168,7 @@ pub(crate) mod tests {
                 format: TokenFormat::Bytes,
                 held_out: 0.1,
                 packing: Packing::Stream,
+                tokenizer: None,
             },
             batch: 8,
             steps,

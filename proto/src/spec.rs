@@ -162,6 +162,24 @@ impl Runner {
         }
     }
 
+    /// Every file that it needs, by content.
+    pub fn files(&self) -> Vec<&BlobRef> {
+        let of_command = match self {
+            Self::Command(command) => Some(command.files.values()),
+            Self::Train(_) | Self::Grpo(_) | Self::Noop => None,
+        };
+        let more = of_command.into_iter().flatten();
+        self.data().into_iter().chain(self.tokenizer()).chain(more).collect()
+    }
+
+    /// What turns its text into tokens, when that is a file.
+    pub fn tokenizer(&self) -> Option<&BlobRef> {
+        match self {
+            Self::Train(train) => train.data.tokenizer.as_ref().map(|tokenizer| &tokenizer.file),
+            Self::Grpo(_) | Self::Command(_) | Self::Noop => None,
+        }
+    }
+
     /// Version of the trainer's arithmetic that it was planned for.
     pub fn numerics(&self) -> Option<u32> {
         match self {

@@ -181,6 +181,19 @@ pub struct DataSpec {
     /// How the text becomes windows.
     #[serde(default, skip_serializing_if = "Packing::is_default")]
     pub packing: Packing,
+    /// What turns text into tokens; `None` where bytes are tokens or tokens are made already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerSpec>,
+}
+
+/// A tokenizer of Hugging Face.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerSpec {
+    /// Its `tokenizer.json` by content.
+    pub file: BlobRef,
+    /// The token that follows every document, such as `<|endoftext|>`; a text has none.
+    pub end_of_document: Option<String>,
 }
 
 /// How a text becomes windows of one length.
@@ -212,6 +225,8 @@ pub enum TokenFormat {
     /// Shards as llm.c writes them, one after the other: 256 integers of 32 bits (20240520,
     /// version 1, number of tokens, zeros), then the tokens, two bytes each, little endian.
     Shards,
+    /// UTF-8 that the tokenizer turns into tokens, one stream.
+    Text,
     /// One JSON object per line. Its member `text` is a document; the tokenizer's end-of-document
     /// token follows it. The held-out text begins with a document.
     Jsonl,

@@ -2,7 +2,7 @@
 //!
 //! * [`recipe`]: YAML text to a checked [`Recipe`](recipe::Recipe).
 //! * [`study`]: the frame that every study fills: [`Study`](study::Study).
-//! * [`isoflop`], [`grpo`], [`sweep`]: the studies, one folder each.
+//! * [`isoflop`], [`train`], [`grpo`], [`sweep`]: the studies, one folder each.
 //! * [`training`]: what recipes with Brine's own trainer share.
 //! * [`fit`]: scaling-law fits and their intervals.
 //! * [`report`]: a study's findings as data, and as HTML, CSV and JSON.
@@ -12,9 +12,11 @@
 
 pub mod fit;
 pub mod grpo;
+mod interval;
 pub mod isoflop;
 pub mod recipe;
 pub mod report;
 pub mod study;
 pub mod sweep;
+pub mod train;
 pub mod training;

@@ -34,7 +34,23 @@ pub(crate) fn check(spec: &TrainSpec) -> Result<(), TrainError> {
             wanted: "stream: only jsonl tells where documents end".to_owned(),
         });
     }
-
+    let (format, tokenizer) = (spec.data.format, &spec.data.tokenizer);
+    let fits = match (format, tokenizer) {
+        (TokenFormat::Text, tokenizer) => tokenizer.is_some(),
+        (TokenFormat::Jsonl, None) => true,
+        (TokenFormat::Jsonl, Some(tokenizer)) => tokenizer.end_of_document.is_some(),
+        (TokenFormat::Bytes | TokenFormat::U16 | TokenFormat::Shards, tokenizer) => {
+            tokenizer.is_none()
+        }
+    };
+    if !fits {
+        return Err(TrainError::Spec {
+            field: "data.tokenizer",
+            found: format!("{tokenizer:?} for {format:?}"),
+            wanted: "given for text, with an end of documents for jsonl, and for nothing else"
+                .to_owned(),
+        });
+    }
     within("accumulation", spec.accumulation, 1..=BATCH_MAX)?;
     if let Some(ema) = spec.ema {
         within("ema", ema, Open(0.0, 1.0))?;

@@ -5,11 +5,14 @@
 //! and begins the next. Packed by documents, a window begins with a document, and what is left of
 //! it holds targets that are not scored.
 //!
-//! Bytes and tokens of two bytes stay on disk and are mapped into memory. Documents are tokenised
-//! when they are opened and kept in memory, four bytes a token.
+//! Bytes and tokens of two bytes stay on disk and are mapped into memory. Text for a tokenizer and
+//! documents become tokens of four bytes when they are first opened, which are kept in a file, or
+//! in memory where no folder is given for them.
 
+mod encode;
 mod error;
 mod jsonl;
+mod kept;
 mod packing;
 mod prefetch;
 pub mod shards;
@@ -18,7 +21,7 @@ mod tokenizer;
 
 pub use error::{DataError, ShardProblem};
 pub(crate) use prefetch::batches;
-pub use tokenizer::{Bytes, Tokenizer};
+pub use tokenizer::{Bytes, FromFile, Tokenizer};
 
 use crate::permutation::Permutation;
 use memmap2::Mmap;
@@ -43,6 +46,20 @@ pub struct Text {
     seed: u64,
 }
 
+/// How text becomes tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Encoding<'a> {
+    /// By what.
+    pub tokenizer: &'a dyn Tokenizer,
+    /// Folder in which the tokens are kept for the next training on the same text.
+    pub kept: Option<&'a Path>,
+}
+
+impl Encoding<'static> {
+    /// Bytes, in memory.
+    pub const BYTES: Self = Self { tokenizer: &Bytes, kept: None };
+}
+
 /// Tokens of `sequences` windows, one after the other.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Windows {
@@ -58,8 +75,8 @@ pub struct Windows {
 
 impl Text {
     /// Maps the file at `path` and checks that it is what `spec` names and that it can be trained
-    /// on in windows of `sequence` tokens. Documents go through `tokenizer`. The order of the
-    /// windows follows from `seed`.
+    /// on in windows of `sequence` tokens. Text and documents become tokens as `encoding` says. The
+    /// order of the windows follows from `seed`.
     ///
     /// The file must not change while it is mapped.
     ///
@@ -68,7 +85,7 @@ impl Text {
     pub fn open(
         path: &Path,
         spec: &DataSpec,
-        tokenizer: &dyn Tokenizer,
+        encoding: &Encoding<'_>,
         vocabulary: u32,
         sequence: u32,
         seed: u64,
@@ -78,13 +95,12 @@ impl Text {
             TokenFormat::Bytes => (Source::Bytes(map), Vec::new()),
             TokenFormat::U16 => (Source::bare(map, path)?, Vec::new()),
             TokenFormat::Shards => (shards::open(map, path)?, Vec::new()),
-            TokenFormat::Jsonl => {
-                let tokens = tokenizer.vocabulary();
+            TokenFormat::Jsonl | TokenFormat::Text => {
+                let tokens = encoding.tokenizer.vocabulary();
                 if tokens > vocabulary {
                     return Err(DataError::Tokenizer { tokens, vocabulary });
                 }
-                let documents = jsonl::read(&map, path, tokenizer)?;
-                (Source::Memory(documents.tokens), documents.ends)
+                kept::tokens(&map, path, spec, encoding)?
             }
         };
         source.check_vocabulary(path, vocabulary)?;
@@ -106,7 +122,7 @@ impl Text {
             held_out: windowing(split..tokens),
             source,
             sequence,
-            padding: i64::from(tokenizer.end_of_document().min(vocabulary - 1)),
+            padding: i64::from(encoding.tokenizer.end_of_document().min(vocabulary - 1)),
             seed,
         })
     }

@@ -50,6 +50,14 @@ pub enum TokenizerError {
         /// The model's.
         vocabulary: u32,
     },
+    /// The token that shall end a document is none.
+    #[error("{path} has no token {token:?}, which is to end every document")]
+    NoToken {
+        /// Which file.
+        path: PathBuf,
+        /// The token.
+        token: String,
+    },
     /// A text or tokens that the tokenizer can not translate.
     #[error("cannot {doing}: {reason}")]
     Translate {
@@ -80,7 +88,25 @@ impl Tokenizer {
         if bytes > BYTES_MAX {
             return Err(TokenizerError::TooLarge { path, bytes });
         }
-        let json = fs::read_to_string(&path).map_err(read)?;
+        let content = fs::read(&path).map_err(read)?;
+        Self::parse(&path, &content, vocabulary)
+    }
+
+    /// The tokenizer in `content`, that of the file at `path`, for a model with `vocabulary`
+    /// tokens.
+    ///
+    /// # Errors
+    /// It is not a tokenizer, or does not fit the vocabulary.
+    pub(crate) fn parse(
+        path: &Path,
+        content: &[u8],
+        vocabulary: u32,
+    ) -> Result<Self, TokenizerError> {
+        let path = path.to_owned();
+        let json = match std::str::from_utf8(content) {
+            Ok(json) => json.to_owned(),
+            Err(error) => return Err(TokenizerError::Invalid { path, reason: error.to_string() }),
+        };
         let inner: tokenizers::Tokenizer = json.parse().map_err(|error: tokenizers::Error| {
             TokenizerError::Invalid { path: path.clone(), reason: error.to_string() }
         })?;
@@ -96,6 +122,20 @@ impl Tokenizer {
     /// The content of its file.
     pub(crate) fn json(&self) -> &str {
         &self.json
+    }
+
+    /// Number of a token.
+    pub(crate) fn number(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Tokens of `text` alone, without special tokens around it.
+    ///
+    /// # Errors
+    /// The tokenizer has no token for a part of it.
+    pub(crate) fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, false).map_err(failed("encode a text"))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// Tokens of `text`, with the special tokens that the tokenizer puts around a text.

@@ -2,7 +2,7 @@
 
 use crate::check::{check, within};
 use crate::checkpoint::{self, CheckpointError, Contents, Second, State};
-use crate::data::{Bytes, Text, Windows, batches};
+use crate::data::{Encoding, FromFile, Text, Windows, batches};
 use crate::device::{self, Device, THREADS_MAX};
 use crate::error::TrainError;
 use crate::interval::{CheckpointEvery, Saves};
@@ -32,6 +32,10 @@ pub struct Setting<'a> {
     /// The text, or the pairs of a policy that learns from some. Must not change while the training
     /// reads it.
     pub data: &'a Path,
+    /// The specification's tokenizer, where it has one.
+    pub tokenizer: Option<&'a Path>,
+    /// Folder in which the tokens that it makes are kept for the next training on the same text.
+    pub kept: &'a Path,
     /// Folder of this attempt's checkpoints; it exists.
     pub checkpoints: &'a Path,
     /// Time between two checkpoints.
@@ -102,7 +106,12 @@ pub fn train(
     within("threads", setting.threads, 1..=THREADS_MAX)?;
     let device = device::open(setting.device, setting.threads)?;
     let [vocabulary, sequence] = [spec.model.vocabulary, spec.model.sequence];
-    let text = Text::open(setting.data, &spec.data, &Bytes, vocabulary, sequence, setting.seed)?;
+    let from_file = tokenizer(spec, setting)?;
+    let encoding = match &from_file {
+        None => Encoding::BYTES,
+        Some(tokenizer) => Encoding { tokenizer, kept: Some(setting.kept) },
+    };
+    let text = Text::open(setting.data, &spec.data, &encoding, vocabulary, sequence, setting.seed)?;
     let layout = Layout::of(&spec.model);
     let moments = moment_places(&spec.optimizer, &layout);
     let second = spec.ema.map(|_| Second::Average);
@@ -119,6 +128,22 @@ pub fn train(
         let end = end?;
         written.map(|_| end)
     })
+}
+
+/// The tokenizer that the specification names, if it names one.
+fn tokenizer(spec: &TrainSpec, setting: &Setting<'_>) -> Result<Option<FromFile>, TrainError> {
+    let wanted = spec.data.tokenizer.as_ref();
+    match (wanted, setting.tokenizer) {
+        (None, _) => Ok(None),
+        (Some(wanted), Some(path)) => {
+            Ok(Some(FromFile::open(path, wanted, spec.model.vocabulary)?))
+        }
+        (Some(_), None) => Err(TrainError::Spec {
+            field: "data.tokenizer",
+            found: "a file".to_owned(),
+            wanted: "absent: the setting has none".to_owned(),
+        }),
+    }
 }
 
 /// The loop. `batches` are those of the steps that are left. A checkpoint that comes due while the
@@ -245,7 +270,7 @@ fn report_validation(spec: &TrainSpec, step: u64, loss: f64, observer: &mut dyn 
 fn bits_per_byte(spec: &TrainSpec, nats_per_token: f64) -> Option<f64> {
     match spec.data.format {
         TokenFormat::Bytes => Some(nats_per_token / LN_2),
-        TokenFormat::U16 | TokenFormat::Shards | TokenFormat::Jsonl => None,
+        TokenFormat::U16 | TokenFormat::Shards | TokenFormat::Text | TokenFormat::Jsonl => None,
     }
 }
 

@@ -27,12 +27,16 @@ pub(crate) fn run(
     let blobs = &order.folders.blobs;
     let file = order.spec.runner.data();
     let data = file.map_or_else(|| blobs.clone(), |file| blobs.join(file.blob.as_str()));
+    let tokenizer = order.spec.runner.tokenizer();
+    let tokenizer = tokenizer.map(|file| blobs.join(file.blob.as_str()));
     let setting = Setting {
         seed: order.spec.seed,
         // The supervisor lets this process see only the leased GPUs, so the first is the right one.
         device: if order.devices.gpus.is_empty() { Device::Cpu } else { Device::Cuda(0) },
         threads: environment::threads(&order.devices),
         data: &data,
+        tokenizer: tokenizer.as_deref(),
+        kept: blobs,
         checkpoints: &order.folders.checkpoints,
         checkpoint_every: checkpoint_every(order.spec.checkpoint_every_ms, order.mtbf_ms),
         attempt: order.key.attempt,

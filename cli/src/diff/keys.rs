@@ -38,7 +38,7 @@ pub(crate) enum Effect {
 
 /// Keys in the canonical recipe by their beginning, how the recipe writes them, and what they
 /// decide. The first that fits counts.
-const KEYS: [(&str, &str, Effect); 28] = [
+const KEYS: [(&str, &str, Effect); 29] = [
     ("name", "metadata.name", Effect::Experiment),
     ("study.sweep.arguments", "spec.study.sweep.command.arguments", Effect::Trials),
     ("study.sweep.environment", "spec.study.sweep.command.environment", Effect::Trials),
@@ -48,6 +48,7 @@ const KEYS: [(&str, &str, Effect); 28] = [
     ("study.sweep.early_stopping", "spec.study.sweep.early_stopping", Effect::Experiment),
     ("study.isoflop.data.source", "spec.study.isoflop.data", Effect::Experiment),
     ("study.grpo.problems.pairs.files", "spec.study.grpo.problems.pairs.files", Effect::Experiment),
+    ("study.train.data.source", "spec.study.train.data", Effect::Experiment),
     ("study.isoflop.closed_loop", "spec.study.isoflop.closed_loop", Effect::Experiment),
     ("study.isoflop.fit", "spec.study.isoflop.fit", Effect::Experiment),
     ("study", "spec.study", Effect::Trials),

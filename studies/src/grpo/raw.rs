@@ -4,7 +4,7 @@
 use super::spec::{Constants, GrpoSpec, Policy, Problems, Supervised};
 use crate::recipe::{DataWanted, Path, RecipeError};
 use crate::training::checks::{
-    BATCH_MAX, STEPS_MAX, below_one, between, not_negative, positive, seeds, within,
+    BATCH_MAX, STEPS_MAX, below_one, between, distinct, not_negative, positive, seeds, within,
 };
 use crate::training::raw::{Patterns, RawShape};
 use proto::grpo::{Evaluation, POLICY_VOCABULARY, Variant, VerifierKind};
@@ -13,8 +13,6 @@ use serde::Deserialize;
 
 /// A sum of more digits has more problems than are listed.
 const DIGITS_MAX: u32 = 3;
-/// Most values of one list.
-const COMPARED_MAX: usize = 100;
 /// Most trials, which are one event of the journal.
 const TRIALS_MAX: usize = 10_000;
 const UPDATES_MAX: u32 = 1 << 10;
@@ -240,25 +238,6 @@ impl RawPolicy {
             )?,
         })
     }
-}
-
-/// A list of what is compared.
-fn distinct<T: PartialEq>(
-    values: &[T],
-    word: impl Fn(&T) -> String,
-    at: &Path,
-) -> Result<(), RecipeError> {
-    if values.is_empty() || values.len() > COMPARED_MAX {
-        let message = format!("needs 1 to {COMPARED_MAX} values, found {}", values.len());
-        return Err(RecipeError::new(at, message));
-    }
-    for (index, value) in values.iter().enumerate() {
-        if values[..index].contains(value) {
-            let message = format!("{} is there twice", word(value));
-            return Err(RecipeError::new(&at.index(index), message));
-        }
-    }
-    Ok(())
 }
 
 impl RawConstants {

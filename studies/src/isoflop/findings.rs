@@ -181,14 +181,15 @@ fn trial_notes(trainings: &[Training<'_>]) -> Vec<String> {
 /// Says how often the text was repeated.
 fn text_notes(study: &IsoflopStudy, trainings: &[Training<'_>]) -> Vec<String> {
     let spec = &study.spec;
-    let tokens = (study.text.bytes / spec.token_bytes()) as f64 * (1.0 - spec.data.held_out);
+    let tokens =
+        (study.data.text.bytes / spec.data.token_bytes()) as f64 * (1.0 - spec.data.held_out);
     let epochs = trainings.iter().map(|training| training.tokens / tokens);
     let most = epochs.clone().fold(0.0, f64::max);
     let repeated = epochs.filter(|epochs| *epochs > 1.0).count();
     let unit = match spec.data.format {
         TokenFormat::Bytes => "bytes",
         TokenFormat::U16 | TokenFormat::Shards => "tokens",
-        TokenFormat::Jsonl => "tokens at most",
+        TokenFormat::Text | TokenFormat::Jsonl => "tokens at most",
     };
     let note = format!(
         "the training text has {tokens:.3e} {unit}; {repeated} of {} trials see it more than once, \

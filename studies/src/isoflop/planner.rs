@@ -9,7 +9,7 @@ use crate::recipe::TrialSettings;
 use crate::report::Report;
 use crate::study::{Next, Study, TrialView};
 use proto::train::NUMERICS_VERSION;
-use proto::{BlobRef, DataSpec, Runner, TrainSpec, TrialSpec, Value};
+use proto::{DataSpec, Runner, TrainSpec, TrialSpec, Value};
 use std::collections::BTreeMap;
 
 /// An IsoFLOP sweep over one text.
@@ -17,12 +17,12 @@ use std::collections::BTreeMap;
 pub(super) struct IsoflopStudy {
     pub(super) spec: IsoflopSpec,
     settings: TrialSettings,
-    pub(super) text: BlobRef,
+    pub(super) data: DataSpec,
 }
 
 impl IsoflopStudy {
-    pub(super) fn new(spec: IsoflopSpec, settings: TrialSettings, text: BlobRef) -> Self {
-        Self { spec, settings, text }
+    pub(super) fn new(spec: IsoflopSpec, settings: TrialSettings, data: DataSpec) -> Self {
+        Self { spec, settings, data }
     }
 
     /// The whole grid. The largest budget comes first: its trials are the longest, so the short
@@ -41,12 +41,7 @@ impl IsoflopStudy {
         let train = TrainSpec {
             numerics: NUMERICS_VERSION,
             model: cell.model.clone(),
-            data: DataSpec {
-                text: self.text.clone(),
-                format: spec.data.format,
-                held_out: spec.data.held_out,
-                packing: spec.data.packing,
-            },
+            data: self.data.clone(),
             batch: cell.batch,
             steps: cell.steps,
             optimizer: spec.optimizer.at(cell.learning_rate, cell.beta2),

@@ -253,7 +253,7 @@ fn bits_per_byte(spec: &IsoflopSpec, training: &Training<'_>, loss: f64) -> Cell
     match (reported, spec.data.format) {
         (Some(bits), _) => Cell::Number(bits),
         (None, TokenFormat::Bytes) => Cell::Number(loss / std::f64::consts::LN_2),
-        (None, TokenFormat::U16 | TokenFormat::Shards | TokenFormat::Jsonl) => {
+        (None, TokenFormat::U16 | TokenFormat::Shards | TokenFormat::Text | TokenFormat::Jsonl) => {
             Cell::missing("bytes per token unknown")
         }
     }

@@ -6,7 +6,7 @@ use crate::fit::Objective;
 use crate::recipe::{Needs, StudyError, TrialSettings, Wanted};
 use crate::study::Study;
 use crate::training::{Architecture, Data, Optimizer, TrainingSettings};
-use proto::{Inputs, TokenFormat, Validation};
+use proto::{Inputs, Validation};
 use serde::Serialize;
 
 /// What to train and what to fit; every value is in its range, and every budget has a cell.
@@ -145,7 +145,7 @@ pub struct FitSettings {
 impl IsoflopSpec {
     /// The files that the client has to read.
     pub fn wanted(&self) -> Wanted {
-        Wanted { data: Some(self.data.source.clone()), files: Vec::new() }
+        self.data.wanted()
     }
 
     /// What executes the trials.
@@ -163,28 +163,11 @@ impl IsoflopSpec {
         trial: TrialSettings,
         inputs: &Inputs,
     ) -> Result<Box<dyn Study>, StudyError> {
-        let text = inputs.data.clone().ok_or(StudyError::DataMissing)?;
-        let needed = self.bytes_needed();
-        if text.bytes < needed {
-            return Err(StudyError::DataTooShort { bytes: text.bytes, needed });
+        let data = self.data.spec(inputs)?;
+        let (bytes, needed) = (data.text.bytes, self.data.bytes_needed(self.grid.sequence));
+        if bytes < needed {
+            return Err(StudyError::DataTooShort { bytes, needed });
         }
-        Ok(Box::new(IsoflopStudy::new(self.clone(), trial, text)))
-    }
-
-    /// Least bytes of one token; headers and the JSON around documents come on top.
-    pub(super) fn token_bytes(&self) -> u64 {
-        match self.data.format {
-            TokenFormat::Bytes | TokenFormat::Jsonl => 1,
-            TokenFormat::U16 | TokenFormat::Shards => 2,
-        }
-    }
-
-    /// Least text that has a whole window (a sequence and the token after it) in each part.
-    fn bytes_needed(&self) -> u64 {
-        let window = f64::from(self.grid.sequence) + 1.0;
-        let smaller_part = self.data.held_out.min(1.0 - self.data.held_out);
-        // One more token, because the trainer rounds the split to a whole one.
-        let tokens = ((window + 1.0) / smaller_part).ceil();
-        (tokens as u64).saturating_mul(self.token_bytes())
+        Ok(Box::new(IsoflopStudy::new(self.clone(), trial, data)))
     }
 }

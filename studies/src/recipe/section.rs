@@ -3,7 +3,7 @@
 use super::checked::{StudyError, TrialSettings, Wanted};
 use super::error::{Path, RecipeError};
 use crate::study::Study;
-use crate::{grpo, isoflop, sweep};
+use crate::{grpo, isoflop, sweep, train};
 use proto::Inputs;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,8 @@ macro_rules! studies {
 studies! {
     /// Compute-optimal model and data size from training runs of equal compute.
     "isoflop" => Isoflop(isoflop::IsoflopSpec) from isoflop::raw::RawIsoflop,
+    /// One model by its shape, with learning rates to compare.
+    "train" => Train(train::TrainStudySpec) from train::raw::RawTrain,
     /// Policies that imitate and are then rewarded for right answers.
     "grpo" => Grpo(grpo::GrpoSpec) from grpo::raw::RawGrpo,
     /// Grid or random search over the parameters of a program.

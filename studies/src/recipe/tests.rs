@@ -140,6 +140,13 @@ fn the_reference_writes_every_key_with_its_default() {
     let minimal = with_spec("  study: {grpo: {problems: {addition: {digits: 2}}}}\n");
     let minimal = Recipe::parse(&minimal).unwrap();
     assert_eq!(Recipe { name: "reference-grpo".into(), ..minimal }, reference);
+
+    absent::take();
+    let reference = recipe("reference-train.yaml");
+    assert_eq!(absent::take(), elsewhere, "keys that the reference lacks");
+    let minimal = with_spec("  study: {train: {length: {steps: 500}}}\n");
+    let minimal = Recipe::parse(&minimal).unwrap();
+    assert_eq!(Recipe { name: "reference-train".into(), ..minimal }, reference);
 }
 
 #[test]

@@ -12,7 +12,6 @@
 mod command;
 mod completion;
 mod figures;
-mod interval;
 mod planner;
 mod points;
 pub(crate) mod raw;

@@ -1,9 +1,9 @@
 //! Trials and points with what they say about the metric.
 
-use super::interval::mean_ci95;
 use super::planner::Sweep;
 use super::points::Point;
 use super::spec::Metric;
+use crate::interval::mean_ci95;
 use crate::report::Cell;
 use crate::study::{Measured, TrialView};
 use proto::{FailureClass, Outcome};

@@ -5,6 +5,8 @@ use crate::recipe::{Path, RecipeError};
 /// Most seeds of one trial's content.
 const SEEDS_MAX: usize = 100;
 pub(crate) const SEQUENCE_MAX: u32 = 1 << 20;
+/// Most values of one list of what is compared.
+const COMPARED_MAX: usize = 100;
 pub(crate) const WIDTH_MAX: u32 = 1 << 16;
 pub(crate) const MLP_WIDTH_MAX: u32 = 1 << 20;
 pub(crate) const LAYERS_MAX: u32 = 1 << 10;
@@ -68,4 +70,23 @@ pub(crate) fn below_one(value: f64, at: &Path) -> Result<f64, RecipeError> {
         return Ok(value);
     }
     Err(RecipeError::new(at, format!("must be at least 0 and below 1, found {value}")))
+}
+
+/// A list of what is compared.
+pub(crate) fn distinct<T: PartialEq>(
+    values: &[T],
+    word: impl Fn(&T) -> String,
+    at: &Path,
+) -> Result<(), RecipeError> {
+    if values.is_empty() || values.len() > COMPARED_MAX {
+        let message = format!("needs 1 to {COMPARED_MAX} values, found {}", values.len());
+        return Err(RecipeError::new(at, message));
+    }
+    for (index, value) in values.iter().enumerate() {
+        if values[..index].contains(value) {
+            let message = format!("{} is there twice", word(value));
+            return Err(RecipeError::new(&at.index(index), message));
+        }
+    }
+    Ok(())
 }

@@ -15,8 +15,13 @@ use proto::TokenFormat;
 pub(crate) fn check_vocabulary(data: &Data, vocabulary: u32, at: &Path) -> Result<(), RecipeError> {
     let (least, of) = match data.format {
         TokenFormat::Bytes => (256, "bytes"),
-        TokenFormat::Jsonl => (257, "jsonl, every byte and the end of a document"),
-        TokenFormat::U16 | TokenFormat::Shards => return Ok(()),
+        TokenFormat::Jsonl if data.tokenizer.is_none() => {
+            (257, "jsonl, every byte and the end of a document")
+        }
+        // The trainer sees the tokens and compares.
+        TokenFormat::U16 | TokenFormat::Shards | TokenFormat::Text | TokenFormat::Jsonl => {
+            return Ok(());
+        }
     };
     if vocabulary < least {
         let message = format!("must be at least {least} for {of}, found {vocabulary}");

@@ -19,6 +19,8 @@ pub(crate) struct RawData {
     pub(super) held_out: Option<f64>,
     pub(super) format: Option<TokenFormat>,
     pub(super) packing: Option<Packing>,
+    tokenizer: Option<String>,
+    end_of_document: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -123,8 +125,40 @@ impl Patterns {
 }
 
 impl RawData {
-    pub(crate) fn check(self, at: &Path) -> Result<Data, RecipeError> {
-        let source = match self.files {
+    /// The tokenizer belongs to the format, and the end of documents to both.
+    fn check_tokenizer(&self, format: TokenFormat, at: &Path) -> Result<(), RecipeError> {
+        let refused = |key: &str, message: &str, hint: &str| {
+            Err(RecipeError::new(&at.key(key), message.to_owned()).hint(hint))
+        };
+        let tokenizer = self.tokenizer.as_deref();
+        if tokenizer.is_some_and(|path| path.rsplit('/').next().is_none_or(str::is_empty)) {
+            return refused("tokenizer", "is not the path of a file", "name a tokenizer.json");
+        }
+        match (format, tokenizer, &self.end_of_document) {
+            (TokenFormat::Text, None, _) => {
+                Err(RecipeError::new(at, "the format `text` needs the key `tokenizer`")
+                    .hint("name a tokenizer.json, or use the format `bytes`"))
+            }
+            (TokenFormat::Bytes | TokenFormat::U16 | TokenFormat::Shards, Some(_), _) => refused(
+                "tokenizer",
+                "is for the formats `text` and `jsonl`",
+                "leave it out; the other formats are tokens already",
+            ),
+            (TokenFormat::Jsonl, Some(_), None) => {
+                Err(RecipeError::new(at, "a tokenizer for jsonl needs the key `end_of_document`")
+                    .hint("name its token that ends a document, such as \"<|endoftext|>\""))
+            }
+            (TokenFormat::Jsonl, Some(_), Some(_)) | (_, _, None) => Ok(()),
+            (_, _, Some(_)) => refused(
+                "end_of_document",
+                "is for jsonl with a tokenizer",
+                "leave it out; elsewhere no token ends a document",
+            ),
+        }
+    }
+
+    pub(crate) fn check(mut self, at: &Path) -> Result<Data, RecipeError> {
+        let source = match self.files.take() {
             None => DataWanted::PythonStandardLibrary,
             Some(patterns) => DataWanted::Files(patterns.check(&at.key("files"))?),
         };
@@ -139,7 +173,9 @@ impl RawData {
             )
             .hint("other formats do not tell where documents end"));
         }
-        Ok(Data { source, held_out, format, packing })
+        self.check_tokenizer(format, at)?;
+        let (tokenizer, end_of_document) = (self.tokenizer, self.end_of_document);
+        Ok(Data { source, held_out, format, packing, tokenizer, end_of_document })
     }
 }
 

@@ -1,8 +1,9 @@
 //! What the trainings of a study have in common, checked.
 
-use crate::recipe::DataWanted;
+use crate::recipe::{DataWanted, StudyError, Wanted};
 use proto::{
-    AdamW, Lion, Mlp, Muon, MuonScale, Norm, Packing, Positions, Rest, Schedule, Sgd, TokenFormat,
+    AdamW, DataSpec, Inputs, Lion, Mlp, Muon, MuonScale, Norm, Packing, Positions, Rest, Schedule,
+    Sgd, TokenFormat, TokenizerSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,58 @@ pub struct Data {
     pub format: TokenFormat,
     /// How tokens become windows.
     pub packing: Packing,
+    /// Path of the tokenizer, from the recipe's folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// The token that follows every document; of `jsonl` with a tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_of_document: Option<String>,
+}
+
+impl Data {
+    /// The files that the client has to read.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted { data: Some(self.source.clone()), files: self.tokenizer.iter().cloned().collect() }
+    }
+
+    /// What the trainer reads, given the files.
+    ///
+    /// # Errors
+    /// [`StudyError`] names the file that is missing.
+    pub(crate) fn spec(&self, inputs: &Inputs) -> Result<DataSpec, StudyError> {
+        let text = inputs.data.clone().ok_or(StudyError::DataMissing)?;
+        let tokenizer = self.tokenizer.as_ref().map(|path| {
+            let name = path.rsplit('/').next().unwrap_or(path);
+            let file = inputs.files.get(name).cloned();
+            let file = file.ok_or_else(|| StudyError::FileMissing(path.clone()))?;
+            Ok(TokenizerSpec { file, end_of_document: self.end_of_document.clone() })
+        });
+        Ok(DataSpec {
+            text,
+            format: self.format,
+            held_out: self.held_out,
+            packing: self.packing,
+            tokenizer: tokenizer.transpose()?,
+        })
+    }
+
+    /// Least bytes of one token; headers and the JSON around documents come on top. Nobody knows
+    /// how few bytes of text a tokenizer makes a token of.
+    pub(crate) fn token_bytes(&self) -> u64 {
+        match self.format {
+            TokenFormat::Bytes | TokenFormat::Text | TokenFormat::Jsonl => 1,
+            TokenFormat::U16 | TokenFormat::Shards => 2,
+        }
+    }
+
+    /// Least text that has a whole window (a sequence and the token after it) in each part.
+    pub(crate) fn bytes_needed(&self, sequence: u32) -> u64 {
+        let window = f64::from(sequence) + 1.0;
+        let smaller_part = self.held_out.min(1.0 - self.held_out);
+        // One more token, because the trainer rounds the split to a whole one.
+        let tokens = ((window + 1.0) / smaller_part).ceil();
+        (tokens as u64).saturating_mul(self.token_bytes())
+    }
 }
 
 /// What all models have in common.

@@ -1,5 +1,6 @@
 //! Why a text can not be trained on.
 
+use crate::tokenizer::TokenizerError;
 use proto::{BlobId, FailureClass};
 use std::io;
 use std::path::PathBuf;
@@ -78,13 +79,32 @@ pub enum DataError {
         /// What is wrong.
         problem: String,
     },
-    /// More tokens than are kept in memory.
-    #[error("the data {path} has more than {max} tokens; write them as shards, which stay on disk")]
+    /// More tokens than are made from a text.
+    #[error("the data {path} has more than {max} tokens; write them as shards")]
     Long {
         /// Which file.
         path: PathBuf,
         /// Most tokens.
-        max: usize,
+        max: u64,
+    },
+    /// The tokenizer can not be used, or refused a text.
+    #[error(transparent)]
+    Tokenizing(#[from] TokenizerError),
+    /// A text that is not one.
+    #[error("the data {path} is not UTF-8 at byte {place}; `text` is for a tokenizer, use `bytes`")]
+    NotText {
+        /// Which file.
+        path: PathBuf,
+        /// Where, from 0.
+        place: u64,
+    },
+    /// Tokens can not be kept.
+    #[error("cannot write the tokens {path}")]
+    Kept {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// The model has no embedding for some of the tokenizer's tokens.
     #[error(
@@ -138,12 +158,16 @@ impl DataError {
     /// for good.
     pub fn class(&self) -> FailureClass {
         match self {
-            Self::Read { .. } => FailureClass::Infrastructure,
+            Self::Read { .. }
+            | Self::Kept { .. }
+            | Self::Tokenizing(TokenizerError::Read { .. }) => FailureClass::Infrastructure,
             Self::Length { .. }
             | Self::Hash { .. }
             | Self::Shard { .. }
             | Self::Line { .. }
             | Self::Pair { .. }
+            | Self::Tokenizing(_)
+            | Self::NotText { .. }
             | Self::Long { .. }
             | Self::Tokenizer { .. }
             | Self::OddLength { .. }

@@ -17,6 +17,8 @@ pub(super) enum Source {
     U16 { map: Mmap, runs: Vec<Run> },
     /// Tokens that were made when the text was opened.
     Memory(Vec<u32>),
+    /// The first tokens of a file, four bytes each, little endian.
+    U32 { map: Mmap, len: u64 },
 }
 
 /// Neighbouring tokens in a file.
@@ -45,6 +47,7 @@ impl Source {
             Self::Bytes(map) => map.len() as u64,
             Self::U16 { runs, .. } => runs.iter().map(|run| run.len).sum(),
             Self::Memory(tokens) => tokens.len() as u64,
+            Self::U32 { len, .. } => *len,
         }
     }
 
@@ -54,6 +57,11 @@ impl Source {
         match self {
             Self::Bytes(map) => tokens.extend(map[places].iter().map(|&byte| i64::from(byte))),
             Self::Memory(all) => tokens.extend(all[places].iter().map(|&token| i64::from(token))),
+            Self::U32 { map, .. } => {
+                let bytes = map[4 * places.start..4 * places.end].chunks_exact(4);
+                let token = |b: &[u8]| i64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                tokens.extend(bytes.map(token));
+            }
             Self::U16 { map, runs } => {
                 let from = runs.partition_point(|run| run.first + run.len <= range.start);
                 // A run without tokens may lie between two.
@@ -73,7 +81,7 @@ impl Source {
         let largest = match self {
             Self::Bytes(_) => u32::from(u8::MAX),
             Self::U16 { .. } => u32::from(u16::MAX),
-            Self::Memory(_) => u32::MAX,
+            Self::Memory(_) | Self::U32 { .. } => u32::MAX,
         };
         if vocabulary > largest {
             return Ok(());

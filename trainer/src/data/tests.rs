@@ -11,8 +11,8 @@ fn open(content: &[u8], format: TokenFormat, held_out: f64, seed: u64) -> Text {
     std::fs::write(file.path(), content).unwrap();
     let text =
         BlobRef { blob: BlobId::from_hash(blake3::hash(content)), bytes: content.len() as u64 };
-    let spec = DataSpec { text, format, held_out, packing: Packing::Stream };
-    Text::open(file.path(), &spec, &Bytes, 1 << 16, 4, seed).unwrap()
+    let spec = DataSpec { text, format, held_out, packing: Packing::Stream, tokenizer: None };
+    Text::open(file.path(), &spec, &Encoding::BYTES, 1 << 16, 4, seed).unwrap()
 }
 
 fn counting(len: u16) -> Vec<u8> {
@@ -84,8 +84,14 @@ fn half_a_token_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), b"abc").unwrap();
     let text = BlobRef { blob: BlobId::from_hash(blake3::hash(b"abc")), bytes: 3 };
-    let spec = DataSpec { text, format: TokenFormat::U16, held_out: 0.5, packing: Packing::Stream };
-    let error = Text::open(file.path(), &spec, &Bytes, 1 << 16, 4, 0).unwrap_err();
+    let spec = DataSpec {
+        text,
+        format: TokenFormat::U16,
+        held_out: 0.5,
+        packing: Packing::Stream,
+        tokenizer: None,
+    };
+    let error = Text::open(file.path(), &spec, &Encoding::BYTES, 1 << 16, 4, 0).unwrap_err();
     assert!(matches!(error, DataError::OddLength { bytes: 3, .. }), "{error}");
 }
 
@@ -94,8 +100,8 @@ fn try_open(content: &[u8], format: TokenFormat, packing: Packing) -> Result<Tex
     let file = written(content);
     let text =
         BlobRef { blob: BlobId::from_hash(blake3::hash(content)), bytes: content.len() as u64 };
-    let spec = DataSpec { text, format, held_out: 0.3, packing };
-    let opened = Text::open(file.path(), &spec, &Bytes, 257, 4, 3);
+    let spec = DataSpec { text, format, held_out: 0.3, packing, tokenizer: None };
+    let opened = Text::open(file.path(), &spec, &Encoding::BYTES, 257, 4, 3);
     opened.map_err(|error| {
         let path = file.path().display().to_string();
         let words = error.to_string();
@@ -265,8 +271,8 @@ fn a_tokenizer_that_is_too_large_is_refused() {
     let bytes = DOCUMENTS.len() as u64;
     let text = BlobRef { blob: BlobId::from_hash(blake3::hash(DOCUMENTS.as_bytes())), bytes };
     let format = TokenFormat::Jsonl;
-    let spec = DataSpec { text, format, held_out: 0.3, packing: Packing::Stream };
-    let error = Text::open(file.path(), &spec, &Bytes, 256, 4, 0).unwrap_err();
+    let spec = DataSpec { text, format, held_out: 0.3, packing: Packing::Stream, tokenizer: None };
+    let error = Text::open(file.path(), &spec, &Encoding::BYTES, 256, 4, 0).unwrap_err();
     let expected = "the tokenizer has 257 tokens, end of document included, the vocabulary of \
                     the model has 256; make the vocabulary at least 257";
     assert_eq!(error.to_string(), expected);

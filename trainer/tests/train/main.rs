@@ -5,6 +5,7 @@ mod failures;
 mod losses;
 mod policies;
 mod resume;
+mod tokenizing;
 
 use proto::{
     AdamW, AgentId, Attempt, BlobId, BlobRef, Checkpoint, DataSpec, Lion, Mlp, ModelSpec, Muon,
@@ -51,6 +52,10 @@ impl Lab {
         self.folder.path().join("text")
     }
 
+    fn tokenizer(&self) -> PathBuf {
+        self.folder.path().join("tokenizer.json")
+    }
+
     fn checkpoints(&self) -> PathBuf {
         self.folder.path().join("checkpoints")
     }
@@ -73,6 +78,8 @@ impl Lab {
             device: Device::Cpu,
             threads: 1,
             data: &data,
+            tokenizer: Some(&self.tokenizer()),
+            kept: &checkpoints,
             checkpoints: &checkpoints,
             checkpoint_every: self.checkpoint_every,
             attempt: Attempt(attempt),
@@ -167,6 +174,7 @@ fn spec(steps: u64) -> TrainSpec {
             format: TokenFormat::Bytes,
             held_out: 0.1,
             packing: Packing::Stream,
+            tokenizer: None,
         },
         batch: 4,
         steps,

@@ -11,7 +11,9 @@ use super::spec::IsoflopSpec;
 use crate::fit::{Point, Surface};
 use crate::recipe::{Recipe, RecipeError, StudySpec, TrialSettings};
 use crate::study::{Next, Study, TrialView};
-use proto::{BlobId, BlobRef, FailureClass, Outcome, Resources, Retries, TrialId, TrialSpec};
+use proto::{
+    BlobId, BlobRef, FailureClass, Inputs, Outcome, Resources, Retries, TrialId, TrialSpec,
+};
 use std::collections::BTreeMap;
 
 pub(super) const SODA: &str = include_str!("../../../../recipes/isoflop-soda.yaml");
@@ -28,7 +30,9 @@ pub(super) fn recipe(lines: &str) -> Result<IsoflopSpec, RecipeError> {
 pub(super) fn parse(text: &str) -> Result<IsoflopSpec, RecipeError> {
     match Recipe::parse(text)?.study {
         StudySpec::Isoflop(spec) => Ok(spec),
-        StudySpec::Grpo(_) | StudySpec::Sweep(_) => unreachable!("the recipe names isoflop"),
+        StudySpec::Train(_) | StudySpec::Grpo(_) | StudySpec::Sweep(_) => {
+            unreachable!("the recipe names isoflop")
+        }
     }
 }
 
@@ -44,7 +48,9 @@ pub(super) const BYTES: Surface = Surface { e: 0.9, a: 60.0, b: 70.0, alpha: 0.4
 
 pub(super) fn study(spec: IsoflopSpec) -> IsoflopStudy {
     let text = BlobRef { blob: BlobId::from_hash(blake3::hash(b"text")), bytes: 20_000_000 };
-    IsoflopStudy::new(spec, settings(), text)
+    let inputs = Inputs { data: Some(text), ..Inputs::default() };
+    let data = spec.data.spec(&inputs).unwrap();
+    IsoflopStudy::new(spec, settings(), data)
 }
 
 pub(super) fn settings() -> TrialSettings {

@@ -1,9 +1,10 @@
-use super::{BYTES, Lab, MINI, completed, failed};
+use super::{BYTES, Lab, MINI, completed, failed, recipe, settings};
 use crate::fit::{Point, Surface};
+use crate::recipe::StudyError;
 use crate::study::{Next, Study};
 use proto::{
-    DecayShape, MuonScale, Optimizer, Outcome, Packing, Rest, Runner, TokenFormat, TrainSpec,
-    TrialId,
+    BlobId, BlobRef, DecayShape, Inputs, MuonScale, Optimizer, Outcome, Packing, Rest, Runner,
+    TokenFormat, TokenizerSpec, TrainSpec, TrialId,
 };
 
 /// One budget; the losses decide what is missing.
@@ -247,4 +248,29 @@ fn what_a_recipe_says_of_the_training_is_in_the_trial() {
          training: {accumulation: 1, ema: 0}\ndata: {packing: stream}",
     );
     assert_eq!((same, same_id), (plain, plain_id));
+}
+
+#[test]
+fn a_tokenizer_is_a_file_of_the_recipe() {
+    let lines = format!(
+        "{MINI}data: {{format: jsonl, tokenizer: made/tokenizer.json, end_of_document: \"</s>\"}}"
+    );
+    let spec = recipe(&lines).unwrap();
+    assert_eq!(spec.wanted().files, ["made/tokenizer.json"]);
+    let blob = |text: &str| BlobRef {
+        blob: BlobId::from_hash(blake3::hash(text.as_bytes())),
+        bytes: 10_000_000,
+    };
+    let mut inputs = Inputs { data: Some(blob("text")), ..Inputs::default() };
+    let missing = spec.study(settings(), &inputs).map(|_| ()).unwrap_err();
+    assert_eq!(missing, StudyError::FileMissing("made/tokenizer.json".into()));
+    inputs.files.insert("tokenizer.json".into(), blob("tokenizer"));
+    let Next::Plan { trials, .. } = spec.study(settings(), &inputs).unwrap().next(&[]) else {
+        panic!("nothing is planned")
+    };
+    let Runner::Train(train) = &trials[0].runner else { panic!("not a training") };
+    let wanted =
+        TokenizerSpec { file: blob("tokenizer"), end_of_document: Some("</s>".to_owned()) };
+    assert_eq!(train.data.tokenizer.as_ref(), Some(&wanted));
+    assert_eq!(trials[0].runner.files(), [&blob("text"), &blob("tokenizer")]);
 }

@@ -2,7 +2,7 @@ use super::{BYTES, Lab, MINI, SODA, failed, parse, settings, study};
 use crate::isoflop::planner::IsoflopStudy;
 use crate::report::{Cell, Report};
 use crate::study::Study;
-use proto::{BlobId, BlobRef, Outcome};
+use proto::Outcome;
 
 fn report(lab: &Lab) -> Report {
     lab.study.report(&lab.views())
@@ -125,8 +125,9 @@ fn a_minimum_that_is_not_bracketed_is_hollow_and_noted() {
 fn a_text_that_is_seen_more_than_once_is_noted() {
     not_noted(&report(&complete()), "more than once");
     let lab = complete();
-    let text = BlobRef { blob: BlobId::from_hash(blake3::hash(b"text")), bytes: 100_000 };
-    let short = IsoflopStudy::new(lab.study.spec.clone(), settings(), text);
+    let mut data = lab.study.data.clone();
+    data.text.bytes = 100_000;
+    let short = IsoflopStudy::new(lab.study.spec.clone(), settings(), data);
     noted(&short.report(&lab.views()), "see it more than once, at most");
 }
 

@@ -2,7 +2,7 @@
 
 /// Mean of `values` and, when there are at least two, the ends of its 95 % interval: the mean
 /// plus and minus `t(0.975, n - 1) s / sqrt(n)`, with the standard deviation s of the sample.
-pub(super) fn mean_ci95(values: &[f64]) -> Option<(f64, Option<[f64; 2]>)> {
+pub(crate) fn mean_ci95(values: &[f64]) -> Option<(f64, Option<[f64; 2]>)> {
     let n = values.len();
     if n == 0 {
         return None;

@@ -1,0 +1,76 @@
+use super::spec::{Length, TrainStudySpec};
+use crate::recipe::{Recipe, StudySpec, TrialSettings};
+use crate::report::Cell;
+use crate::study::{Next, Study, TrialView};
+use proto::{BlobId, BlobRef, Inputs, Outcome, Runner, TrialId, TrialSpec};
+use std::collections::BTreeMap;
+
+fn recipe(lines: &str) -> Recipe {
+    let head = "apiVersion: brine.dev/v1\nkind: Experiment\nmetadata: {name: test}\n\
+                spec:\n  study:\n    train:";
+    let indented = lines.lines().map(|line| format!("      {line}"));
+    let text: Vec<String> = std::iter::once(head.to_owned()).chain(indented).collect();
+    Recipe::parse(&text.join("\n")).unwrap()
+}
+
+fn spec(lines: &str) -> TrainStudySpec {
+    let StudySpec::Train(spec) = recipe(lines).study else { panic!("not a training") };
+    spec
+}
+
+fn study(spec: &TrainStudySpec, settings: TrialSettings) -> Box<dyn Study> {
+    let text = BlobRef { blob: BlobId::from_hash(blake3::hash(b"text")), bytes: 1_000_000 };
+    spec.study(settings, &Inputs { data: Some(text), ..Inputs::default() }).unwrap()
+}
+
+#[test]
+fn a_budget_of_flops_becomes_the_nearest_number_of_steps() {
+    let steps = spec("length: {steps: 70}");
+    assert_eq!((steps.steps(), steps.length), (70, Length::Steps(70)));
+    let per_step = steps.model.training_flops(16 * 128);
+    for (share, wanted) in [(70.0, 70), (70.4, 70), (70.6, 71)] {
+        let flops = spec(&format!("length: {{flops: {:e}}}", share * per_step));
+        assert_eq!(flops.steps(), wanted);
+    }
+}
+
+#[test]
+fn every_rate_is_tried_with_every_seed_and_the_report_compares_them() {
+    let lines = "length: {steps: 70}\nlearning_rates: [1.0e-3, 1.0e-2]\nseeds: [3, 4]";
+    let study = study(&spec(lines), recipe(lines).trial_settings());
+    let Next::Plan { trials, .. } = study.next(&[]) else { panic!("nothing is planned") };
+    let facts: Vec<_> = trials
+        .iter()
+        .map(|trial| {
+            let Runner::Train(train) = &trial.runner else { panic!("not a training") };
+            (train.optimizer.learning_rate(), trial.seed, train.steps)
+        })
+        .collect();
+    assert_eq!(facts, [(1e-3, 3, 70), (1e-3, 4, 70), (1e-2, 3, 70), (1e-2, 4, 70)]);
+    let mut history: Vec<(TrialId, TrialSpec, Option<Outcome>)> =
+        trials.into_iter().map(|trial| (trial.id(), trial, None)).collect();
+    let views = |history: &'_ [(TrialId, TrialSpec, Option<Outcome>)]| -> String {
+        let views: Vec<TrialView<'_>> = history
+            .iter()
+            .map(|(id, spec, outcome)| TrialView {
+                id,
+                spec,
+                attempts: 1,
+                outcome: outcome.as_ref(),
+                measured: &[],
+            })
+            .collect();
+        let report = study.report(&views);
+        let rows = &report.sections[0].tables[0].rows;
+        let cells: Vec<String> = rows.iter().map(|row| row[1].to_text()).collect();
+        format!("{:?} {} {}", study.next(&views), report.summary["best"], cells.join(", "))
+    };
+    assert!(views(&history).starts_with("Wait null - (no loss yet)"), "{}", views(&history));
+    for ((_, _, outcome), loss) in history.iter_mut().zip([2.0, 2.2, 1.8, f64::NAN]) {
+        let metrics = BTreeMap::from([("validation_loss".to_owned(), loss)]);
+        *outcome = Some(Outcome::Completed { metrics, checkpoint: None });
+    }
+    // 2.1 +- 12.7062 0.1; the other rate lacks a seed, so it can not be the best.
+    let mean = Cell::Interval { value: 2.1, low: 2.1 - 1.270_62, high: 2.1 + 1.270_62 };
+    assert_eq!(views(&history), format!("Complete 0.001 {}, 1.8", mean.to_text()));
+}
