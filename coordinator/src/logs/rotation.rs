@@ -40,27 +40,26 @@ pub(crate) async fn keep_below(service: Service) -> Result<(), CoordinatorError>
         if service.stopping.is_cancelled() {
             return Ok(());
         }
-        let pauses = match looked {
-            Ok(()) => logs.bytes() > logs.limit(),
-            Err(error) => {
-                tracing::warn!(%error, "the coordinator's logs could not be kept below their limit");
-                true
-            }
-        };
         let (bytes, limit) = (logs.bytes(), logs.limit());
-        if bytes > limit && !warned {
+        let is_above = bytes > limit;
+        let failed = looked.is_err();
+        if let Err(error) = looked {
+            tracing::warn!(%error, "the coordinator's logs could not be kept below their limit");
+        } else if is_above && !warned {
             tracing::warn!(
                 bytes,
                 limit,
                 "the logs of running attempts alone are larger than --log-limit; they stay"
             );
         }
-        warned = bytes > limit;
+        warned = is_above && (warned || !failed);
+        let pauses = is_above || failed;
         let grown = async {
             if pauses {
                 tokio::time::sleep(PAUSE).await;
             }
-            while logs.bytes() <= logs.limit() {
+            // A look that failed is made up for.
+            while !failed && logs.bytes() <= logs.limit() {
                 logs.0.exceeded.notified().await;
             }
         };
