@@ -6,7 +6,7 @@
 use crate::clock::Moment;
 use proto::spec::Hang;
 use proto::{Notice, NoticeKind};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Beats whose median is the usual one.
 const WINDOW: usize = 32;
@@ -22,6 +22,8 @@ const SLOW_TRAINING_TIMES: f64 = 3.0;
 const LONGEST_TIMES: u64 = 3;
 /// Notices of one kind that one attempt gives at most.
 const EACH_MAX: u8 = 4;
+/// Metrics that are told apart; further ones begin no phase.
+const METRICS_MAX: usize = 64;
 
 /// The beats of one attempt.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(crate) struct Pulse {
     /// Whether the silence that goes on was told.
     is_hung: bool,
     told: [u8; 4],
+    /// The metrics that were heard, so that a new one is known.
+    metrics: BTreeSet<String>,
 }
 
 impl Pulse {
@@ -54,6 +58,7 @@ impl Pulse {
             is_slow: false,
             is_hung: false,
             told: [0; 4],
+            metrics: BTreeSet::new(),
         }
     }
 
@@ -69,6 +74,7 @@ impl Pulse {
             let text = format!("{metric} is {value} at step {step}");
             notices.extend(self.tell(NoticeKind::NotANumber, step, text));
         }
+        self.begin_phase_with(metric);
         let Some((before, at)) = self.last else {
             self.last = Some((step, now));
             return notices;
@@ -86,6 +92,17 @@ impl Pulse {
         push(&mut self.paces, pace);
         notices.extend(self.slow_training(step));
         notices
+    }
+
+    /// A training that reports something new does something new, such as answering for rewards after
+    /// it has imitated: what was usual before says nothing about its steps now.
+    fn begin_phase_with(&mut self, metric: &str) {
+        if self.metrics.len() >= METRICS_MAX || self.metrics.contains(metric) {
+            return;
+        }
+        self.metrics.insert(metric.to_owned());
+        self.paces.clear();
+        (self.best, self.is_slow) = (None, false);
     }
 
     fn slow_step(&mut self, step: u64, gap_ms: u64, pace: f64) -> Option<Notice> {
@@ -217,6 +234,18 @@ mod tests {
             let (pulse, now, _) = after(&paces);
             let expected = hangs_after.map(|ms| now.plus_ms(ms));
             assert_eq!(pulse.hangs_at(), expected, "{paces:?}");
+        }
+    }
+
+    #[test]
+    fn steps_of_another_phase_are_not_slow() {
+        let (mut pulse, mut now, told) = after(&[10; 2 * WINDOW]);
+        assert_eq!(told, []);
+        for step in 0..2 * WINDOW as u64 {
+            now = now.plus_ms(1_000);
+            let step = 2 * WINDOW as u64 + 1 + step;
+            assert_eq!(pulse.beat(now, "reward", step, 1.0), []);
+            assert_eq!(pulse.beat(now, "loss", step, 1.0), []);
         }
     }
 
