@@ -114,7 +114,7 @@ fn lead(spec: &GrpoSpec, best: Option<&Trained<'_>>) -> Vec<String> {
             100.0 * (after - before),
             percent(difference95(before, after, problems)),
         ),
-        "The held-out problems are never trained on, in neither phase, and are the same for every \
+        "The held-out problems are never trained on in either phase, and are the same for every \
          policy and seed. A completion is the most probable token every time; it is right when \
          the verifier says so and it ends by itself."
             .to_owned(),
