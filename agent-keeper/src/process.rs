@@ -110,6 +110,7 @@ pub fn mark(number: u64) -> std::io::Result<()> {
 /// Ends and reaps children of this process that are neither in `known` nor marked as belonging to
 /// one that `lives`.
 pub fn kill_leftovers(known: &HashSet<Pid>, lives: impl Fn(u64) -> bool) {
+    let mut awaited = HashSet::new();
     for _ in 0..KILL_ROUNDS_MAX {
         let mut killed = false;
         for entry in children(rustix::process::getpid()) {
@@ -120,10 +121,13 @@ pub fn kill_leftovers(known: &HashSet<Pid>, lives: impl Fn(u64) -> bool) {
                 if read_mark(entry.pid).is_some_and(&lives) {
                     continue;
                 }
-                killed = true;
                 kill_tree(entry.pid);
                 ignore_gone(rustix::process::kill_process(entry.pid, Signal::KILL));
-                await_death(entry.pid);
+                // One that waits for a disk dies later, and nothing more is to be done about it.
+                if awaited.insert(entry.pid) {
+                    killed = true;
+                    await_death(entry.pid);
+                }
             }
             reap(entry.pid);
         }

@@ -212,12 +212,33 @@ const STRIKES_MIN: u32 = 3;
 const AVOID_FIRST_MS: u64 = 10_000;
 /// Longest time that an agent is avoided; then it gets another chance.
 const AVOID_MAX_MS: u64 = 600_000;
+/// More doublings would exceed it.
+const DOUBLINGS_MAX: u32 = 16;
 
 impl Strikes {
     /// Until when the agent is avoided, if it is.
     pub(super) fn avoided_until(self) -> Option<Timestamp> {
         let further = self.count.checked_sub(STRIKES_MIN)?;
-        let doubled = AVOID_FIRST_MS.checked_shl(further).unwrap_or(AVOID_MAX_MS);
+        let doubled = AVOID_FIRST_MS << further.min(DOUBLINGS_MAX);
         Some(self.last.plus_ms(doubled.min(AVOID_MAX_MS)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_for_which_an_agent_is_avoided_doubles_up_to_its_limit() {
+        for (count, expected) in [
+            (2, None),
+            (3, Some(10_000)),
+            (5, Some(40_000)),
+            (9, Some(600_000)),
+            (66, Some(600_000)),
+        ] {
+            let strikes = Strikes { count, last: Timestamp(0) };
+            assert_eq!(strikes.avoided_until(), expected.map(Timestamp), "{count} failures");
+        }
     }
 }

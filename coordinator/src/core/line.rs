@@ -11,7 +11,7 @@
 
 use super::Core;
 use super::agent::Agent;
-use super::schedule::has_rival;
+use super::schedule::Rivals;
 use super::state::{Experiment, Lease, Member, Trial, TrialState};
 use proto::{AgentId, AttemptKey, Devices, Timestamp, TrialId};
 
@@ -111,15 +111,27 @@ impl Core {
     /// Asks agents for attempts that have been in line for too long, or for whose devices others
     /// wait.
     pub(super) fn recall(&mut self, now: Timestamp) {
-        let recalled = |(granted_at, id): &(Timestamp, TrialId)| {
-            let lease = self.trials.get(id)?.lease().filter(|lease| lease.is_in_line())?;
-            let member = lease.leader();
-            let is_late = granted_at.plus_ms(RECALL_AFTER_MS) <= now;
-            let payer = lease.payer.as_ref()?;
-            let asked = !lease.recalled && (is_late || has_rival(self, &member.agent, payer));
-            asked.then(|| (id.clone(), lease.attempt, member.agent.clone()))
+        let Some((_, newest)) = self.ahead.last() else {
+            return;
         };
-        let recalled: Vec<_> = self.ahead.iter().filter_map(recalled).collect();
+        let rivals = Rivals::new(self, now);
+        let payer = self.trials.get(newest).and_then(|t| t.lease()?.payer.as_ref());
+        // Most turns have none; then only those that are late need a look.
+        let is_contested = payer.is_some_and(|payer| rivals.any(payer));
+        let is_late = |granted_at: Timestamp| granted_at.plus_ms(RECALL_AFTER_MS) <= now;
+        let looked_at = self.ahead.iter().take_while(|(at, _)| is_contested || is_late(*at));
+        let recalled = looked_at.filter_map(|(granted_at, id)| {
+            let lease = self.trials.get(id)?.lease()?;
+            if !lease.is_in_line() || lease.recalled {
+                return None;
+            }
+            let (member, payer) = (lease.leader(), lease.payer.as_ref()?);
+            let is_wanted =
+                || self.agents.get(&member.agent).is_some_and(|agent| rivals.want(agent, payer));
+            let asked = is_late(*granted_at) || is_wanted();
+            asked.then(|| (id.clone(), lease.attempt, member.agent.clone()))
+        });
+        let recalled: Vec<_> = recalled.collect();
         for (trial, attempt, agent_id) in recalled {
             if let Some(TrialState::Leased(lease)) =
                 self.trials.get_mut(&trial).map(|trial| &mut trial.state)

@@ -80,6 +80,8 @@ pub struct Core {
     agents: Agents,
     /// Live processes of leases by their deadline.
     expiries: BTreeSet<(Timestamp, AttemptKey)>,
+    /// Leases of agents that have not been heard since the restart.
+    unheard: BTreeMap<AgentId, Vec<AttemptKey>>,
     /// Waiting trials whose pause has not ended, by its end.
     pauses: BTreeSet<(Timestamp, TrialId)>,
     /// Leased trials that were asked to give way, by the moment.
@@ -121,6 +123,7 @@ impl Core {
             trials: BTreeMap::new(),
             agents: Agents::default(),
             expiries: BTreeSet::new(),
+            unheard: BTreeMap::new(),
             pauses: BTreeSet::new(),
             yielding: BTreeSet::new(),
             ahead: BTreeSet::new(),
@@ -149,6 +152,7 @@ impl Core {
         self.pauses.clear();
         self.yielding.clear();
         self.ahead.clear();
+        self.unheard.clear();
         self.lingering.clear();
         // Learnt again: what agents said of their lines is not remembered.
         self.experiments.values_mut().for_each(|experiment| experiment.pace_ms = None);
@@ -170,6 +174,9 @@ impl Core {
                         member.deadline = deadline;
                     }
                     self.expiries.extend(lease.live(id).map(|(key, _)| (deadline, key)));
+                    for (key, member) in lease.live(id) {
+                        self.unheard.entry(member.agent.clone()).or_default().push(key);
+                    }
                     if let Some((_, asked_at)) = &mut lease.preempted {
                         *asked_at = now;
                         self.yielding.insert((now, id.clone()));

@@ -86,26 +86,22 @@ impl Core {
             }
             Some(_) | None => {}
         }
-        let Some(agent) = self.agents.get(&join.agent) else {
-            return Ok(self.decide_join_after_restart(now, join));
-        };
         let held: BTreeSet<&AttemptKey> = join.running.iter().collect();
-        let lost = agent.leases.keys().filter(|key| !held.contains(key));
-        Ok(self.lost(now, &join.agent, lost.cloned().collect()))
+        let mut lost = self.leases_of(&join.agent);
+        lost.retain(|key| !held.contains(key));
+        Ok(self.lost(now, &join.agent, lost))
     }
 
-    /// Only the trials know what an agent held that has not been heard in this process.
-    fn decide_join_after_restart(&self, now: Timestamp, join: &Join) -> Vec<Event> {
-        let lost = self.leases_of(&join.agent).filter(|key| !join.running.contains(key));
-        self.lost(now, &join.agent, lost.collect())
-    }
-
-    fn leases_of<'a>(&'a self, agent: &'a AgentId) -> impl Iterator<Item = AttemptKey> + 'a {
-        let keys = self.expiries.iter().map(|(_, key)| key);
-        keys.filter(move |key| {
+    /// The live leases of an agent, also of one that has not been heard in this process.
+    fn leases_of(&self, agent: &AgentId) -> Vec<AttemptKey> {
+        let mut keys: Vec<AttemptKey> = match self.agents.get(agent) {
+            Some(known) => known.leases.keys().cloned().collect(),
+            None => self.unheard.get(agent).cloned().unwrap_or_default(),
+        };
+        keys.retain(|key| {
             self.trials.get(&key.trial).is_some_and(|trial| trial.member(agent, key).is_some())
-        })
-        .cloned()
+        });
+        keys
     }
 
     /// Attempts that their agent does not hold any longer.
@@ -123,7 +119,8 @@ impl Core {
 
     /// The session begins; its leases get a whole term.
     pub(super) fn hear_join(&mut self, now: Timestamp, join: &Join) {
-        let keys: Vec<AttemptKey> = self.leases_of(&join.agent).collect();
+        let keys = self.leases_of(&join.agent);
+        self.unheard.remove(&join.agent);
         keys.iter().for_each(|key| self.renew(now, key));
         let before = self.agents.remove(&join.agent);
         let version = self.agents.next_version(before.as_ref());
@@ -251,7 +248,11 @@ impl Core {
             let trial = self.trials.get(&key.trial)?;
             let class =
                 if report.leaving { FailureClass::Cancelled } else { class_of_missing(trial) };
-            let message = format!("agent {} does not hold the attempt", report.agent);
+            let recalled = trial.lease().is_some_and(|lease| lease.recalled);
+            let message = match recalled {
+                true => format!("agent {} gave it back before it began", report.agent),
+                false => format!("agent {} does not hold the attempt", report.agent),
+            };
             let outcome = Outcome::failed(class, message);
             seen.insert(key.trial.clone()).then(|| self.after_attempt(now, key, trial, outcome))
         };
@@ -266,6 +267,12 @@ impl Core {
                 self.note_started(key, *started);
             }
         }
+        // The agent counts from this report for what it does not know yet, too.
+        let agent = self.agents.get(&report.agent);
+        let leases = agent.into_iter().flat_map(|agent| &agent.leases);
+        let unknown = leases.filter(|(_, version)| **version > report.assignment_version);
+        let unknown: Vec<AttemptKey> = unknown.map(|(key, _)| key.clone()).collect();
+        unknown.iter().for_each(|key| self.renew(now, key));
         let Some(agent) = self.agents.get_mut(&report.agent) else {
             return;
         };
@@ -399,15 +406,20 @@ impl Core {
     }
 }
 
-/// What it means that an agent does not hold an attempt any more: it gives back at once what it was
-/// asked for and has not begun.
-fn class_of_missing(trial: &Trial) -> FailureClass {
-    let asked = trial.lease().filter(|lease| lease.recalled || lease.preempted.is_some());
-    match asked.is_some_and(|lease| !lease.started()) {
+/// Whose fault it is that an agent does not hold an attempt any more. One that was in line, or that
+/// was asked for before it began, has not run, so nothing of it has failed.
+pub(super) fn class_of_missing(trial: &Trial) -> FailureClass {
+    let has_not_run = trial
+        .lease()
+        .is_some_and(|lease| !lease.started() && (lease.ahead || lease.preempted.is_some()));
+    match has_not_run {
         true => FailureClass::Cancelled,
         false => FailureClass::Infrastructure,
     }
 }
+
+/// More doublings would exceed every pause.
+const DOUBLINGS_MAX: u32 = 16;
 
 /// Milliseconds until the next attempt, or `None` when the outcome is final.
 fn retry_pause(trial: &Trial, outcome: &Outcome) -> Option<u64> {
@@ -426,7 +438,7 @@ fn retry_pause(trial: &Trial, outcome: &Outcome) -> Option<u64> {
         | FailureClass::Cheated => return None,
     };
     let failures = trial.failures.get(class).copied().unwrap_or(0);
-    let doubled = BACKOFF_FIRST_MS.checked_shl(failures).unwrap_or(BACKOFF_MAX_MS);
+    let doubled = BACKOFF_FIRST_MS << failures.min(DOUBLINGS_MAX);
     (failures < allowed).then_some(doubled.min(BACKOFF_MAX_MS))
 }
 

@@ -1,6 +1,7 @@
 //! What follows from the state as it is: leases that ended, attempts nobody wants, trials that a
 //! study asks for, experiments that are over, and new leases.
 
+use super::report::class_of_missing;
 use super::state::{Experiment, Trial, TrialState};
 use super::{Core, TRIALS_MAX, YIELD_MS, schedule};
 use proto::{
@@ -53,7 +54,7 @@ impl Core {
                 "agent {agent} was not heard for {} ms, so its lease ended",
                 self.lease_ttl_ms
             );
-            let outcome = Outcome::failed(FailureClass::Infrastructure, message);
+            let outcome = Outcome::failed(class_of_missing(trial), message);
             seen.insert(key.trial.clone()).then(|| self.after_attempt(now, key, trial, outcome))
         };
         let mut events: Vec<Event> = due.filter_map(end).collect();

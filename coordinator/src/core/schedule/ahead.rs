@@ -16,6 +16,8 @@ const LINE_MS: f64 = 200.0;
 const LINE_MAX: f64 = 64.0;
 /// Attempts in all lines of an agent at most; every report names each.
 const AGENT_MAX: usize = 512;
+/// Waiting trials of an experiment that are looked at to see whether one could be placed.
+const HEADS_MAX: usize = 16;
 
 /// Attempts that may be in one line behind the one that has the devices.
 fn line_max(pace_ms: f64) -> usize {
@@ -38,18 +40,38 @@ fn may_queue(spec: &TrialSpec) -> bool {
         && wants.extras.is_empty()
 }
 
-/// Whether another experiment than `own` waits for what the agent has.
-pub(in super::super) fn has_rival(core: &Core, agent: &AgentId, own: &ExperimentId) -> bool {
-    let Some(agent) = core.agents.get(agent) else {
-        return false;
-    };
-    core.experiments.iter().filter(|(id, _)| *id != own).any(|(_, rival)| {
-        let first = rival.queue.first().and_then(|(_, id)| core.trials.get(id));
-        first.is_some_and(|trial| {
-            limit_reached(&rival.policy, &rival.used, rival.leased, trial).is_none()
-                && misfit(&agent.capacity, &Free::whole(&agent.capacity), &trial.spec).is_none()
-        })
-    })
+/// The experiments that wait, each with the first of its trials that could be placed: those whom
+/// lines might keep from devices.
+pub(in super::super) struct Rivals<'a>(Vec<(&'a ExperimentId, &'a TrialSpec)>);
+
+impl<'a> Rivals<'a> {
+    pub(in super::super) fn new(core: &'a Core, now: Timestamp) -> Self {
+        let waiting = core.experiments.iter().filter_map(|(id, experiment)| {
+            let mut first = experiment.queue.iter().take(HEADS_MAX).filter_map(|(_, id)| {
+                core.trials.get(id).filter(|trial| {
+                    let (policy, used) = (&experiment.policy, &experiment.used);
+                    is_due(trial, now)
+                        && limit_reached(policy, used, experiment.leased, trial).is_none()
+                })
+            });
+            first.next().map(|trial| (id, &*trial.spec))
+        });
+        Self(waiting.collect())
+    }
+
+    /// Whether another experiment than `own` waits for anything.
+    pub(in super::super) fn any(&self, own: &ExperimentId) -> bool {
+        self.0.iter().any(|(id, _)| *id != own)
+    }
+
+    /// Whether another experiment than `own` waits for what the agent has.
+    pub(in super::super) fn want(&self, agent: &Agent, own: &ExperimentId) -> bool {
+        self.any(own) && {
+            let whole = Free::whole(&agent.capacity);
+            let mut others = self.0.iter().filter(|(id, _)| *id != own);
+            others.any(|(_, spec)| misfit(&agent.capacity, &whole, spec).is_none())
+        }
+    }
 }
 
 /// The leases that are granted ahead on the agents whose assignment changes in this turn.
@@ -57,9 +79,22 @@ pub(super) fn grant(core: &Core, now: Timestamp) -> Vec<Event> {
     let short = core.experiments.iter().filter_map(|(id, experiment)| {
         let length = line_max(experiment.pace_ms?);
         let grants = length > 0 && experiment.is_uniform && !experiment.queue.is_empty();
-        grants.then_some(Lines { core, now, id, experiment, length })
+        grants.then_some((id, experiment, length))
     });
-    short.flat_map(|lines| lines.grant()).collect()
+    let short: Vec<_> = short.collect();
+    if short.is_empty() {
+        return Vec::new();
+    }
+    let rivals = Rivals::new(core, now);
+    let lines = short.into_iter().map(|(id, experiment, length)| Lines {
+        core,
+        now,
+        id,
+        experiment,
+        rivals: &rivals,
+        length,
+    });
+    lines.flat_map(|lines| lines.grant()).collect()
 }
 
 /// The lines of one experiment.
@@ -68,6 +103,7 @@ struct Lines<'a> {
     now: Timestamp,
     id: &'a ExperimentId,
     experiment: &'a Experiment,
+    rivals: &'a Rivals<'a>,
     /// Attempts behind the first one of each.
     length: usize,
 }
@@ -75,6 +111,9 @@ struct Lines<'a> {
 impl Lines<'_> {
     fn grant(&self) -> Vec<Event> {
         let Self { core, experiment, .. } = *self;
+        if self.tries_again() {
+            return Vec::new();
+        }
         let (mut used, mut leased) = (experiment.used, experiment.leased);
         // One that was tried before may have to keep away from somewhere.
         let fresh = experiment.queue.iter().filter_map(|(_, id)| {
@@ -103,6 +142,20 @@ impl Lines<'_> {
             });
         }
         events
+    }
+
+    /// Whether a trial waits for another try. It may not stand in line, and devices that are handed
+    /// on along one never become free for it.
+    fn tries_again(&self) -> bool {
+        let first = self.experiment.queue.iter().take(HEADS_MAX);
+        let mut again = first.filter(|(_, id)| {
+            let trial = self.core.trials.get(id);
+            trial.is_some_and(|trial| trial.attempt.0 > 0 && is_due(trial, self.now))
+        });
+        again.any(|(_, id)| {
+            let is_gone = self.core.agents.releasing().all(|(key, _)| key.trial != *id);
+            is_gone && !self.core.lingering.contains_key(id)
+        })
     }
 
     /// Where another attempt may stand in line, the shortest lines of each agent first.
@@ -150,7 +203,7 @@ impl Lines<'_> {
         agent.is_available(self.now, core.lease_ttl_ms)
             && strikes.is_none_or(|until| until <= self.now)
             && !is_kept
-            && !has_rival(core, id, self.id)
+            && !self.rivals.want(agent, self.id)
     }
 }
 

@@ -14,7 +14,7 @@ mod preempt;
 mod reserve;
 mod round;
 
-pub(super) use ahead::has_rival;
+pub(super) use ahead::Rivals;
 pub(super) use fit::{Misfit, misfit, room};
 pub(super) use order::limit_reached;
 

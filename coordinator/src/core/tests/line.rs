@@ -1,6 +1,7 @@
 //! Short trials that are granted ahead, in lines.
 
 use super::lab::{Lab, TTL, completed, failed, key, spec};
+use super::*;
 use proto::FailureClass::Infrastructure;
 use proto::{Resources, TrialSpec};
 use studies::recipe::Policy;
@@ -141,4 +142,29 @@ fn an_attempt_that_fails_leaves_its_place_to_the_next() {
     lab.ended("a", 2, 1, failed(Infrastructure));
     lab.expect(["failed 2/1 infrastructure"]);
     assert_eq!(lab.running_of_e(), 1);
+}
+
+#[test]
+fn what_was_in_line_on_an_agent_that_is_lost_has_not_failed() {
+    let mut lab = with_a_line();
+    lab.pass(TTL);
+    lab.expect(["failed 2/1 infrastructure", "failed 3/1 cancelled"]);
+
+    let mut lab = with_a_line();
+    lab.join_holding("a", 1, &[(2, 1)]);
+    lab.expect(["failed 3/1 cancelled"]);
+}
+
+#[test]
+fn a_trial_that_is_tried_again_is_not_kept_waiting_by_lines() {
+    let mut lab = after_one(Lab::new().plan([spec(1), spec(2), spec(3), spec(4)]), 5);
+    lab.set_policy("e", Policy { at_once: Some(2), ..Policy::default() });
+    lab.expect(["ended 1/1 completed", "lease 2/1 a[0]", "next 3/1 a[0]"]);
+    lab.ended("a", 2, 1, failed(Infrastructure));
+    lab.expect(["failed 2/1 infrastructure", "next 4/1 a[0]"]);
+    lab.pass(BACKOFF_FIRST_MS);
+    lab.ended("a", 3, 1, completed());
+    lab.expect(["ended 3/1 completed"]);
+    lab.ended("a", 4, 1, completed());
+    lab.expect(["ended 4/1 completed", "lease 2/2 a[0]"]);
 }
