@@ -17,6 +17,10 @@ use tonic::{Request, Status, Streaming};
 /// Nothing here takes longer unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Cargo sets it for a bench. Every program would search its folders at its start, `xargs`'s and
+/// ours, and hide what each of the two costs.
+pub(crate) const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+
 pub(crate) type Client = CoordinatorClient<InterceptedService<Channel, Bearer>>;
 
 /// Puts the token into a call.
@@ -68,6 +72,7 @@ impl Plane {
             .args(["coordinator", "--listen", &listen, "--data-dir"])
             .arg(self.data())
             .env("BRINE_LOG", "warn")
+            .env_remove(LIBRARY_PATH)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -89,6 +94,7 @@ impl Plane {
             .arg(self.data().join("token"))
             .args(["--id", &name, "--cpus", &cpus.to_string(), "--gpus", "none", "--data-dir"])
             .arg(self.folder.path().join(&name))
+            .env_remove(LIBRARY_PATH)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
