@@ -21,7 +21,7 @@ const METRIC_PERIOD_MS: u64 = 200;
 const SOON_MS: u64 = 50;
 /// How long ends are gathered while other attempts are in line for the devices, so that nothing
 /// waits for the coordinator's answer.
-const GATHER_MS: u64 = 10;
+const GATHER_MS: u64 = 25;
 
 /// What waits, and the session that it waits for.
 #[derive(Debug, Default)]
