@@ -94,8 +94,8 @@ impl Pulse {
         notices
     }
 
-    /// A training that reports something new does something new, such as answering for rewards after
-    /// it has imitated: what was usual before says nothing about its steps now.
+    /// A training that reports something new does something new, such as answering for rewards
+    /// after it has imitated: what was usual before says nothing about its steps now.
     fn begin_phase_with(&mut self, metric: &str) {
         if self.metrics.len() >= METRICS_MAX || self.metrics.contains(metric) {
             return;
