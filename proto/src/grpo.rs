@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub const POLICY_VOCABULARY: u32 = 257;
 /// The token that ends a completion.
 pub const END_OF_TEXT: u32 = 256;
+/// Most digits of the numbers of a sum: with more there are more problems than are listed.
+pub const DIGITS_MAX: u32 = 3;
+/// Most updates of one step.
+pub const UPDATES_MAX: u32 = 1 << 10;
 
 /// Supervised fine-tuning and then group relative policy optimisation (GRPO, Shao et al. 2024,
 /// arXiv 2402.03300) on problems whose answers can be verified.

@@ -111,3 +111,21 @@ pub enum Next {
     /// The study has all it wants.
     Complete,
 }
+
+impl Next {
+    /// What a study says that plans all its trials at once and then awaits their ends. `plan`
+    /// answers them and the reason.
+    pub(crate) fn all_at_once(
+        trials: &[TrialView<'_>],
+        plan: impl FnOnce() -> (Vec<TrialSpec>, String),
+    ) -> Self {
+        if trials.is_empty() {
+            let (trials, reason) = plan();
+            return Self::Plan { trials, reason };
+        }
+        match trials.iter().any(|trial| trial.outcome.is_none()) {
+            true => Self::Wait,
+            false => Self::Complete,
+        }
+    }
+}

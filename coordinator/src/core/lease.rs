@@ -62,9 +62,6 @@ impl Core {
                 } else if let Some(free) = &mut agent.free {
                     free.take(&Held::new(member.devices.clone(), trial.spec.choice(*choice)));
                 }
-                let version = agent.change();
-                agent.leases.insert(key, version);
-                self.changed.insert(member.agent.clone());
             }
         }
         if let Some(payer) = payer.as_ref().and_then(|id| self.experiments.get_mut(id)) {
@@ -75,7 +72,19 @@ impl Core {
                 payer.used.flops += trial.spec.flops();
             }
         }
+        for (key, member) in lease.live(id) {
+            self.assign(&member.agent, key);
+        }
         self.set_state(id, TrialState::Leased(Box::new(lease)));
+    }
+
+    /// The next assignment of an agent that is known names the attempt, as it is then.
+    pub(super) fn assign(&mut self, id: &AgentId, key: AttemptKey) {
+        if let Some(agent) = self.agents.get_mut(id) {
+            let version = agent.change();
+            agent.leases.insert(key, version);
+            self.changed.insert(id.clone());
+        }
     }
 
     pub(super) fn apply_preempted(
@@ -90,15 +99,13 @@ impl Core {
         let Some(lease) = self.trials.get(id).and_then(Trial::lease) else {
             return;
         };
+        let live = lease.live(id).map(|(key, member)| (key, member.agent.clone()));
+        let live: Vec<_> = live.collect();
         let kept = self.reservations.entry(by.clone()).or_default();
         kept.0 = at;
-        for (key, member) in lease.live(id) {
-            kept.1.insert(member.agent.clone());
-            if let Some(agent) = self.agents.get_mut(&member.agent) {
-                let version = agent.change();
-                agent.leases.insert(key, version);
-                self.changed.insert(member.agent.clone());
-            }
+        kept.1.extend(live.iter().map(|(_, agent)| agent.clone()));
+        for (key, agent) in live {
+            self.assign(&agent, key);
         }
     }
 
@@ -167,8 +174,8 @@ impl Core {
             }
             self.changed.insert(member.agent.clone());
         }
-        let leased_ms = if lease.follows { 0 } else { at.since_ms(lease.holds_since) };
-        self.reliability.add(leased_ms, lease.members.len(), outcome);
+        let held_ms = lease.held_ms(at);
+        self.reliability.add(held_ms, lease.members.len(), outcome);
         self.doubtful.remove(id);
         if let Some((_, asked_at)) = &lease.preempted {
             self.yielding.remove(&(*asked_at, id.clone()));
@@ -179,7 +186,7 @@ impl Core {
         if let Some(payer) = lease.payer.as_ref().and_then(|id| self.experiments.get_mut(id)) {
             payer.leased = payer.leased.saturating_sub(1);
             payer.held = payer.held.saturating_sub(lease.units());
-            let milli_ms = lease.gpu_milli() * leased_ms;
+            let milli_ms = lease.gpu_milli() * held_ms;
             payer.used.gpu_ms += milli_ms / 1_000;
             payer.learn_pace(at, &lease);
         }

@@ -14,6 +14,7 @@ use super::agent::Agent;
 use super::schedule::Rivals;
 use super::state::{Experiment, Lease, Member, Trial, TrialState};
 use proto::{AgentId, AttemptKey, Devices, Timestamp, TrialId};
+use std::collections::BTreeSet;
 
 /// How long an attempt may be in line before it is recalled: far longer than a line of short trials
 /// takes.
@@ -37,16 +38,16 @@ impl Agent {
 
     /// Attempts in line for these devices.
     pub(super) fn line_length(&self, devices: &Devices) -> usize {
-        self.lines.get(&devices.cpus).map_or(0, std::collections::BTreeSet::len)
+        self.lines.get(&devices.cpus).map_or(0, BTreeSet::len)
     }
 }
 
 impl Experiment {
     /// Takes in how long an attempt that ends now had its devices.
     pub(super) fn learn_pace(&mut self, now: Timestamp, lease: &Lease) {
-        let held_ms = if lease.follows { 0 } else { now.since_ms(lease.holds_since) };
-        let known = self.pace_ms.unwrap_or(held_ms as f64);
-        let mean = known + PACE_WEIGHT * (held_ms as f64 - known);
+        let held_ms = lease.held_ms(now) as f64;
+        let known = self.pace_ms.unwrap_or(held_ms);
+        let mean = known + PACE_WEIGHT * (held_ms - known);
         // One that waited in vain proves that the attempt before it is not short.
         let waited_ms = if lease.is_in_line() { now.since_ms(lease.granted_at) } else { 0 };
         let in_vain = waited_ms >= RECALL_AFTER_MS;
@@ -93,7 +94,7 @@ impl Core {
         let lease = |key: &AttemptKey| self.trials.get(&key.trial).and_then(Trial::lease);
         let keyed = agent.leases.keys().filter_map(|key| Some((key.clone(), lease(key)?.clone())));
         let (following, holding): (Vec<_>, Vec<_>) = keyed.partition(|(_, lease)| lease.follows);
-        let mut held: std::collections::BTreeSet<Vec<u32>> = holding
+        let mut held: BTreeSet<Vec<u32>> = holding
             .iter()
             .filter_map(|(key, lease)| lease.members.get(key.rank as usize))
             .map(|member| member.devices.cpus.clone())
@@ -133,16 +134,8 @@ impl Core {
         });
         let recalled: Vec<_> = recalled.collect();
         for (trial, attempt, agent_id) in recalled {
-            if let Some(TrialState::Leased(lease)) =
-                self.trials.get_mut(&trial).map(|trial| &mut trial.state)
-            {
-                lease.recalled = true;
-            }
-            if let Some(agent) = self.agents.get_mut(&agent_id) {
-                let version = agent.change();
-                agent.leases.insert(AttemptKey { trial, attempt, rank: 0 }, version);
-                self.changed.insert(agent_id);
-            }
+            self.change_lease(&trial, attempt, |lease| lease.recalled = true);
+            self.assign(&agent_id, AttemptKey { trial, attempt, rank: 0 });
         }
     }
 }

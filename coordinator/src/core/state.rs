@@ -209,6 +209,11 @@ impl Lease {
         self.members.iter().all(|member| member.started)
     }
 
+    /// For how long it has had its devices at `now`, in milliseconds.
+    pub(super) fn held_ms(&self, now: Timestamp) -> u64 {
+        if self.follows { 0 } else { now.since_ms(self.holds_since) }
+    }
+
     /// Whether it waits on its agent for another attempt to end.
     pub(super) fn is_in_line(&self) -> bool {
         self.ahead && !self.started()

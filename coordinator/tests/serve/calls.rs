@@ -2,15 +2,16 @@
 //! same facts in the same order, and only the bearer of the token and of the lease is heard.
 
 use crate::support::{Agent, Client, PATIENCE, TOKEN, client, options};
-use coordinator::{Options, StartError, start};
+use coordinator::{Options, Serving, StartError, start};
 use proto::wire::agent_message::Message as FromAgent;
 use proto::wire::watch_reply::Message as Watched;
 use proto::wire::{
-    BlobChunk, BlobRequest, ExperimentRequest, InfoRequest, MetricBatch, MetricPoint,
+    BlobChunk, BlobRequest, ExperimentRequest, InfoRequest, Lease, MetricBatch, MetricPoint,
     MetricsRequest, Series, SubmitRequest, WatchRequest,
 };
 use proto::{BlobId, Event, Inputs, Record};
 use std::collections::VecDeque;
+use std::path::Path;
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Streaming};
 
@@ -25,6 +26,16 @@ async fn submit(client: &mut Client) -> (String, bool) {
     };
     let reply = client.submit(request).await.unwrap().into_inner();
     (reply.experiment, reply.existed)
+}
+
+/// A coordinator with the recipe, and an agent that got its trial.
+async fn leased(folder: &Path) -> (Serving, Client, Agent, Lease) {
+    let serving = start(options(folder)).await.unwrap();
+    let mut client = client(&serving, TOKEN).await;
+    submit(&mut client).await;
+    let mut agent = Agent::say_hello(&mut client, Agent::hello("a", 1)).await.unwrap();
+    let lease = agent.assignment().await.leases.remove(0);
+    (serving, client, agent, lease)
 }
 
 /// A watch, record by record.
@@ -134,11 +145,7 @@ async fn an_experiment_runs_and_is_remembered() {
 #[tokio::test]
 async fn metrics_are_stored_and_read_back() {
     let folder = tempfile::tempdir().unwrap();
-    let serving = start(options(folder.path())).await.unwrap();
-    let mut client = client(&serving, TOKEN).await;
-    submit(&mut client).await;
-    let mut agent = Agent::say_hello(&mut client, Agent::hello("a", 1)).await.unwrap();
-    let lease = agent.assignment().await.leases.remove(0);
+    let (serving, mut client, mut agent, lease) = leased(folder.path()).await;
     let point = |step, value| MetricPoint {
         trial: lease.trial.clone(),
         attempt: 1,
@@ -180,11 +187,7 @@ async fn metrics_are_stored_and_read_back() {
 #[tokio::test]
 async fn metrics_without_a_place_are_said_in_the_answer() {
     let folder = tempfile::tempdir().unwrap();
-    let serving = start(options(folder.path())).await.unwrap();
-    let mut client = client(&serving, TOKEN).await;
-    submit(&mut client).await;
-    let mut agent = Agent::say_hello(&mut client, Agent::hello("a", 1)).await.unwrap();
-    let lease = agent.assignment().await.leases.remove(0);
+    let (serving, mut client, mut agent, lease) = leased(folder.path()).await;
     let point = |number: u32| MetricPoint {
         trial: lease.trial.clone(),
         attempt: 1,

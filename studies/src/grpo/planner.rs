@@ -77,17 +77,13 @@ impl GrpoStudy {
 
 impl Study for GrpoStudy {
     fn next(&self, trials: &[TrialView<'_>]) -> Next {
-        if trials.is_empty() {
+        Next::all_at_once(trials, || {
             let trials = self.trials();
             let seeds = self.spec.seeds.len();
             let policies = trials.len() / seeds;
             let reason = format!("policies to compare: {policies}, seeds of each: {seeds}");
-            return Next::Plan { trials, reason };
-        }
-        match trials.iter().any(|trial| trial.outcome.is_none()) {
-            true => Next::Wait,
-            false => Next::Complete,
-        }
+            (trials, reason)
+        })
     }
 
     fn wants_each_outcome(&self) -> bool {

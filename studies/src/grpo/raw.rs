@@ -4,18 +4,13 @@
 use super::spec::{Constants, GrpoSpec, Policy, Problems, Supervised};
 use crate::recipe::{DataWanted, Path, RecipeError};
 use crate::training::checks::{
-    BATCH_MAX, STEPS_MAX, below_one, between, distinct, not_negative, positive, seeds, within,
+    BATCH_MAX, STEPS_MAX, below_one, between, distinct, not_negative, positive, seeds, trials,
+    within,
 };
 use crate::training::raw::{Patterns, RawShape};
-use proto::grpo::{Evaluation, POLICY_VOCABULARY, Variant, VerifierKind};
+use proto::grpo::{DIGITS_MAX, Evaluation, POLICY_VOCABULARY, UPDATES_MAX, Variant, VerifierKind};
 use proto::{Mlp, ModelSpec, Norm, Positions};
 use serde::Deserialize;
-
-/// A sum of more digits has more problems than are listed.
-const DIGITS_MAX: u32 = 3;
-/// Most trials, which are one event of the journal.
-const TRIALS_MAX: usize = 10_000;
-const UPDATES_MAX: u32 = 1 << 10;
 
 /// The policy unless the recipe says otherwise; the width of its MLP follows.
 const MODEL: ModelSpec = ModelSpec {
@@ -137,12 +132,9 @@ impl RawGrpo {
             return Err(RecipeError::new(&at.key("policy").key("steps"), message));
         }
         let Policy { variants, learning_rates, kl_weights, .. } = &spec.policy;
-        let trials = variants.len() * learning_rates.len() * kl_weights.len() * spec.seeds.len();
-        if trials > TRIALS_MAX {
-            let message = format!("{trials} trials follow, at most {TRIALS_MAX} are planned");
-            return Err(RecipeError::new(&at.key("policy"), message)
-                .hint("give fewer variants, learning_rates, kl_weights or seeds"));
-        }
+        let count = variants.len() * learning_rates.len() * kl_weights.len() * spec.seeds.len();
+        let hint = "give fewer variants, learning_rates, kl_weights or seeds";
+        trials(count, &at.key("policy"), hint)?;
         Ok(spec)
     }
 }

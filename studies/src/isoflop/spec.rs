@@ -163,11 +163,7 @@ impl IsoflopSpec {
         trial: TrialSettings,
         inputs: &Inputs,
     ) -> Result<Box<dyn Study>, StudyError> {
-        let data = self.data.spec(inputs)?;
-        let (bytes, needed) = (data.text.bytes, self.data.bytes_needed(self.grid.sequence));
-        if bytes < needed {
-            return Err(StudyError::DataTooShort { bytes, needed });
-        }
+        let data = self.data.spec(inputs, self.grid.sequence)?;
         Ok(Box::new(IsoflopStudy::new(self.clone(), trial, data)))
     }
 }

@@ -49,17 +49,12 @@ impl TrainStudy {
 
 impl Study for TrainStudy {
     fn next(&self, trials: &[TrialView<'_>]) -> Next {
-        if trials.is_empty() {
-            let trials = self.trials();
+        Next::all_at_once(trials, || {
             let rates = self.spec.learning_rates.len();
             let seeds = self.spec.seeds.len();
             let reason = format!("learning rates to compare: {rates}, seeds of each: {seeds}");
-            return Next::Plan { trials, reason };
-        }
-        match trials.iter().any(|trial| trial.outcome.is_none()) {
-            true => Next::Wait,
-            false => Next::Complete,
-        }
+            (self.trials(), reason)
+        })
     }
 
     fn wants_each_outcome(&self) -> bool {

@@ -5,14 +5,11 @@ use super::spec::{Length, TrainStudySpec};
 use crate::recipe::{Path, RecipeError};
 use crate::training::check_vocabulary;
 use crate::training::checks::{
-    BATCH_MAX, STEPS_MAX, VOCABULARY_MAX, below_one, distinct, positive, seeds, within,
+    BATCH_MAX, STEPS_MAX, VOCABULARY_MAX, below_one, distinct, positive, seeds, trials, within,
 };
 use crate::training::raw::{RawData, RawOptimizer, RawShape, RawTraining, RawValidation};
 use proto::{Mlp, ModelSpec, Norm, Positions};
 use serde::Deserialize;
-
-/// Most trials, which are one event of the journal.
-const TRIALS_MAX: usize = 10_000;
 
 /// The model unless the recipe says otherwise; the width of its MLP follows.
 const MODEL: ModelSpec = ModelSpec {
@@ -93,11 +90,8 @@ impl RawTrain {
             return Err(RecipeError::new(&at.key("length"), message)
                 .hint("a step of this model and batch counts ".to_owned() + &step_flops(&spec)));
         }
-        let trials = spec.learning_rates.len() * spec.seeds.len();
-        if trials > TRIALS_MAX {
-            let message = format!("{trials} trials follow, at most {TRIALS_MAX} are planned");
-            return Err(RecipeError::new(&rates_at, message).hint("give fewer rates or seeds"));
-        }
+        let count = spec.learning_rates.len() * spec.seeds.len();
+        trials(count, &rates_at, "give fewer rates or seeds")?;
         Ok(spec)
     }
 }

@@ -74,11 +74,7 @@ impl TrainStudySpec {
         trial: TrialSettings,
         inputs: &Inputs,
     ) -> Result<Box<dyn Study>, StudyError> {
-        let data = self.data.spec(inputs)?;
-        let (bytes, needed) = (data.text.bytes, self.data.bytes_needed(self.model.sequence));
-        if bytes < needed {
-            return Err(StudyError::DataTooShort { bytes, needed });
-        }
+        let data = self.data.spec(inputs, self.model.sequence)?;
         Ok(Box::new(TrainStudy { spec: self.clone(), settings: trial, data }))
     }
 }

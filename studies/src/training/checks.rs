@@ -4,6 +4,8 @@ use crate::recipe::{Path, RecipeError};
 
 /// Most seeds of one trial's content.
 const SEEDS_MAX: usize = 100;
+/// Most trials of one plan, which is one event of the journal.
+const TRIALS_MAX: usize = 10_000;
 pub(crate) const SEQUENCE_MAX: u32 = 1 << 20;
 /// Most values of one list of what is compared.
 const COMPARED_MAX: usize = 100;
@@ -27,6 +29,15 @@ pub(crate) fn seeds(seeds: Option<Vec<u64>>, at: &Path) -> Result<Vec<u64>, Reci
         }
     }
     Ok(seeds)
+}
+
+/// The trials of a study that plans them all at once.
+pub(crate) fn trials(trials: usize, at: &Path, hint: &str) -> Result<(), RecipeError> {
+    if trials <= TRIALS_MAX {
+        return Ok(());
+    }
+    let message = format!("{trials} trials follow, at most {TRIALS_MAX} are planned");
+    Err(RecipeError::new(at, message).hint(hint))
 }
 
 pub(crate) fn within<T: PartialOrd + std::fmt::Display>(

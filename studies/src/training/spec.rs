@@ -32,11 +32,12 @@ impl Data {
         Wanted { data: Some(self.source.clone()), files: self.tokenizer.iter().cloned().collect() }
     }
 
-    /// What the trainer reads, given the files.
+    /// What the trainer reads, given the files, for windows of `sequence` tokens.
     ///
     /// # Errors
-    /// [`StudyError`] names the file that is missing.
-    pub(crate) fn spec(&self, inputs: &Inputs) -> Result<DataSpec, StudyError> {
+    /// [`StudyError`] names the file that is missing, or when the text is too short for one
+    /// sequence of training and one of held-out text.
+    pub(crate) fn spec(&self, inputs: &Inputs, sequence: u32) -> Result<DataSpec, StudyError> {
         let text = inputs.data.clone().ok_or(StudyError::DataMissing)?;
         let tokenizer = self.tokenizer.as_ref().map(|path| {
             let name = path.rsplit('/').next().unwrap_or(path);
@@ -44,13 +45,13 @@ impl Data {
             let file = file.ok_or_else(|| StudyError::FileMissing(path.clone()))?;
             Ok(TokenizerSpec { file, end_of_document: self.end_of_document.clone() })
         });
-        Ok(DataSpec {
-            text,
-            format: self.format,
-            held_out: self.held_out,
-            packing: self.packing,
-            tokenizer: tokenizer.transpose()?,
-        })
+        let tokenizer = tokenizer.transpose()?;
+        let (bytes, needed) = (text.bytes, self.bytes_needed(sequence));
+        if bytes < needed {
+            return Err(StudyError::DataTooShort { bytes, needed });
+        }
+        let Self { format, held_out, packing, .. } = *self;
+        Ok(DataSpec { text, format, held_out, packing, tokenizer })
     }
 
     /// Least bytes of one token; headers and the JSON around documents come on top. Nobody knows
@@ -63,7 +64,7 @@ impl Data {
     }
 
     /// Least text that has a whole window (a sequence and the token after it) in each part.
-    pub(crate) fn bytes_needed(&self, sequence: u32) -> u64 {
+    fn bytes_needed(&self, sequence: u32) -> u64 {
         let window = f64::from(sequence) + 1.0;
         let smaller_part = self.held_out.min(1.0 - self.held_out);
         // One more token, because the trainer rounds the split to a whole one.

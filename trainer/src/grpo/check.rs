@@ -5,13 +5,10 @@ use crate::device::THREADS_MAX;
 use crate::error::TrainError;
 use crate::train::Setting;
 use proto::GrpoSpec;
-use proto::grpo::{POLICY_VOCABULARY, Problems};
+use proto::grpo::{DIGITS_MAX, POLICY_VOCABULARY, Problems, UPDATES_MAX};
 
 const STEPS_MAX: u64 = 1 << 27;
 const ROWS_MAX: u32 = 1 << 16;
-const UPDATES_MAX: u32 = 1 << 10;
-/// A sum of more digits has more problems than are listed.
-const DIGITS_MAX: u32 = 3;
 
 /// Checks every number of `spec`.
 ///

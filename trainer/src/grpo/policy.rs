@@ -1,7 +1,7 @@
 //! The policy with its optimiser and its reference on one device.
 
 use super::loss::{Tokens, advantages, clipped_share, k3, loss};
-use super::problems::ProblemSet;
+use super::problems::{ProblemSet, number};
 use crate::checkpoint::{Snapshot, State};
 use crate::data::NOT_SCORED;
 use crate::error::TrainError;
@@ -343,9 +343,7 @@ fn seed(seed: u64, step: u64) -> u64 {
     hasher.update(b"brine rollouts");
     hasher.update(&seed.to_le_bytes());
     hasher.update(&step.to_le_bytes());
-    let hash = hasher.finalize();
-    let bytes = hash.as_bytes();
-    u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|place| bytes[place]))
+    number(&hasher)
 }
 
 impl Rows {

@@ -137,9 +137,14 @@ fn place(spec: &GrpoSpec, pair: &Pair) -> u64 {
             hasher.update(pair.prompt.as_bytes());
         }
     }
-    let hash = hasher.finalize();
-    let bytes = hash.as_bytes();
-    u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|place| bytes[place]))
+    number(&hasher)
+}
+
+/// The number that what was hashed stands for.
+pub(super) fn number(hasher: &blake3::Hasher) -> u64 {
+    let mut bytes = [0; 8];
+    hasher.finalize_xof().fill(&mut bytes);
+    u64::from_le_bytes(bytes)
 }
 
 /// Why a pair does not fit the model's context, if it does not.

@@ -7,6 +7,7 @@ use super::fit::misfit;
 use super::order::limit_reached;
 use super::{is_due, is_same_shape};
 use proto::{AgentId, Devices, Event, ExperimentId, Runner, Timestamp, TrialSpec};
+use std::collections::BTreeSet;
 
 /// Mean time of an experiment's attempts up to which the time between two of them matters.
 const SHORT_MS: f64 = 50.0;
@@ -166,7 +167,7 @@ impl Lines<'_> {
         });
         let mut places = Vec::new();
         for (id, agent) in agents {
-            let in_line: usize = agent.lines.values().map(std::collections::BTreeSet::len).sum();
+            let in_line: usize = agent.lines.values().map(BTreeSet::len).sum();
             let lines = self.lines(agent);
             let mut wanted: Vec<(usize, &Devices)> = lines
                 .flat_map(|devices| {

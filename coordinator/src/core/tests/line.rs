@@ -22,6 +22,16 @@ fn with_a_line() -> Lab {
     lab
 }
 
+/// It was recalled, and begins anew when the device is free.
+#[track_caller]
+fn trial_3_is_given_back(lab: &mut Lab) {
+    assert_eq!(lab.recalled("a"), [key(3, 1)]);
+    lab.holds_only("a", &[(2, 1)]);
+    lab.expect(["failed 3/1 cancelled"]);
+    lab.ended("a", 2, 1, completed());
+    lab.expect(["ended 2/1 completed", "lease 3/2 a[0]"]);
+}
+
 #[test]
 fn short_trials_follow_each_other_in_whatever_order() {
     let mut lab = with_a_line();
@@ -80,11 +90,7 @@ fn nobody_is_in_line_while_another_experiment_waits() {
     assert_eq!(lab.recalled("a"), []);
     let mut lab = lab.plan_for("f", [spec(4)]);
     lab.expect([]);
-    assert_eq!(lab.recalled("a"), [key(3, 1)]);
-    lab.holds_only("a", &[(2, 1)]);
-    lab.expect(["failed 3/1 cancelled"]);
-    lab.ended("a", 2, 1, completed());
-    lab.expect(["ended 2/1 completed", "lease 3/2 a[0]"]);
+    trial_3_is_given_back(&mut lab);
 }
 
 #[test]
@@ -105,11 +111,7 @@ fn one_that_is_in_line_for_long_comes_back_and_proves_that_its_experiment_is_not
     assert_eq!(lab.recalled("a"), []);
     lab.pass(1);
     lab.expect([]);
-    assert_eq!(lab.recalled("a"), [key(3, 1)]);
-    lab.holds_only("a", &[(2, 1)]);
-    lab.expect(["failed 3/1 cancelled"]);
-    lab.ended("a", 2, 1, completed());
-    lab.expect(["ended 2/1 completed", "lease 3/2 a[0]"]);
+    trial_3_is_given_back(&mut lab);
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub(super) const BYTES: Surface = Surface { e: 0.9, a: 60.0, b: 70.0, alpha: 0.4
 pub(super) fn study(spec: IsoflopSpec) -> IsoflopStudy {
     let text = BlobRef { blob: BlobId::from_hash(blake3::hash(b"text")), bytes: 20_000_000 };
     let inputs = Inputs { data: Some(text), ..Inputs::default() };
-    let data = spec.data.spec(&inputs).unwrap();
+    let data = spec.data.spec(&inputs, spec.grid.sequence).unwrap();
     IsoflopStudy::new(spec, settings(), data)
 }
 
