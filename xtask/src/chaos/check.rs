@@ -198,7 +198,8 @@ impl<'a> Trial<'a> {
             let Line { deed, attempt, rank, steps } = line;
             // Checkpoints of one attempt differ by their step.
             if !seen.insert((attempt.number, rank, deed, steps))
-                || (*deed != Deed::Saved && self.count(*deed, attempt.number, *rank) > 1)
+                || (!matches!(deed, Deed::Saved | Deed::Missed)
+                    && self.count(*deed, attempt.number, *rank) > 1)
             {
                 findings.contradict(attempt, &format!("{deed:?} twice by rank {rank}"));
             }
@@ -243,24 +244,28 @@ impl<'a> Trial<'a> {
     }
 
     /// Every program goes on from the newest checkpoint that was saved before it began. It may be
-    /// one step further than the ledger says, when the program was killed between the two.
+    /// that of the step after the last one that the ledger mentions, when the program was killed
+    /// between saving and saying so, or that last one itself, when it was called missed because
+    /// the `mv` that saved it was killed.
     fn check_resumes(&self, findings: &mut Findings) {
-        let mut saved: BTreeMap<u32, u64> = BTreeMap::new();
+        // By rank: the newest step that was saved, and the last one that was saved or missed.
+        let mut steps: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
         for line in &self.lines {
-            let newest = saved.entry(line.rank).or_default();
+            let (saved, tried) = steps.entry(line.rank).or_default();
             match line.deed {
                 Deed::Start => {
-                    if line.steps != *newest && line.steps != *newest + 1 {
+                    if ![*saved, *tried, *tried + 1].contains(&line.steps) {
                         let words = format!(
-                            "began at step {}, although step {newest} was the newest that was saved",
+                            "began at step {}, although step {saved} was the newest that was saved",
                             line.steps
                         );
                         findings.contradict(&line.attempt, &words);
                     }
                     findings.resumes += u64::from(line.steps > 0);
-                    *newest = line.steps;
+                    (*saved, *tried) = (line.steps, line.steps);
                 }
-                Deed::Saved => *newest = line.steps,
+                Deed::Saved => (*saved, *tried) = (line.steps, line.steps),
+                Deed::Missed => *tried = line.steps,
                 Deed::Done => {}
             }
         }

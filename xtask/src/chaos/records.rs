@@ -122,6 +122,8 @@ pub(crate) enum Deed {
     Start,
     /// It wrote a checkpoint.
     Saved,
+    /// It could not write one, and went on.
+    Missed,
     /// It is about to end with exit code 0.
     Done,
 }
@@ -143,6 +145,7 @@ fn parse_line(line: &str) -> Result<Line> {
     let deed = match deed {
         "start" => Deed::Start,
         "saved" => Deed::Saved,
+        "missed" => Deed::Missed,
         "done" => Deed::Done,
         other => bail!("begins with {other}"),
     };

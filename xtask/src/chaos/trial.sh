@@ -32,6 +32,8 @@ while [ "$step" -lt "$steps" ]; do
         # On a full disk the program goes on without a checkpoint.
         if (echo "$step" > "$state.new") 2> /dev/null && mv "$state.new" "$state"; then
             note saved "$step"
+        else
+            note missed "$step"
         fi
     fi
     measure

@@ -74,6 +74,25 @@ fn a_resume_goes_on_from_the_newest_checkpoint_or_the_one_that_was_not_noted_any
     }
 }
 
+// Without room on the disk a program goes on, and what it saves next is not the next step.
+#[test]
+fn a_resume_may_leave_out_the_steps_that_found_no_room() {
+    let ledger = |from: u64| {
+        format!(
+            "start t 1 0 0\nsaved t 1 0 1\nmissed t 1 0 2\nmissed t 1 0 3\nstart t 2 0 {from}\n\
+             done t 2 0 10\n"
+        )
+    };
+    for from in [1, 3, 4] {
+        let findings = found(Kind::Count, &TWICE, &ledger(from));
+        assert_eq!(findings.contradictions, [""; 0]);
+    }
+    for from in [0, 2, 5] {
+        let findings = found(Kind::Count, &TWICE, &ledger(from));
+        assert!(findings.contradictions[0].contains("began at step"), "{findings:?}");
+    }
+}
+
 /// Kind of program, events, ledger, and words of a contradiction that must be found.
 type Case<'a> = (Kind, &'a [&'a str], &'a str, &'a str);
 
