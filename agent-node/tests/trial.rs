@@ -365,7 +365,9 @@ fn training(text: &[u8]) -> TrialSpec {
         schedule: Schedule::linear(0.1, 0.2),
         accumulation: 1,
         ema: None,
-        validation: Validation { every_steps: 0, tokens: 640 },
+        precision: proto::Precision::Float32,
+        budget: None,
+        validation: Validation::at_the_end(640),
     };
     let runner = Runner::Train(Box::new(train));
     TrialSpec { runner, checkpoint_every_ms: Some(1), ..shell("true") }

@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use proto::train::NUMERICS_VERSION;
 use proto::{
     AdamW, AgentId, Attempt, BlobId, BlobRef, Checkpoint, DataSpec, Mlp, ModelSpec, Norm,
-    Optimizer, Packing, Positions, Schedule, TokenFormat, TrainSpec, Validation,
+    Optimizer, Packing, Positions, Precision, Schedule, TokenFormat, TrainSpec, Validation,
 };
 use std::fs;
 use std::time::Duration;
@@ -60,7 +60,9 @@ fn spec(width: u32, layers: u32, batch: u32, text: &[u8]) -> TrainSpec {
         schedule: Schedule::linear(0.1, 0.2),
         accumulation: 1,
         ema: None,
-        validation: Validation { every_steps: 0, tokens: 128 },
+        precision: Precision::Float32,
+        budget: None,
+        validation: Validation::at_the_end(128),
     }
 }
 

@@ -120,7 +120,7 @@ pub(crate) mod tests {
     use super::*;
     use proto::{
         AdamW, BlobId, BlobRef, CommandSpec, DataSpec, Norm, Optimizer, Packing, Positions,
-        Resources, Retries, Schedule, TokenFormat, TrainSpec, Validation,
+        Precision, Resources, Retries, Schedule, TokenFormat, TrainSpec, Validation,
     };
     use std::collections::BTreeMap;
 
@@ -183,7 +183,9 @@ pub(crate) mod tests {
             schedule: Schedule::linear(0.1, 0.2),
             accumulation: 1,
             ema: None,
-            validation: Validation { every_steps: 0, tokens: 1_024 },
+            precision: Precision::Float32,
+            budget: None,
+            validation: Validation::at_the_end(1_024),
         };
         trial(Runner::Train(Box::new(train)), 0)
     }

@@ -35,8 +35,8 @@ pub use spec::{
     BlobRef, CommandSpec, Devices, Inputs, Placement, Resources, Retries, Runner, TrialSpec, Value,
 };
 pub use train::{
-    DataSpec, Mlp, ModelSpec, Norm, Packing, Positions, TokenFormat, TokenizerSpec, TrainSpec,
-    Validation,
+    Budget, DataSpec, Mlp, ModelSpec, Norm, Packing, Positions, Precision, Scoring, TokenFormat,
+    TokenizerSpec, TrainSpec, Validation,
 };
 
 /// Version of the journal's and the wire's format. A peer or a journal with a newer one is refused.

@@ -20,7 +20,7 @@ pub struct TrainSpec {
     pub data: DataSpec,
     /// Sequences per step.
     pub batch: u32,
-    /// Optimiser steps.
+    /// Optimiser steps, over which the schedule goes.
     pub steps: u64,
     /// The optimiser.
     pub optimizer: Optimizer,
@@ -35,6 +35,12 @@ pub struct TrainSpec {
     /// Decay per step of the running mean of the weights, in (0, 1); `None` keeps no mean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+    /// In which numbers a step is computed.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
+    /// What ends the training before all its steps are done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
 }
 
 fn one() -> u32 {
@@ -47,9 +53,58 @@ fn is_one(number: &u32) -> bool {
 }
 
 impl TrainSpec {
-    /// Tokens seen in the whole training: `batch * sequence * steps`.
+    /// Tokens of one step: `batch * sequence`.
+    pub fn tokens_per_step(&self) -> u64 {
+        u64::from(self.batch) * u64::from(self.model.sequence)
+    }
+
+    /// Most steps that are done: all, or as many as the counted operations allow. A budget of time
+    /// may end them earlier.
+    pub fn steps_max(&self) -> u64 {
+        match self.budget {
+            Some(Budget::Flops(flops)) => {
+                let step = self.model.training_flops(self.tokens_per_step());
+                self.steps.min((flops / step) as u64)
+            }
+            Some(Budget::WallMs(_)) | None => self.steps,
+        }
+    }
+
+    /// Most tokens that are seen: those of [`steps_max`](Self::steps_max).
     pub fn tokens(&self) -> u64 {
-        u64::from(self.batch) * u64::from(self.model.sequence) * self.steps
+        self.tokens_per_step() * self.steps_max()
+    }
+}
+
+/// What ends a training early, in the middle of its schedule. Comparing ideas at equal cost needs
+/// one (arXiv 2601.14525).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// Time in ms inside of updates, over all attempts; no update begins after it. Measuring the
+    /// held-out loss and writing checkpoints do not count. How many steps that is depends on the
+    /// machine.
+    WallMs(u64),
+    /// Counted training operations, see [`ModelSpec::training_flops`]; at least those of one step.
+    Flops(f64),
+}
+
+/// In which numbers a step is computed. Weights, their running mean and the optimiser's moments
+/// are kept in float32 always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits throughout.
+    #[default]
+    Float32,
+    /// Forward and backward pass in bfloat16 on a rounded copy of the weights; losses, sums of
+    /// gradients and updates in float32.
+    Bf16,
+}
+
+impl Precision {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -91,10 +146,7 @@ impl ModelSpec {
     /// Trained values outside the token embedding, the output layer and the learned positions.
     pub fn non_embedding_parameters(&self) -> u64 {
         let [d, i, layers] = [self.width, self.mlp_width, self.layers].map(u64::from);
-        let norm = match self.norm {
-            Norm::LayerNorm => 2 * d,
-            Norm::RmsNorm => d,
-        };
+        let norm = self.norm.vectors() * d;
         layers * (4 * d * d + self.mlp.matrices() * d * i + 2 * norm) + norm
     }
 
@@ -166,6 +218,19 @@ pub enum Norm {
     LayerNorm,
     /// Root mean square, with weight (Zhang and Sennrich 2019).
     RmsNorm,
+    /// Root mean square, without weight.
+    PlainRmsNorm,
+}
+
+impl Norm {
+    /// Trained vectors of width d in it.
+    pub fn vectors(self) -> u64 {
+        match self {
+            Self::LayerNorm => 2,
+            Self::RmsNorm => 1,
+            Self::PlainRmsNorm => 0,
+        }
+    }
 }
 
 /// Training and held-out text.
@@ -241,6 +306,38 @@ pub struct Validation {
     /// Held-out tokens per measurement, from the start of the held-out text; rounded down to
     /// whole sequences, at least one.
     pub tokens: u64,
+    /// How a sequence is scored.
+    #[serde(default, skip_serializing_if = "Scoring::is_default")]
+    pub scoring: Scoring,
+    /// Held-out loss in nats per token; the time at which a measurement first reaches it is
+    /// reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<f64>,
+}
+
+impl Validation {
+    /// One measurement of `tokens` tokens, at the end.
+    pub fn at_the_end(tokens: u64) -> Self {
+        Self { every_steps: 0, tokens, scoring: Scoring::Parallel, target: None }
+    }
+}
+
+/// How the tokens of a held-out sequence are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scoring {
+    /// All at once, as in training.
+    #[default]
+    Parallel,
+    /// One after the other: the model is given no token before the one before it was scored, so a
+    /// model that looks ahead gains nothing. Takes many times as long.
+    TokenByToken,
+}
+
+impl Scoring {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[cfg(test)]
@@ -264,5 +361,6 @@ mod tests {
         let spec: TrainSpec = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&spec).unwrap(), text);
         assert_eq!((spec.accumulation, spec.ema), (1, None));
+        assert_eq!((spec.precision, spec.budget), (Precision::Float32, None));
     }
 }

@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let architecture = Architecture::llama(SIZES);
     let layout = Layout::of(&architecture);
     let values = layout.initial_values(1)?;
-    let parameters = Parameters::new(layout, &values, Device::Cpu)?;
+    let parameters = Parameters::new(layout, &values, proto::Precision::Float32, Device::Cpu)?;
     let model = Model::new(&architecture, &parameters)?;
     let adamw = proto::Optimizer::AdamW(proto::AdamW {
         learning_rate: 3e-3,

@@ -2,7 +2,9 @@
 
 use crate::error::TrainError;
 use proto::train::NUMERICS_VERSION;
-use proto::{AdamW, Lion, ModelSpec, Optimizer, Packing, Positions, Rest, TokenFormat, TrainSpec};
+use proto::{
+    AdamW, Budget, Lion, ModelSpec, Optimizer, Packing, Positions, Rest, TokenFormat, TrainSpec,
+};
 use std::fmt::Display;
 use std::ops::{Bound, RangeBounds};
 
@@ -55,12 +57,27 @@ pub(crate) fn check(spec: &TrainSpec) -> Result<(), TrainError> {
     if let Some(ema) = spec.ema {
         within("ema", ema, Open(0.0, 1.0))?;
     }
+    check_budget(spec)?;
+    if let Some(target) = spec.validation.target {
+        within("validation.target", target, POSITIVE)?;
+    }
     check_optimizer(&spec.optimizer)?;
     within("schedule.warmup", spec.schedule.warmup, 0.0..=1.0)?;
     // Shares such as 0.9 and 0.1 add up to a little more than one in binary.
     let left = 1.0 - spec.schedule.warmup + f64::EPSILON;
     within("schedule.decay", spec.schedule.decay, 0.0..=left)?;
     within("schedule.decay_to", spec.schedule.decay_to, 0.0..=1.0)
+}
+
+fn check_budget(spec: &TrainSpec) -> Result<(), TrainError> {
+    match spec.budget {
+        None => Ok(()),
+        Some(Budget::WallMs(limit)) => within("budget.wall_ms", limit, 1..=u64::MAX),
+        Some(Budget::Flops(flops)) => {
+            let step = spec.model.training_flops(spec.tokens_per_step());
+            within("budget.flops", flops, step..f64::INFINITY)
+        }
+    }
 }
 
 /// Whether a trial was planned for this trainer's arithmetic.

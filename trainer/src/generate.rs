@@ -112,7 +112,7 @@ pub fn generate(
     };
     let padding: Vec<i64> = prompts.iter().map(|p| (longest - p.len()) as i64).collect();
     let capacity = longest as i64 + i64::from(request.tokens_max);
-    let mut cache = Cache::new(model.architecture(), &padding, capacity, device).map_err(at(0))?;
+    let mut cache = Cache::new(model, &padding, capacity).map_err(at(0))?;
     let mut generators: Vec<_> = (0..prompts.len() as u64)
         .map(|sequence| Generator { seed: request.seed, sequence, drawn: 0 })
         .collect();
@@ -256,7 +256,8 @@ mod tests {
     fn build(architecture: &Architecture) -> Model {
         let layout = Layout::of(architecture);
         let values = layout.initial_values(1).unwrap();
-        let parameters = Parameters::new(layout, &values, Device::Cpu).unwrap();
+        let parameters =
+            Parameters::new(layout, &values, proto::Precision::Float32, Device::Cpu).unwrap();
         Model::new(architecture, &parameters).unwrap()
     }
 
@@ -311,7 +312,7 @@ mod tests {
         for architecture in families() {
             let model = build(&architecture);
             let whole = no_grad(|| model.logits(&tokens)).unwrap();
-            let mut cache = Cache::new(&architecture, &[0], 20, Device::Cpu).unwrap();
+            let mut cache = Cache::new(&model, &[0], 20).unwrap();
             for (first, count) in [(0, 6), (6, 1), (7, 9), (16, 4)] {
                 let part = tokens.narrow(1, first, count);
                 let row = model.next_logits(&part, &mut cache).unwrap();
@@ -373,7 +374,8 @@ mod tests {
         let layout = Layout::of(&families()[1]);
         let mut values = layout.initial_values(1).unwrap();
         values[..4].copy_from_slice(&f32::NAN.to_le_bytes());
-        let parameters = Parameters::new(layout, &values, Device::Cpu).unwrap();
+        let parameters =
+            Parameters::new(layout, &values, proto::Precision::Float32, Device::Cpu).unwrap();
         let model = Model::new(&families()[1], &parameters).unwrap();
         let error = generate(&model, Device::Cpu, &[vec![0]], &GREEDY, &mut never).unwrap_err();
         assert!(matches!(error, GenerateError::NotFinite { prompt: 0, place: 1 }), "{error}");

@@ -3,11 +3,11 @@
 use crate::checkpoint::{Snapshot, State};
 use crate::data::{Text, Windows};
 use crate::error::TrainError;
-use crate::model::Model;
+use crate::model::{Cache, Model, cross_entropy};
 use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters};
-use proto::TrainSpec;
-use tch::{Device, Reduction, TchError, Tensor, no_grad};
+use proto::{Scoring, TrainSpec};
+use tch::{Device, Kind, Reduction, TchError, Tensor, no_grad};
 
 /// A model, its optimiser, and the specification of both.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl<'a> Learner<'a> {
     ) -> tch::Result<Self> {
         let average =
             spec.ema.map(|decay| Average::new(spec, decay, layout.clone(), values, device));
-        let parameters = Parameters::new(layout, values, device)?;
+        let parameters = Parameters::new(layout, values, spec.precision, device)?;
         Ok(Self {
             spec,
             model: Model::new(&spec.model, &parameters)?,
@@ -160,8 +160,16 @@ impl<'a> Learner<'a> {
 
     /// As [`validation_loss`](Self::validation_loss), of the running mean of the weights.
     pub(crate) fn average_loss(&self, text: &Text, step: u64) -> Result<Option<f64>, TrainError> {
-        let loss = |average: &Average| self.held_out_loss(&average.model, text, step);
+        let loss = |average: &Average| {
+            average.parameters.changed().map_err(|source| self.measuring(step, source))?;
+            self.held_out_loss(&average.model, text, step)
+        };
         self.average.as_ref().map(loss).transpose()
+    }
+
+    fn measuring(&self, step: u64, source: TchError) -> TrainError {
+        let doing = format!("measuring the held-out loss after step {step}");
+        TrainError::torch(self.spec, doing, source)
     }
 
     fn held_out_loss(&self, model: &Model, text: &Text, step: u64) -> Result<f64, TrainError> {
@@ -171,10 +179,8 @@ impl<'a> Learner<'a> {
         let (mut sum, mut scored) = (0.0, 0);
         for first in (0..windows).step_by(self.spec.batch as usize) {
             let part = text.held_out(first, batch.min(windows - first));
-            sum += no_grad(|| self.loss_sum(model, &part)).map_err(|source| {
-                let doing = format!("measuring the held-out loss after step {step}");
-                TrainError::torch(self.spec, doing, source)
-            })?;
+            sum += no_grad(|| self.loss_sum(model, &part))
+                .map_err(|source| self.measuring(step, source))?;
             scored += part.scored;
         }
         Ok(sum / scored as f64)
@@ -182,7 +188,10 @@ impl<'a> Learner<'a> {
 
     fn loss_sum(&self, model: &Model, part: &Windows) -> tch::Result<f64> {
         let (inputs, targets) = self.tensors(part)?;
-        let sum = model.loss(&inputs, &targets, Reduction::Sum)?;
+        let sum = match self.spec.validation.scoring {
+            Scoring::Parallel => model.loss(&inputs, &targets, Reduction::Sum)?,
+            Scoring::TokenByToken => token_by_token(model, &inputs, &targets)?,
+        };
         sum.f_double_value(&[])
     }
 
@@ -217,9 +226,24 @@ impl Average {
         values: &[u8],
         device: Device,
     ) -> tch::Result<Self> {
-        let parameters = Parameters::new(layout, values, device)?;
+        let parameters = Parameters::new(layout, values, spec.precision, device)?;
         Ok(Self { decay, model: Model::new(&spec.model, &parameters)?, parameters })
     }
+}
+
+/// Summed cross-entropy of `targets` (B*S) after `tokens` (B, S), a scalar of 64 bits. The model
+/// is given one column at a time, so no score can depend on a later token, whatever it computes.
+fn token_by_token(model: &Model, tokens: &Tensor, targets: &Tensor) -> tch::Result<Tensor> {
+    let (batch, sequence) = tokens.size2()?;
+    let targets = targets.f_view([batch, sequence])?;
+    let mut cache = Cache::new(model, &vec![0; batch as usize], sequence)?;
+    let mut sum = Tensor::f_zeros([0i64; 0], (Kind::Double, tokens.device()))?;
+    for column in 0..sequence {
+        let scores = model.next_logits(&tokens.f_narrow(1, column, 1)?, &mut cache)?;
+        let targets = targets.f_select(1, column)?;
+        let _ = sum.f_add_(&cross_entropy(&scores, &targets, Reduction::Sum)?)?;
+    }
+    Ok(sum)
 }
 
 /// The specification's check leaves no batch without a sequence.

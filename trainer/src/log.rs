@@ -46,8 +46,8 @@ impl Log {
             pending: Vec::new(),
             // On the processor the loss is there already, and reading it costs nothing.
             pending_max: if device.is_cuda() { PENDING_ON_GPU_MAX } else { 1 },
-            last_step: spec.steps - 1,
-            tokens_per_update: u64::from(spec.batch) * u64::from(spec.model.sequence),
+            last_step: spec.steps_max() - 1,
+            tokens_per_update: spec.tokens_per_step(),
             reported: None,
         }
     }

@@ -18,13 +18,11 @@ mod rotary;
 pub use architecture::{Architecture, ArchitectureError, Sizes};
 pub use cache::Cache;
 
+use crate::data::NOT_SCORED;
 use crate::parameters::Parameters;
 use architecture::{Mlp, Norm, Positions, QkNorm};
 use rotary::{rotate, rotations};
-use tch::{Reduction, Tensor};
-
-/// libtorch's mark for "no target is ignored".
-const IGNORE_NO_TARGET: i64 = -100;
+use tch::{Device, Kind, Reduction, Tensor};
 
 /// A model whose tensors belong to [`Parameters`].
 #[derive(Debug)]
@@ -134,6 +132,11 @@ impl Model {
         &self.architecture
     }
 
+    /// Kind of its activations, and where it computes.
+    fn kind_and_device(&self) -> (Kind, Device) {
+        (self.token_embedding.kind(), self.token_embedding.device())
+    }
+
     /// Cross-entropy in nats of `targets` (B*S) after `tokens` (B, S); a scalar.
     ///
     /// # Errors
@@ -144,16 +147,10 @@ impl Model {
         targets: &Tensor,
         reduction: Reduction,
     ) -> tch::Result<Tensor> {
-        self.logits(tokens)?.f_cross_entropy_loss(
-            targets,
-            None::<&Tensor>,
-            reduction,
-            IGNORE_NO_TARGET,
-            0.0,
-        )
+        cross_entropy(&self.logits(tokens)?, targets, reduction)
     }
 
-    /// Scores of the next token, (B*S, V), after `tokens` (B, S).
+    /// Scores of the next token, (B*S, V), float32, after `tokens` (B, S).
     ///
     /// # Errors
     /// As [`loss`](Self::loss), or S is more than the architecture's.
@@ -166,7 +163,7 @@ impl Model {
         self.scores(&self.blocks(tokens, position, pass)?)
     }
 
-    /// Scores of the token after the last of `tokens` (B, S), (B, V), where `cache` holds what came
+    /// Scores of the token after the last of `tokens` (B, S), (B, V), float32, where `cache` holds what came
     /// before them, and holds them too afterwards. Not for training: nothing is remembered for a
     /// gradient.
     ///
@@ -217,9 +214,10 @@ impl Model {
         Ok(x)
     }
 
-    /// `x` (rows, d) to (rows, V).
+    /// `x` (rows, d) to (rows, V), float32.
     fn scores(&self, x: &Tensor) -> tch::Result<Tensor> {
         let logits = self.final_norm.forward(x)?.f_mm(&self.output.f_tr()?)?;
+        let logits = logits.f_to_kind(Kind::Float)?;
         match self.architecture.logit_cap {
             None => Ok(logits),
             Some(cap) => logits.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap),
@@ -317,6 +315,18 @@ impl Linear {
     }
 }
 
+/// Cross-entropy in nats of `targets` (rows) under `scores` (rows, V).
+///
+/// # Errors
+/// libtorch refuses: no memory, or a token outside the vocabulary.
+pub(crate) fn cross_entropy(
+    scores: &Tensor,
+    targets: &Tensor,
+    reduction: Reduction,
+) -> tch::Result<Tensor> {
+    scores.f_cross_entropy_loss(targets, None::<&Tensor>, reduction, NOT_SCORED, 0.0)
+}
+
 fn exactly<const N: usize>(parts: Vec<Tensor>) -> [Tensor; N] {
     let Ok(parts) = <[Tensor; N]>::try_from(parts) else {
         unreachable!("a split into N sizes has N parts")
@@ -329,8 +339,8 @@ mod tests {
     use super::*;
     use crate::parameters::Layout;
     use architecture::Projections;
-    use proto::ModelSpec;
-    use tch::{Device, no_grad};
+    use proto::{ModelSpec, Precision};
+    use tch::no_grad;
 
     const BATCH: i64 = 2;
     const SEQUENCE: i64 = 8;
@@ -354,7 +364,7 @@ mod tests {
             // Zeros would hide the gradient of all that stands before them.
             Architecture { projections: Projections::Scaled, ..Architecture::speedrun(SIZES) },
         ];
-        for norm in [proto::Norm::LayerNorm, proto::Norm::RmsNorm] {
+        for norm in [proto::Norm::LayerNorm, proto::Norm::RmsNorm, proto::Norm::PlainRmsNorm] {
             for positions in [proto::Positions::Learned, proto::Positions::Rotary] {
                 for mlp in [proto::Mlp::Gelu, proto::Mlp::SwiGlu] {
                     for tied in [true, false] {
@@ -380,7 +390,7 @@ mod tests {
     fn build(architecture: &Architecture) -> (Parameters, Model) {
         let layout = Layout::of(architecture);
         let values = layout.initial_values(1).unwrap();
-        let parameters = Parameters::new(layout, &values, Device::Cpu).unwrap();
+        let parameters = Parameters::new(layout, &values, Precision::Float32, Device::Cpu).unwrap();
         let model = Model::new(architecture, &parameters).unwrap();
         (parameters, model)
     }

@@ -127,6 +127,7 @@ impl Optimizer {
                 let gradient = gradient.f_narrow(0, start, len)?;
                 part.step(values, gradient, parameters.layout(), rate_share, t)?;
             }
+            parameters.changed()?;
             Ok(norm)
         })
     }

@@ -5,11 +5,12 @@
 //! operations instead of a handful per parameter, and a checkpoint is three copies.
 
 use crate::model::architecture::{Architecture, Mlp, Norm, Positions, Projections, QkNorm, Sizes};
+use proto::Precision;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::collections::TryReserveError;
 use std::f64::consts::TAU;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// Standard deviation of the initial matrices and embeddings at [`INIT_WIDTH`], GPT-2's own
 /// (Radford et al. 2019). At other widths it goes with the root of 1 / width, which keeps the size
@@ -217,35 +218,49 @@ fn normal(stream: &mut ChaCha8Rng) -> f64 {
 pub struct Parameters {
     layout: Layout,
     flat: Tensor,
+    /// The values rounded to bfloat16, where the model computes in it.
+    rounded: Option<Tensor>,
+    /// What the model reads: parts of the rounded values, or of the values themselves.
     tensors: Vec<Tensor>,
 }
 
 impl Parameters {
-    /// Puts `values`, bytes of float32 values in `layout`'s order, on `device`.
+    /// Puts `values`, bytes of float32 values in `layout`'s order, on `device`, for a model that
+    /// computes in `precision`.
     ///
     /// # Errors
     /// libtorch has no memory for them.
-    pub fn new(layout: Layout, values: &[u8], device: Device) -> tch::Result<Self> {
+    pub fn new(
+        layout: Layout,
+        values: &[u8],
+        precision: Precision,
+        device: Device,
+    ) -> tch::Result<Self> {
         assert_eq!(values.len(), VALUE_BYTES * layout.len(), "the layout's length");
         let flat = Tensor::f_from_data_size(values, &[layout.len() as i64], Kind::Float)?;
-        Self::over(layout, flat.f_to_device(device)?)
+        Self::over(layout, flat.f_to_device(device)?, precision)
     }
 
     /// Takes `flat` (N), float32, whose values are in `layout`'s order.
-    pub(crate) fn over(layout: Layout, flat: Tensor) -> tch::Result<Self> {
+    pub(crate) fn over(layout: Layout, flat: Tensor, precision: Precision) -> tch::Result<Self> {
+        let rounded = match precision {
+            Precision::Float32 => None,
+            Precision::Bf16 => Some(flat.f_to_kind(Kind::BFloat16)?),
+        };
+        let read = rounded.as_ref().unwrap_or(&flat);
         let tensors = layout
             .entries
             .iter()
             .map(|entry| {
                 // Leaves that share the flat tensor's memory: the optimiser writes the whole, the
                 // model reads the parts.
-                flat.f_narrow(0, entry.start as i64, entry.len as i64)?
+                read.f_narrow(0, entry.start as i64, entry.len as i64)?
                     .f_view(entry.shape.as_slice())?
                     .f_detach()?
                     .f_set_requires_grad(true)
             })
             .collect::<tch::Result<_>>()?;
-        Ok(Self { layout, flat, tensors })
+        Ok(Self { layout, flat, rounded, tensors })
     }
 
     /// Names and places.
@@ -253,9 +268,18 @@ impl Parameters {
         &self.layout
     }
 
-    /// All values, (N).
+    /// All values, (N), float32. Who changes them calls [`changed`](Self::changed).
     pub fn flat(&self) -> &Tensor {
         &self.flat
+    }
+
+    /// Shows the model what the values are now.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub(crate) fn changed(&self) -> tch::Result<()> {
+        let Some(rounded) = &self.rounded else { return Ok(()) };
+        no_grad(|| rounded.shallow_clone().f_copy_(&self.flat))
     }
 
     /// The leaf named `name`.
@@ -272,7 +296,7 @@ impl Parameters {
         Some(self.tensors[index].shallow_clone())
     }
 
-    /// Gradient of `loss` (a scalar) with respect to all values, (N).
+    /// Gradient of `loss` (a scalar) with respect to all values, (N), float32.
     ///
     /// # Errors
     /// libtorch refuses, for lack of memory.
@@ -280,7 +304,7 @@ impl Parameters {
         let parts = Tensor::f_run_backward(&[loss], &self.tensors, false, false)?;
         let parts =
             parts.iter().map(|part| part.f_reshape(-1i64)).collect::<tch::Result<Vec<_>>>()?;
-        Tensor::f_cat(&parts, 0)
+        Tensor::f_cat(&parts, 0)?.f_to_kind(Kind::Float)
     }
 }
 
@@ -307,14 +331,16 @@ mod tests {
     // Goal: the number that plans and fits use is the number of values that are really trained.
     #[test]
     fn the_counted_parameters_are_the_real_ones() {
-        for norm in [Norm::LayerNorm, Norm::RmsNorm] {
+        for norm in [Norm::LayerNorm, Norm::RmsNorm, Norm::PlainRmsNorm] {
             for positions in [Positions::Learned, Positions::Rotary] {
                 for mlp in [Mlp::Gelu, Mlp::SwiGlu] {
                     for tied in [true, false] {
                         let spec = spec(norm, positions, mlp, tied);
                         let layout = Layout::of(&spec);
                         let values = layout.initial_values(1).unwrap();
-                        let parameters = Parameters::new(layout, &values, Device::Cpu).unwrap();
+                        let parameters =
+                            Parameters::new(layout, &values, Precision::Float32, Device::Cpu)
+                                .unwrap();
                         let real: usize = parameters.tensors.iter().map(Tensor::numel).sum();
                         assert_eq!(real as u64, spec.parameters(), "{spec:?}");
                         assert_eq!(parameters.flat.numel(), real, "{spec:?}");

@@ -12,7 +12,7 @@ use crate::optimizer::moment_places;
 use crate::parameters::Layout;
 use crate::schedule::rate_share;
 use crate::writer::Writer;
-use proto::{AgentId, Attempt, BlobId, Checkpoint, TokenFormat, TrainSpec};
+use proto::{AgentId, Attempt, BlobId, Budget, Checkpoint, TokenFormat, TrainSpec};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 use std::path::Path;
@@ -51,7 +51,7 @@ pub trait Observer {
     /// A number at a step: `loss`, `learning_rate`, `gradient_norm` and `tokens_per_second` for the
     /// update of that number, from 0; `validation_loss`, `validation_loss_ema` and
     /// `validation_bits_per_byte` after that many updates. At most about ten times a second, and
-    /// for the first and the last update.
+    /// for the first and the last update (not for the last one within a budget of time).
     fn metric(&mut self, step: u64, name: &str, value: f64);
     /// A checkpoint is whole on disk. Older ones are not needed any more once this is recorded.
     fn checkpoint(&mut self, checkpoint: Checkpoint);
@@ -70,8 +70,9 @@ pub enum End {
         /// specification, seed and number of threads: `validation_loss` (nats per token),
         /// `validation_loss_ema` (of the running mean of the weights, where the trial keeps one),
         /// `validation_bits_per_byte` (text of bytes only), `train_loss` (mean over the last
-        /// 100 updates), `training_flops`, `tokens`, `parameters`. Measured times:
-        /// `tokens_per_second`, `training_seconds`, `step_seconds`.
+        /// 100 updates), `training_flops`, `steps`, `tokens`, `parameters`. Measured times:
+        /// `tokens_per_second`, `training_seconds`, `step_seconds`, and `seconds_to_target`, the
+        /// time in updates before the held-out loss was first measured at its target.
         metrics: BTreeMap<String, f64>,
         /// The trained model.
         checkpoint: Option<Checkpoint>,
@@ -119,7 +120,7 @@ pub fn train(
     let (learner, state) = start(spec, setting, device, (resume, &contents), observer)?;
     let log = Log::new(spec, device);
     thread::scope(|scope| {
-        let batches = batches(scope, &text, state.step..spec.steps, spec.batch);
+        let batches = batches(scope, &text, state.step..spec.steps_max(), spec.batch);
         let mut writer = Writer::start(scope, setting, contents);
         let ends = (&text, &batches, &mut writer);
         let end = steps(spec, setting, ends, learner, state, log, observer);
@@ -158,13 +159,18 @@ fn steps(
     observer: &mut dyn Observer,
 ) -> Result<End, TrainError> {
     let mut saves = Saves::new(setting.checkpoint_every);
-    let first = state.step;
-    for step in first..=spec.steps {
-        let last = step == spec.steps; // one more pass, so that the end is measured and saved too
+    let (first, most) = (state.step, spec.steps_max());
+    for step in first..=most {
+        // One more pass after the last update, so that the end is measured and saved too.
+        let last = step == most || is_spent(spec, &state);
         let every = spec.validation.every_steps;
         if last || (step > first && every > 0 && step.is_multiple_of(every)) {
+            let broken = log.settle(&mut state, observer);
+            if let Some(step) = broken.map_err(|source| reading(spec, source))? {
+                return Ok(diverged("loss", step));
+            }
             let loss = learner.validation_loss(text, step)?;
-            report_validation(spec, step, loss, observer);
+            report_validation(spec, &mut state, loss, observer);
             if !loss.is_finite() {
                 return Ok(diverged("validation_loss", step));
             }
@@ -179,7 +185,7 @@ fn steps(
                 writer.finish(observer)?;
                 writer.write(learner.snapshot(&state)?);
                 let checkpoint = writer.finish(observer)?;
-                return Ok(completed(spec, &state, loss, average, checkpoint));
+                return Ok(completed(spec, state, loss, average, checkpoint));
             }
         }
 
@@ -259,10 +265,28 @@ pub(crate) fn check_belongs(
     }
 }
 
-fn report_validation(spec: &TrainSpec, step: u64, loss: f64, observer: &mut dyn Observer) {
+/// Whether the time in updates has reached the budget.
+fn is_spent(spec: &TrainSpec, state: &State) -> bool {
+    match spec.budget {
+        Some(Budget::WallMs(limit)) => state.seconds * 1e3 >= limit as f64,
+        // Counted before it begins, in `TrainSpec::steps_max`.
+        Some(Budget::Flops(_)) | None => false,
+    }
+}
+
+fn report_validation(spec: &TrainSpec, state: &mut State, loss: f64, observer: &mut dyn Observer) {
+    let (step, steps) = (state.step, spec.steps);
     observer.metric(step, "validation_loss", loss);
     if let Some(bits) = bits_per_byte(spec, loss) {
         observer.metric(step, "validation_bits_per_byte", bits);
+    }
+    // The line that speed runs of nanoGPT write, and that their tools read.
+    let milliseconds = state.seconds * 1e3;
+    observer
+        .note(&format!("step:{step}/{steps} val_loss:{loss:.4} train_time:{milliseconds:.0}ms"));
+    if spec.validation.target.is_some_and(|target| loss <= target) {
+        let seconds = state.seconds;
+        state.measured.entry("seconds_to_target".to_owned()).or_insert(seconds);
     }
 }
 
@@ -276,27 +300,29 @@ fn bits_per_byte(spec: &TrainSpec, nats_per_token: f64) -> Option<f64> {
 
 fn completed(
     spec: &TrainSpec,
-    state: &State,
+    state: State,
     validation_loss: f64,
     average_loss: Option<f64>,
     checkpoint: Option<Checkpoint>,
 ) -> End {
+    let tokens = spec.tokens_per_step() * state.step;
     let losses = &state.recent_losses;
     let train_loss = losses.iter().sum::<f64>() / losses.len() as f64;
     let mut metrics = BTreeMap::from([
         ("validation_loss", validation_loss),
         ("train_loss", train_loss),
-        ("training_flops", spec.model.training_flops(spec.tokens())),
-        ("tokens", spec.tokens() as f64),
+        ("training_flops", spec.model.training_flops(tokens)),
+        ("steps", state.step as f64),
+        ("tokens", tokens as f64),
         ("parameters", spec.model.parameters() as f64),
         ("training_seconds", state.seconds),
-        ("step_seconds", state.seconds / spec.steps as f64),
-        ("tokens_per_second", spec.tokens() as f64 / state.seconds),
+        ("step_seconds", state.seconds / state.step as f64),
+        ("tokens_per_second", tokens as f64 / state.seconds),
     ]);
     metrics.extend(average_loss.map(|loss| ("validation_loss_ema", loss)));
     metrics.extend(bits_per_byte(spec, validation_loss).map(|b| ("validation_bits_per_byte", b)));
-    let named = |(name, value): (&str, f64)| (name.to_owned(), value);
-    End::Completed { metrics: metrics.into_iter().map(named).collect(), checkpoint }
+    let named = metrics.into_iter().map(|(name, value)| (name.to_owned(), value));
+    End::Completed { metrics: named.chain(state.measured).collect(), checkpoint }
 }
 
 fn diverged(metric: &str, step: u64) -> End {

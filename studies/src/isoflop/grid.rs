@@ -2,7 +2,7 @@
 //! with every constant configurable.
 
 use super::spec::IsoflopSpec;
-use proto::{ModelSpec, Norm, Positions};
+use proto::{ModelSpec, Positions};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -55,11 +55,7 @@ impl ParamsConvention {
             Self::All => model.parameters(),
             Self::NonEmbedding => model.non_embedding_parameters(),
             Self::AllButFinalNorm => {
-                let vectors = match model.norm {
-                    Norm::LayerNorm => 2,
-                    Norm::RmsNorm => 1,
-                };
-                model.parameters() - vectors * u64::from(model.width)
+                model.parameters() - model.norm.vectors() * u64::from(model.width)
             }
         }
     }

@@ -49,6 +49,8 @@ impl IsoflopStudy {
             validation: spec.validation,
             accumulation: spec.training.accumulation,
             ema: spec.training.ema,
+            precision: spec.training.precision,
+            budget: None,
         };
         // Counts fit i64: the recipe's checks bound them.
         let count = |value: u64| Value::Integer(i64::try_from(value).unwrap_or(i64::MAX));

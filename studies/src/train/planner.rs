@@ -35,6 +35,8 @@ impl TrainStudy {
                 validation: spec.validation,
                 accumulation: spec.training.accumulation,
                 ema: spec.training.ema,
+                precision: spec.training.precision,
+                budget: spec.budget,
             };
             let parameters = BTreeMap::from([(RATE.to_owned(), Value::Number(*rate))]);
             let trial = move |seed: &u64| {

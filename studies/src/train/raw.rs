@@ -2,13 +2,13 @@
 //! byte-level miniature on two CPU cores.
 
 use super::spec::{Length, TrainStudySpec};
-use crate::recipe::{Path, RecipeError};
+use crate::recipe::{Duration, Path, RecipeError};
 use crate::training::check_vocabulary;
 use crate::training::checks::{
     BATCH_MAX, STEPS_MAX, VOCABULARY_MAX, below_one, distinct, positive, seeds, trials, within,
 };
 use crate::training::raw::{RawData, RawOptimizer, RawShape, RawTraining, RawValidation};
-use proto::{Mlp, ModelSpec, Norm, Positions};
+use proto::{Budget, Mlp, ModelSpec, Norm, Positions};
 use serde::Deserialize;
 
 /// The model unless the recipe says otherwise; the width of its MLP follows.
@@ -35,6 +35,7 @@ pub(crate) struct RawTrain {
     model: RawShape,
     batch: Option<u32>,
     length: RawLength,
+    budget: Option<RawBudget>,
     learning_rates: Option<Vec<f64>>,
     beta2: Option<f64>,
     #[serde(default)]
@@ -50,6 +51,13 @@ pub(crate) struct RawTrain {
 #[serde(rename_all = "snake_case")]
 enum RawLength {
     Steps(u64),
+    Flops(f64),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawBudget {
+    Wall(Duration),
     Flops(f64),
 }
 
@@ -75,6 +83,7 @@ impl RawTrain {
                     Length::Flops(positive(flops, &at.key("length").key("flops"))?)
                 }
             },
+            budget: None,
             learning_rates: rates,
             beta2: below_one(self.beta2.unwrap_or(0.98), &at.key("beta2"))?,
             optimizer: Box::new(self.optimizer.check(&at.key("optimizer"))?),
@@ -90,9 +99,32 @@ impl RawTrain {
             return Err(RecipeError::new(&at.key("length"), message)
                 .hint("a step of this model and batch counts ".to_owned() + &step_flops(&spec)));
         }
+        let budget = self.budget.map(|budget| budget.check(&spec, &at.key("budget")));
+        let spec = TrainStudySpec { budget: budget.transpose()?, ..spec };
         let count = spec.learning_rates.len() * spec.seeds.len();
         trials(count, &rates_at, "give fewer rates or seeds")?;
         Ok(spec)
+    }
+}
+
+impl RawBudget {
+    fn check(self, spec: &TrainStudySpec, at: &Path) -> Result<Budget, RecipeError> {
+        match self {
+            Self::Wall(Duration(limit)) => {
+                within(limit, 1, u64::MAX, &at.key("wall")).map(Budget::WallMs)
+            }
+            Self::Flops(flops) => {
+                let at = at.key("flops");
+                let tokens = u64::from(spec.batch) * u64::from(spec.model.sequence);
+                if positive(flops, &at)? < spec.model.training_flops(tokens) {
+                    let message = format!("is less than one step, found {flops:.3e}");
+                    return Err(RecipeError::new(&at, message).hint(
+                        "a step of this model and batch counts ".to_owned() + &step_flops(spec),
+                    ));
+                }
+                Ok(Budget::Flops(flops))
+            }
+        }
     }
 }
 

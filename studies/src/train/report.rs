@@ -5,18 +5,22 @@ use super::spec::TrainStudySpec;
 use crate::interval::mean_ci95;
 use crate::report::{Cell, Column, CourseWanted, Passed, Report, Section, Table};
 use crate::study::TrialView;
-use proto::{Outcome, Runner};
+use proto::{Budget, Outcome, Runner};
 use serde_json::json;
 
 /// Held-out loss in nats per token.
 const LOSS: &str = "validation_loss";
+/// Time in updates until the held-out loss was at the target.
+const TO_TARGET: &str = "seconds_to_target";
 /// The final metrics of a training that the table shows, with their units.
-const METRICS: [(&str, &str, &str); 6] = [
+const METRICS: [(&str, &str, &str); 8] = [
     (LOSS, "held-out loss", "nats per token"),
     ("validation_bits_per_byte", "held-out loss", "bits per byte"),
     ("validation_loss_ema", "of the mean weights", "nats per token"),
     ("train_loss", "training loss", "nats per token"),
+    ("steps", "steps", ""),
     ("training_seconds", "time", "s"),
+    (TO_TARGET, "time to the target", "s"),
     ("tokens_per_second", "rate", "tokens/s"),
 ];
 
@@ -67,7 +71,7 @@ pub(super) fn build(spec: &TrainStudySpec, trials: &[TrialView<'_>]) -> Report {
         sections: vec![Section {
             heading: "Held-out loss".to_owned(),
             text: vec![lead(spec, best)],
-            tables: vec![rates(spec, &groups), trainings(trials)],
+            tables: vec![rates(spec, &groups), trainings(spec, trials)],
             ..Section::default()
         }],
         notes: notes(spec, trials),
@@ -91,8 +95,15 @@ fn loss(view: &TrialView<'_>) -> Option<f64> {
 
 fn lead(spec: &TrainStudySpec, best: Option<&Group>) -> String {
     let tokens = u64::from(spec.batch) * u64::from(spec.model.sequence) * spec.steps();
+    let budget = match spec.budget {
+        None => String::new(),
+        Some(Budget::WallMs(limit)) => {
+            format!(", ended after {} s of updates", limit as f64 / 1e3)
+        }
+        Some(Budget::Flops(flops)) => format!(", ended after {flops:.3e} of them"),
+    };
     let model = format!(
-        "{} parameters, {} steps, {tokens} tokens, {:.3e} counted training FLOPs",
+        "{} parameters, {} steps, {tokens} tokens, {:.3e} counted training FLOPs{budget}",
         spec.model.parameters(),
         spec.steps(),
         spec.model.training_flops(tokens)
@@ -126,7 +137,10 @@ fn rates(spec: &TrainStudySpec, groups: &[Group]) -> Table {
     }
 }
 
-fn trainings(trials: &[TrialView<'_>]) -> Table {
+fn trainings(spec: &TrainStudySpec, trials: &[TrialView<'_>]) -> Table {
+    let has_target = spec.validation.target.is_some();
+    let metrics = || METRICS.into_iter().filter(|(name, ..)| has_target || *name != TO_TARGET);
+
     let row = |view: &TrialView<'_>| {
         let state = view.outcome.map_or("open", Outcome::word);
         let rate = match &view.spec.runner {
@@ -136,7 +150,7 @@ fn trainings(trials: &[TrialView<'_>]) -> Table {
         // As text, because a seed beyond 2^53 is no exact number.
         let seed = Cell::text(view.spec.seed.to_string());
         let mut cells = vec![Cell::Trial(view.id.clone()), rate, seed];
-        cells.extend(METRICS.map(|(name, ..)| match view.outcome {
+        cells.extend(metrics().map(|(name, ..)| match view.outcome {
             Some(Outcome::Completed { metrics, .. }) => match metrics.get(name) {
                 Some(value) => Cell::Number(*value),
                 None => Cell::missing("not measured"),
@@ -151,7 +165,7 @@ fn trainings(trials: &[TrialView<'_>]) -> Table {
         Column::number("learning rate", ""),
         Column::number("seed", ""),
     ];
-    columns.extend(METRICS.map(|(_, name, unit)| Column::number(name, unit)));
+    columns.extend(metrics().map(|(_, name, unit)| Column::number(name, unit)));
     columns.push(Column::text("state"));
     Table {
         name: "trainings".to_owned(),
@@ -172,6 +186,19 @@ fn notes(spec: &TrainStudySpec, trials: &[TrialView<'_>]) -> Vec<String> {
     match trials.iter().filter(|view| view.outcome.is_none()).count() {
         0 => {}
         count => notes.push(format!("Trainings that are not at their end: {count}.")),
+    }
+    if let Some(target) = spec.validation.target {
+        notes.push(format!(
+            "The target is a held-out loss of {target} nats per token; its time is that of the \
+             first measurement at or below it."
+        ));
+    }
+    if let Some(Budget::WallMs(_)) = spec.budget {
+        notes.push(
+            "How many steps a budget of time allows depends on the machine: such losses compare \
+             only between equal ones."
+                .to_owned(),
+        );
     }
     if spec.learning_rates.len() > 1 {
         notes.push(

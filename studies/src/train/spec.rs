@@ -4,7 +4,7 @@ use super::planner::TrainStudy;
 use crate::recipe::{Needs, StudyError, TrialSettings, Wanted};
 use crate::study::Study;
 use crate::training::{Data, Optimizer, TrainingSettings};
-use proto::{Inputs, ModelSpec, Validation};
+use proto::{Budget, Inputs, ModelSpec, Validation};
 use serde::Serialize;
 
 /// What to train. Valid by construction.
@@ -18,6 +18,9 @@ pub struct TrainStudySpec {
     pub batch: u32,
     /// How long.
     pub length: Length,
+    /// What ends a training in the middle of its schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// Peak learning rates to compare.
     pub learning_rates: Vec<f64>,
     /// Decay of the second moment.

@@ -2,7 +2,9 @@ use super::spec::{Length, TrainStudySpec};
 use crate::recipe::{Recipe, StudySpec, TrialSettings};
 use crate::report::Cell;
 use crate::study::{Next, Study, TrialView};
-use proto::{BlobId, BlobRef, Inputs, Outcome, Runner, TrialId, TrialSpec};
+use proto::{
+    BlobId, BlobRef, Budget, Inputs, Outcome, Precision, Runner, Scoring, TrialId, TrialSpec,
+};
 use std::collections::BTreeMap;
 
 fn recipe(lines: &str) -> Recipe {
@@ -73,4 +75,27 @@ fn every_rate_is_tried_with_every_seed_and_the_report_compares_them() {
     // 2.1 +- 12.7062 0.1; the other rate lacks a seed, so it can not be the best.
     let mean = Cell::Interval { value: 2.1, low: 2.1 - 1.270_62, high: 2.1 + 1.270_62 };
     assert_eq!(views(&history), format!("Complete 0.001 {}, 1.8", mean.to_text()));
+}
+
+#[test]
+fn what_a_recipe_says_of_budget_precision_and_scoring_reaches_the_trial() {
+    let trained = |lines: &str| {
+        let lines = format!("length: {{steps: 70}}\n{lines}");
+        let study = study(&spec(&lines), recipe(&lines).trial_settings());
+        let Next::Plan { trials, .. } = study.next(&[]) else { panic!("nothing is planned") };
+        let Runner::Train(train) = &trials[0].runner else { panic!("not a training") };
+        let report = study.report(&[]);
+        let columns = report.sections[0].tables[1].columns.iter();
+        let has_target = columns.clone().any(|column| column.name == "time to the target");
+        (train.budget, train.precision, train.validation.scoring, has_target, report.notes.len())
+    };
+    let (plain, exact) = (Scoring::Parallel, Precision::Float32);
+    assert_eq!(trained(""), (None, exact, plain, false, 0));
+    let budget = Some(Budget::WallMs(90_000));
+    assert_eq!(trained("budget: {wall: 1.5m}"), (budget, exact, plain, false, 1));
+    let budget = Some(Budget::Flops(3e12));
+    assert_eq!(trained("budget: {flops: 3e12}"), (budget, exact, plain, false, 0));
+    let lines = "training: {precision: bf16}\n\
+                 validation: {scoring: token_by_token, target: 3.28}";
+    assert_eq!(trained(lines), (None, Precision::Bf16, Scoring::TokenByToken, true, 1));
 }

@@ -98,6 +98,6 @@ impl RawTraining {
             between(decay, 0.0, 1.0, &at.key("ema"))?;
         }
         let accumulation = within(parts, 1, BATCH_MAX, &at.key("accumulation"))?;
-        Ok(TrainingSettings { accumulation, ema })
+        Ok(TrainingSettings { accumulation, ema, precision: self.precision.unwrap_or_default() })
     }
 }

@@ -1,11 +1,14 @@
 //! Sections that recipes with Brine's own trainer share, as they are written. The defaults are
 //! those of a byte-level miniature on two CPU cores.
 
-use super::checks::{LAYERS_MAX, MLP_WIDTH_MAX, SEQUENCE_MAX, WIDTH_MAX, between, within};
+use super::checks::{
+    LAYERS_MAX, MLP_WIDTH_MAX, SEQUENCE_MAX, WIDTH_MAX, between, positive, within,
+};
 use super::spec::{Architecture, Data, MuonRest};
 use crate::recipe::{DataWanted, Path, RecipeError};
 use proto::{
-    DecayShape, Mlp, ModelSpec, MuonScale, Norm, Packing, Positions, TokenFormat, Validation,
+    DecayShape, Mlp, ModelSpec, MuonScale, Norm, Packing, Positions, Precision, Scoring,
+    TokenFormat, Validation,
 };
 use serde::Deserialize;
 
@@ -71,6 +74,7 @@ pub(super) struct RawMuon {
 pub(crate) struct RawTraining {
     pub(super) accumulation: Option<u32>,
     pub(super) ema: Option<f64>,
+    pub(super) precision: Option<Precision>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -78,6 +82,8 @@ pub(crate) struct RawTraining {
 pub(crate) struct RawValidation {
     pub(super) tokens: Option<u64>,
     pub(super) every_steps: Option<u64>,
+    pub(super) scoring: Option<Scoring>,
+    pub(super) target: Option<f64>,
 }
 
 /// One file pattern or a list of them.
@@ -196,7 +202,13 @@ impl RawValidation {
         if tokens == 0 {
             return Err(RecipeError::new(&at.key("tokens"), "must be at least 1, found 0"));
         }
-        Ok(Validation { every_steps: self.every_steps.unwrap_or(0), tokens })
+        let target = self.target.map(|target| positive(target, &at.key("target")));
+        Ok(Validation {
+            every_steps: self.every_steps.unwrap_or(0),
+            tokens,
+            scoring: self.scoring.unwrap_or_default(),
+            target: target.transpose()?,
+        })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::recipe::{DataWanted, StudyError, Wanted};
 use proto::{
-    AdamW, DataSpec, Inputs, Lion, Mlp, Muon, MuonScale, Norm, Packing, Positions, Rest, Schedule,
-    Sgd, TokenFormat, TokenizerSpec,
+    AdamW, DataSpec, Inputs, Lion, Mlp, Muon, MuonScale, Norm, Packing, Positions, Precision, Rest,
+    Schedule, Sgd, TokenFormat, TokenizerSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -182,4 +182,6 @@ pub struct TrainingSettings {
     pub accumulation: u32,
     /// Decay of the running mean of the weights.
     pub ema: Option<f64>,
+    /// In which numbers.
+    pub precision: Precision,
 }

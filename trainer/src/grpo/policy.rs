@@ -11,7 +11,7 @@ use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters, bytes};
 use crate::permutation::Permutation;
 use proto::grpo::{END_OF_TEXT, Variant};
-use proto::{AdamW, GrpoSpec};
+use proto::{AdamW, GrpoSpec, Precision};
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
 /// Held-out prompts that are answered at once.
@@ -99,8 +99,8 @@ impl<'a> Trainee<'a> {
         optimizer: &AdamW,
         device: Device,
     ) -> tch::Result<Self> {
-        let reference = Parameters::new(layout.clone(), reference, device)?;
-        let parameters = Parameters::new(layout, values, device)?;
+        let reference = Parameters::new(layout.clone(), reference, Precision::Float32, device)?;
+        let parameters = Parameters::new(layout, values, Precision::Float32, device)?;
         Ok(Self {
             spec,
             problems,

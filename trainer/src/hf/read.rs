@@ -47,7 +47,8 @@ pub fn load(folder: &Path, device: Device) -> Result<(Parameters, Model), HfErro
     let flat = fill(&architecture, family, &layout, &mut tensors, &place)?;
     refuse_others(&tensors, &architecture, &flat, &layout)?;
     let build = || {
-        let parameters = Parameters::over(layout, flat.f_to_device(device)?)?;
+        let parameters =
+            Parameters::over(layout, flat.f_to_device(device)?, proto::Precision::Float32)?;
         let model = Model::new(architecture, &parameters)?;
         Ok((parameters, model))
     };

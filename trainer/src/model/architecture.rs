@@ -321,6 +321,7 @@ impl From<&ModelSpec> for Architecture {
             norm: match spec.norm {
                 proto::Norm::LayerNorm => Norm::Layer { epsilon: EPSILON },
                 proto::Norm::RmsNorm => Norm::Rms { epsilon: EPSILON },
+                proto::Norm::PlainRmsNorm => Norm::PlainRms { epsilon: EPSILON },
             },
             ..Self::llama(sizes)
         }

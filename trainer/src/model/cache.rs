@@ -1,8 +1,9 @@
 //! Keys and values of the tokens that a model has already seen, so that a next token costs one
 //! position and not the whole text again.
 
-use super::architecture::{Architecture, Sizes};
-use tch::{Device, Kind, Tensor};
+use super::Model;
+use super::architecture::Sizes;
+use tch::{Kind, Tensor};
 
 /// Room for B sequences of up to C tokens in every layer. Sequences of different lengths are padded
 /// on the left: all end in the same column, and nobody attends to a padded one.
@@ -33,21 +34,18 @@ pub(super) struct Columns {
 }
 
 impl Cache {
-    /// An empty cache for one sequence per element of `padding`, each of which will begin after
-    /// that many columns of padding, and for `capacity` columns in all.
+    /// An empty cache of `model` for one sequence per element of `padding`, each of which will
+    /// begin after that many columns of padding, and for `capacity` columns in all.
     ///
     /// # Errors
-    /// libtorch has no memory for it: `2 L B C kv hd` numbers of 4 bytes.
-    pub fn new(
-        architecture: &Architecture,
-        padding: &[i64],
-        capacity: i64,
-        device: Device,
-    ) -> tch::Result<Self> {
+    /// libtorch has no memory for it: `2 L B C kv hd` numbers as the model computes in.
+    pub fn new(model: &Model, padding: &[i64], capacity: i64) -> tch::Result<Self> {
+        let architecture = model.architecture();
+        let (kind, device) = model.kind_and_device();
         let Sizes { layers, kv_heads, .. } = architecture.sizes;
         let [heads, head_width] = [kv_heads, architecture.head_width].map(i64::from);
         let shape = [padding.len() as i64, heads, capacity, head_width];
-        let zeros = || Tensor::f_zeros(shape, (Kind::Float, device));
+        let zeros = || Tensor::f_zeros(shape, (kind, device));
         let layers = (0..layers)
             .map(|_| Ok(KeysValues { keys: zeros()?, values: zeros()? }))
             .collect::<tch::Result<_>>()?;

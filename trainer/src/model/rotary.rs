@@ -12,11 +12,14 @@ pub(super) fn rotate(x: &Tensor, rotation: &Tensor) -> tch::Result<Tensor> {
     let mut pairs = shape.clone();
     let head = pairs.pop().unwrap_or_default();
     pairs.extend([head / 2, 2]);
-    x.f_view(pairs.as_slice())?
+    // There are no complex numbers of bfloat16; one rounding at the end is better anyway.
+    x.f_to_kind(Kind::Float)?
+        .f_view(pairs.as_slice())?
         .f_view_as_complex()?
         .f_mul(rotation)?
         .f_view_as_real()?
-        .f_view(shape.as_slice())
+        .f_view(shape.as_slice())?
+        .f_to_kind(x.kind())
 }
 
 /// `exp(i p base^(-2j / hd))` for positions p below `sequence` and pairs j of a head of

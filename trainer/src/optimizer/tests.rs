@@ -3,7 +3,7 @@
 use super::*;
 use crate::parameters::{Layout, VALUE_BYTES};
 use kernels::adamw::{Config, Constants, cpu};
-use proto::{Mlp, ModelSpec, MuonScale, Norm, Positions};
+use proto::{Mlp, ModelSpec, MuonScale, Norm, Positions, Precision};
 use tch::Device;
 
 const SPEC: ModelSpec = ModelSpec {
@@ -34,7 +34,7 @@ fn check(config: &AdamW) {
     let start = bytes.chunks_exact(VALUE_BYTES);
     let mut p: Vec<f32> = start.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     let (mut m, mut v) = (vec![0.0; p.len()], vec![0.0; p.len()]);
-    let parameters = Parameters::new(layout, &bytes, Device::Cpu).unwrap();
+    let parameters = Parameters::new(layout, &bytes, Precision::Float32, Device::Cpu).unwrap();
     let mut optimizer =
         Optimizer::new(&proto::Optimizer::AdamW(config.clone()), &parameters).unwrap();
     for t in 1..=20 {
@@ -97,7 +97,7 @@ fn it_agrees_with_the_kernel_s_reference() {
 fn a_gradient_of_zeros_does_no_harm() {
     let layout = Layout::of(&SPEC);
     let bytes = layout.initial_values(5).unwrap();
-    let parameters = Parameters::new(layout, &bytes, Device::Cpu).unwrap();
+    let parameters = Parameters::new(layout, &bytes, Precision::Float32, Device::Cpu).unwrap();
     let config = AdamW {
         learning_rate: 1e-2,
         beta1: 0.9,
@@ -134,7 +134,7 @@ fn check_reference(config: &proto::Optimizer, case: &str, tolerance: f32) {
     let spec = ModelSpec { width: 4, heads: 1, mlp_width: 6, ..SPEC };
     let layout = Layout::of(&spec);
     let bytes = layout.initial_values(5).unwrap();
-    let parameters = Parameters::new(layout, &bytes, Device::Cpu).unwrap();
+    let parameters = Parameters::new(layout, &bytes, Precision::Float32, Device::Cpu).unwrap();
     let entries = parameters.layout().entries();
     let matrices = [("wide", "layers.0.mlp.down.weight"), ("tall", "layers.0.mlp.up.weight")];
     let matrices = matrices.map(|(matrix, name)| {

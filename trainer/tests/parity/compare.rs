@@ -1,6 +1,6 @@
 //! Compares a model with the reference numbers that `xtask/parity.py` wrote for it.
 
-use proto::AdamW;
+use proto::{AdamW, Precision};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::error::Error;
@@ -83,7 +83,7 @@ impl Reference {
         let weights: HashMap<_, _> = self.weights().map(|(name, _, bytes)| (name, bytes)).collect();
         let entries = layout.entries().iter();
         let values: Vec<u8> = entries.flat_map(|e| weights[e.name.as_str()].clone()).collect();
-        let parameters = Parameters::new(layout, &values, Device::Cpu)?;
+        let parameters = Parameters::new(layout, &values, Precision::Float32, Device::Cpu)?;
         let model = Model::new(architecture, &parameters)?;
         Ok((parameters, model))
     }

@@ -301,7 +301,8 @@ fn a_trial_s_model_is_saved_as_a_llama() {
     };
     let layout = Layout::of(&spec);
     let values = layout.initial_values(1).unwrap();
-    let parameters = Parameters::new(layout, &values, Device::Cpu).unwrap();
+    let parameters =
+        Parameters::new(layout, &values, proto::Precision::Float32, Device::Cpu).unwrap();
     let model = Model::new(&spec, &parameters).unwrap();
     let outer = tempfile::tempdir().unwrap();
     let folder = outer.path().join("model");

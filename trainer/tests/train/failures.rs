@@ -1,7 +1,7 @@
 //! How trainings fail: who has to act, and what they are told.
 
 use crate::{Lab, Notebook, edit_adamw, spec};
-use proto::{FailureClass, Positions, TokenFormat, TrainSpec};
+use proto::{Budget, FailureClass, Positions, TokenFormat, TrainSpec};
 use std::fs;
 use trainer::{Device, End, TrainError};
 
@@ -57,6 +57,14 @@ fn a_wrong_specification_is_invalid_and_named() {
     check_invalid(|s| edit_adamw(s, |a| a.clip = Some(0.0)), "optimizer.clip is 0");
     check_invalid(|s| s.schedule.warmup = 0.9, "schedule.decay is 0.2");
     check_invalid(|s| s.data.held_out = 1.0, "data.held_out is 1");
+    check_invalid(|s| s.validation.target = Some(0.0), "validation.target is 0");
+    check_invalid(|s| s.budget = Some(Budget::WallMs(0)), "budget.wall_ms is 0");
+    // 3 (2 (2048 + 2048 + 1024 + 96) + 8192) counted operations for each of 4 * 16 tokens.
+    check_invalid(
+        |s| s.budget = Some(Budget::Flops(3_575_807.0)),
+        "budget.flops is 3575807, it must be at least 3575808",
+    );
+    check_invalid(|s| s.budget = Some(Budget::Flops(f64::NAN)), "budget.flops is NaN");
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! Trainings from outside: what they find, how they resume, how they fail.
 #![expect(clippy::unwrap_used, reason = "in a test, a step that fails is the finding")]
 
+mod budgets;
 mod failures;
 mod losses;
 mod policies;
+mod precision;
 mod resume;
 mod tokenizing;
 
 use proto::{
     AdamW, AgentId, Attempt, BlobId, BlobRef, Checkpoint, DataSpec, Lion, Mlp, ModelSpec, Muon,
-    MuonScale, Norm, Optimizer, Packing, Positions, Rest, Schedule, Sgd, TokenFormat, TrainSpec,
-    Validation, train::NUMERICS_VERSION,
+    MuonScale, Norm, Optimizer, Packing, Positions, Precision, Rest, Schedule, Sgd, TokenFormat,
+    TrainSpec, Validation, train::NUMERICS_VERSION,
 };
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -180,9 +182,11 @@ fn spec(steps: u64) -> TrainSpec {
         steps,
         optimizer: Optimizer::AdamW(adamw()),
         schedule: Schedule::linear(0.1, 0.2),
-        validation: Validation { every_steps: 0, tokens: 1_000 },
+        validation: Validation::at_the_end(1_000),
         accumulation: 1,
         ema: None,
+        precision: Precision::Float32,
+        budget: None,
     }
 }
 

@@ -12,7 +12,7 @@ const EXACT: [&str; 4] =
     ["validation_loss", "validation_bits_per_byte", "train_loss", "validation_loss_ema"];
 
 /// The final metrics, the weights and, where it is kept, their mean.
-fn bits(
+pub(crate) fn bits(
     lab: &Lab,
     spec: &TrainSpec,
     resume: &[Checkpoint],
@@ -27,7 +27,7 @@ fn bits(
     (exact.collect(), weights, average)
 }
 
-fn stop(
+pub(crate) fn stop(
     lab: &Lab,
     spec: &TrainSpec,
     attempt: u32,
@@ -46,7 +46,7 @@ fn stop(
 // tokens out of some 1,100, a part of an epoch.
 #[test]
 fn a_resumed_training_ends_with_the_same_bits() {
-    for norm in [Norm::LayerNorm, Norm::RmsNorm] {
+    for norm in [Norm::LayerNorm, Norm::RmsNorm, Norm::PlainRmsNorm] {
         for positions in [Positions::Learned, Positions::Rotary] {
             for mlp in [Mlp::Gelu, Mlp::SwiGlu] {
                 for tied in [true, false] {
@@ -164,7 +164,7 @@ fn check_damage(damage: impl Fn(&mut Checkpoint), expected_note: &str) {
     let mut notebook = Notebook::default();
     let candidates = [newer, older];
     lab.train(&spec, 3, &candidates, &mut notebook).unwrap();
-    assert_eq!(notebook.notes, [expected_note, "resumed from the checkpoint at step 5"]);
+    assert_eq!(notebook.notes[..2], [expected_note, "resumed from the checkpoint at step 5"]);
     assert_eq!(bits(&lab, &spec, &candidates), undisturbed);
 }
 
