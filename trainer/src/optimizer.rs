@@ -20,15 +20,22 @@ use crate::checkpoint::MomentPlace;
 use crate::parameters::{Entry, Layout, Parameters};
 use proto::{AdamW, Lion, Muon, Rest, Sgd};
 use std::ops::Range;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// Keeps the clipping factor finite for a gradient of zeros; PyTorch's constant.
 const CLIP_EPSILON: f64 = 1e-6;
+
+/// Values that a rule moves at once on the processor. A rule is a dozen passes over its values, so
+/// it goes piece by piece, each of which stays in the cache: 3 times as fast as whole for 10 million
+/// values, and its intermediate results are small.
+const PIECE_VALUES: i64 = 1 << 18;
 
 /// The rules with their moments.
 #[derive(Debug)]
 pub struct Optimizer {
     clip: Option<f64>,
+    /// Most values that are moved at once.
+    piece: i64,
     parts: Vec<Part>,
 }
 
@@ -81,7 +88,12 @@ impl Optimizer {
             Ok(Part { rule, place, moments })
         };
         let parts = parts(config, layout).into_iter().map(part).collect::<tch::Result<_>>()?;
-        Ok(Self { clip: config.clip(), parts })
+        let piece = match parameters.flat().device() {
+            Device::Cpu => PIECE_VALUES,
+            // There the number of launches counts.
+            Device::Cuda(_) | Device::Mps | Device::Vulkan => i64::MAX,
+        };
+        Ok(Self { clip: config.clip(), piece, parts })
     }
 
     /// Every moment, each (sum of its tensors' lengths), in the order of [`moment_places`].
@@ -122,10 +134,7 @@ impl Optimizer {
                 let _ = gradient.f_mul_(&factor)?;
             }
             for part in &mut self.parts {
-                let Place { start, len, .. } = part.place;
-                let values = parameters.flat().f_narrow(0, start, len)?;
-                let gradient = gradient.f_narrow(0, start, len)?;
-                part.step(values, gradient, parameters.layout(), rate_share, t)?;
+                part.step(parameters, &gradient, self.piece, rate_share, t)?;
             }
             parameters.changed()?;
             Ok(norm)
@@ -177,17 +186,54 @@ fn place(layout: &Layout, entries: Range<usize>) -> Place {
 }
 
 impl Part {
-    /// `values` and `gradient` are this part's, each (length of the place).
+    /// Moves this part of the parameters by its part of `gradient` (N), at most `piece` values at
+    /// once.
     fn step(
         &mut self,
-        values: Tensor,
-        gradient: Tensor,
-        layout: &Layout,
+        parameters: &Parameters,
+        gradient: &Tensor,
+        piece: i64,
         share: f64,
         t: u64,
     ) -> tch::Result<()> {
-        let decayed = self.place.decayed;
-        match (&self.rule, self.moments.as_mut_slice()) {
+        let Place { start, len, decayed, .. } = self.place;
+        let piece = match &self.rule {
+            Rule::Muon(_) => len, // It needs whole matrices.
+            Rule::AdamW(_) | Rule::Lion(_) | Rule::Sgd(_) => piece,
+        };
+        let mut done = 0;
+        while done < len {
+            let len = piece.min(len - done);
+            let part = |whole: &Tensor, start: i64| whole.f_narrow(0, start, len);
+            let moments = self.moments.iter().map(|moment| part(moment, done));
+            let piece = Piece {
+                values: part(parameters.flat(), start + done)?,
+                gradient: part(gradient, start + done)?,
+                moments: moments.collect::<tch::Result<_>>()?,
+                decayed: (decayed - done).clamp(0, len),
+            };
+            let entries = &parameters.layout().entries()[self.place.entries.clone()];
+            piece.step(&self.rule, entries, share, t)?;
+            done += len;
+        }
+        Ok(())
+    }
+}
+
+/// Neighbouring values of one part with all that belongs to them.
+struct Piece {
+    values: Tensor,
+    gradient: Tensor,
+    moments: Vec<Tensor>,
+    /// Values, from the first, that decay.
+    decayed: i64,
+}
+
+impl Piece {
+    /// `entries` are those of the whole part.
+    fn step(mut self, rule: &Rule, entries: &[Entry], share: f64, t: u64) -> tch::Result<()> {
+        let Self { values, gradient, decayed, .. } = self;
+        match (rule, self.moments.as_mut_slice()) {
             (Rule::AdamW(config), [first, second]) => {
                 adamw(config, [first, second], values, gradient, decayed, share, t)
             }
@@ -198,7 +244,6 @@ impl Part {
                 sgd(config, velocity, values, gradient, decayed, share)
             }
             (Rule::Muon(config), [moment]) => {
-                let entries = &layout.entries()[self.place.entries.clone()];
                 muon::step(config, moment, &values, &gradient, entries, share)
             }
             (Rule::AdamW(_) | Rule::Lion(_) | Rule::Sgd(_) | Rule::Muon(_), _) => {

@@ -44,7 +44,10 @@ pub(crate) fn run(
     };
     let mut observer = Watched { lifeline, records, log, cause: Cell::new(None) };
     match train(&setting, &mut observer) {
-        Ok(End::Completed { metrics, checkpoint }) => {
+        Ok(End::Completed { mut metrics, checkpoint }) => {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+            let peak = peak_memory_bytes(&status);
+            metrics.extend(peak.map(|bytes| ("peak_memory_bytes".to_owned(), bytes)));
             TrialEnd::Outcome(Outcome::Completed { metrics, checkpoint })
         }
         Ok(End::Diverged { metric, step }) => TrialEnd::Outcome(Outcome::Diverged { metric, step }),
@@ -58,6 +61,13 @@ pub(crate) fn run(
             TrialEnd::Outcome(Outcome::failed(error.class(), message))
         }
     }
+}
+
+/// The most main memory that a process had, in bytes, by its `/proc/self/status`.
+fn peak_memory_bytes(status: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(1_024.0 * kib)
 }
 
 /// What the recipe says, and otherwise what loses least.
@@ -100,6 +110,14 @@ impl Observer for Watched<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_peak_is_read_where_the_system_tells_it() {
+        let status = "Name:\tbrine\nVmPeak:\t  900 kB\nVmHWM:\t  123 kB\nVmRSS:\t   90 kB\n";
+        assert_eq!(peak_memory_bytes(status), Some(125_952.0));
+        assert_eq!(peak_memory_bytes("Name:\tbrine\n"), None);
+        assert_eq!(peak_memory_bytes("VmHWM: many kB"), None);
+    }
 
     #[test]
     fn what_the_recipe_says_wins() {

@@ -13,7 +13,7 @@ const LOSS: &str = "validation_loss";
 /// Time in updates until the held-out loss was at the target.
 const TO_TARGET: &str = "seconds_to_target";
 /// The final metrics of a training that the table shows, with their units.
-const METRICS: [(&str, &str, &str); 8] = [
+const METRICS: [(&str, &str, &str); 9] = [
     (LOSS, "held-out loss", "nats per token"),
     ("validation_bits_per_byte", "held-out loss", "bits per byte"),
     ("validation_loss_ema", "of the mean weights", "nats per token"),
@@ -22,6 +22,7 @@ const METRICS: [(&str, &str, &str); 8] = [
     ("training_seconds", "time", "s"),
     (TO_TARGET, "time to the target", "s"),
     ("tokens_per_second", "rate", "tokens/s"),
+    ("peak_memory_bytes", "peak memory", "bytes"),
 ];
 
 /// The trainings with one learning rate.

@@ -243,3 +243,51 @@ fn every_value_belongs_to_one_rule() {
     }
     assert_eq!(next, layout.entries().len());
 }
+
+// Goal: pieces change nothing, wherever they end: in a tensor, at its end, or where decay ends.
+#[test]
+fn pieces_are_moved_as_the_whole_is() {
+    let layout = Layout::of(&SPEC);
+    let bytes = layout.initial_values(5).unwrap();
+    let edge = layout.decayed_len() as i64;
+    let adamw = AdamW {
+        learning_rate: 0.01,
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        clip: Some(0.5),
+    };
+    let lion =
+        Lion { learning_rate: 0.003, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, clip: None };
+    let sgd = |nesterov| Sgd {
+        learning_rate: 0.05,
+        momentum: 0.9,
+        nesterov,
+        weight_decay: 0.1,
+        clip: None,
+    };
+    for config in [
+        proto::Optimizer::AdamW(adamw),
+        proto::Optimizer::Lion(lion),
+        proto::Optimizer::Sgd(sgd(false)),
+        proto::Optimizer::Sgd(sgd(true)),
+    ] {
+        let end = |piece: i64| {
+            let parameters =
+                Parameters::new(layout.clone(), &bytes, Precision::Float32, Device::Cpu).unwrap();
+            let mut optimizer = Optimizer::new(&config, &parameters).unwrap();
+            optimizer.piece = piece;
+            for t in 1..=5 {
+                let gradient = Tensor::from_slice(&wave(layout.len(), t as f64));
+                optimizer.step(&parameters, gradient, 1.0, t).map(drop).unwrap();
+            }
+            let all = optimizer.moments().chain([parameters.flat()]);
+            all.flat_map(|t| floats(t).into_iter().map(f32::to_bits)).collect::<Vec<_>>()
+        };
+        let whole = end(i64::MAX);
+        for piece in [1, 7, 64, edge - 1, edge, edge + 1] {
+            assert!(end(piece) == whole, "{config:?} in pieces of {piece}");
+        }
+    }
+}
