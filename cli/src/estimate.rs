@@ -1,7 +1,8 @@
 //! What a trial will cost, before anything runs. Pure arithmetic; every assumption has a name.
 
-use proto::train::Mlp;
-use proto::{ModelSpec, Runner, TrialSpec};
+mod memory;
+
+use proto::{Runner, TrialSpec};
 use serde::Serialize;
 
 /// FLOP/s that one CPU slot reaches in training small models in float32: models 16 to 128 wide
@@ -10,17 +11,11 @@ pub(crate) const CPU_SLOT_FLOPS_PER_SECOND: f64 = 2.5e10;
 /// FLOP/s that one GPU reaches: a third of the bfloat16 peak of an A100 (312e12). Small models
 /// reach less.
 pub(crate) const GPU_FLOPS_PER_SECOND: f64 = 1.0e14;
-/// Main memory of a process that has loaded libtorch and done nothing.
-const PROCESS_BYTES: f64 = 119e6;
-/// Bytes of a trained value: weight, gradient and the two moments of AdamW, in float32.
-const BYTES_PER_PARAMETER: f64 = 16.0;
-/// Bytes of a stored activation, in float32.
-const BYTES_PER_ACTIVATION: f64 = 4.0;
 
 /// The formulas in words, for the foot of the table.
 pub(crate) const FORMULAS: [&str; 3] = [
     "FLOPs = 3 f D: f counted forward FLOPs per token (full attention matrix), D training tokens, the backward pass is twice the forward pass",
-    "memory = 119 MB + 16 N + 4 B S (L (8 d + c i + 2 h S) + 2 V) bytes: N parameters in float32 with gradient and two moments; activations of B sequences of S tokens, c = 2 (GELU) or 4 (SwiGLU)",
+    memory::FORMULA,
     "time = FLOPs / rate; evaluation, checkpoints and start-up are not counted",
 ];
 
@@ -35,7 +30,7 @@ pub(crate) struct Estimate {
     pub(crate) steps: Option<u64>,
     /// Counted training FLOPs.
     pub(crate) flops: Option<f64>,
-    /// Memory in bytes: of the GPU when it has one, else main memory.
+    /// Peak of memory in bytes: of the GPU when it has one, else main memory.
     pub(crate) memory_bytes: Option<f64>,
     /// Assumed rate.
     pub(crate) flops_per_second: f64,
@@ -51,6 +46,7 @@ pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estim
         f64::from(spec.resources.cpus) * CPU_SLOT_FLOPS_PER_SECOND
     };
     let rate = flops_per_second.unwrap_or(assumed);
+    let gpus = spec.resources.gpus > 0;
     match &spec.runner {
         Runner::Train(train) => {
             let flops = train.model.training_flops(train.tokens());
@@ -59,24 +55,20 @@ pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estim
                 tokens: Some(train.tokens()),
                 steps: Some(train.steps),
                 flops: Some(flops),
-                memory_bytes: Some(memory_bytes(&train.model, train.batch)),
+                memory_bytes: Some(memory::of_training(train, gpus)),
                 flops_per_second: rate,
                 seconds: Some(flops / rate),
             }
         }
-        Runner::Grpo(grpo) => {
-            let rollouts = grpo.policy.prompts.saturating_mul(grpo.policy.rollouts);
-            let batch = rollouts.max(grpo.supervised.batch);
-            Estimate {
-                parameters: Some(grpo.model.parameters()),
-                tokens: None,
-                steps: Some(grpo.steps()),
-                flops: Some(grpo.flops()),
-                memory_bytes: Some(memory_bytes(&grpo.model, batch)),
-                flops_per_second: rate,
-                seconds: Some(grpo.flops() / rate),
-            }
-        }
+        Runner::Grpo(grpo) => Estimate {
+            parameters: Some(grpo.model.parameters()),
+            tokens: None,
+            steps: Some(grpo.steps()),
+            flops: Some(grpo.flops()),
+            memory_bytes: Some(memory::of_policy(grpo, gpus)),
+            flops_per_second: rate,
+            seconds: Some(grpo.flops() / rate),
+        },
         Runner::Command(_) | Runner::Noop => Estimate {
             parameters: None,
             tokens: None,
@@ -89,38 +81,12 @@ pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estim
     }
 }
 
-/// Peak memory of training with `batch` sequences per step; see [`FORMULAS`].
-fn memory_bytes(model: &ModelSpec, batch: u32) -> f64 {
-    let [d, i, layers, h, s, vocabulary, batch] = [
-        model.width,
-        model.mlp_width,
-        model.layers,
-        model.heads,
-        model.sequence,
-        model.vocabulary,
-        batch,
-    ]
-    .map(f64::from);
-    // Inputs of both norms, the norms' outputs, queries, keys, values, the attention's output.
-    let residual = 8.0 * d;
-    // Before and after the nonlinearity; SwiGLU has a second branch and the product.
-    let mlp = match model.mlp {
-        Mlp::Gelu => 2.0,
-        Mlp::SwiGlu => 4.0,
-    } * i;
-    // Scores and their softmax.
-    let attention = 2.0 * h * s;
-    let per_token = layers * (residual + mlp + attention) + 2.0 * vocabulary;
-    let activations = BYTES_PER_ACTIVATION * batch * s * per_token;
-    PROCESS_BYTES + BYTES_PER_PARAMETER * model.parameters() as f64 + activations
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use proto::{
-        AdamW, BlobId, BlobRef, CommandSpec, DataSpec, Norm, Optimizer, Packing, Positions,
-        Precision, Resources, Retries, Schedule, TokenFormat, TrainSpec, Validation,
+        AdamW, BlobId, BlobRef, CommandSpec, DataSpec, Mlp, ModelSpec, Norm, Optimizer, Packing,
+        Positions, Precision, Resources, Retries, Schedule, TokenFormat, TrainSpec, Validation,
     };
     use std::collections::BTreeMap;
 
@@ -150,7 +116,7 @@ pub(crate) mod tests {
 
     pub(crate) fn training(steps: u64) -> TrialSpec {
         let train = TrainSpec {
-            numerics: 1,
+            numerics: proto::train::NUMERICS_VERSION,
             model: ModelSpec {
                 vocabulary: 256,
                 sequence: 64,
@@ -199,8 +165,6 @@ pub(crate) mod tests {
         // f = 2 (4*32*128 + 8*32^2 + 4*64*32 + 3*64*2) + 2*32*256
         assert_eq!(estimate.flops, Some(3.0 * 82_688.0 * 5_120.0));
         assert_eq!(estimate.seconds, Some(3.0 * 82_688.0 * 5_120.0 / 1e6));
-        // 119e6 + 16*32928 + 4*8*64*(2*(256 + 256 + 256) + 512)
-        assert_eq!(estimate.memory_bytes, Some(119e6 + 526_848.0 + 4_194_304.0));
     }
 
     #[test]

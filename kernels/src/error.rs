@@ -13,7 +13,7 @@ pub enum KernelError {
     #[error(transparent)]
     Compile(#[from] CompileError),
     /// Tensors that must have one length do not.
-    #[error("{name} has {found} values, the parameters have {wanted}")]
+    #[error("{name} has {found} values instead of {wanted}")]
     Length {
         /// Which tensor.
         name: &'static str,

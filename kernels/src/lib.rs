@@ -1,7 +1,9 @@
-//! CUDA kernels, one folder per operation: `mod.rs` (formula, shapes, constants), `cpu.rs` (the
-//! reference that says what is right), `<operation>.cu` and `cuda.rs` (its launcher).
+//! Kernels, one folder per operation: `mod.rs` (formula, shapes, constants), `cpu.rs` (for the
+//! processor, or the reference that says what is right on a GPU), `<operation>.cu` and `cuda.rs`
+//! (its launcher).
 //!
 //! * [`adamw`]: the fused update of AdamW.
+//! * [`gelu`]: GELU with its derivative; for the processor.
 //! * [`compile`](mod@compile): CUDA C to machine code by NVRTC, with or without a GPU.
 //! * [`driver`]: whether there is a GPU, and its context.
 //!
@@ -12,6 +14,7 @@ pub mod adamw;
 pub mod compile;
 pub mod driver;
 mod error;
+pub mod gelu;
 
 pub use driver::driver_present;
 pub use error::KernelError;

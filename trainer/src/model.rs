@@ -13,6 +13,7 @@
 
 pub mod architecture;
 mod cache;
+mod gelu;
 mod rotary;
 
 pub use architecture::{Architecture, ArchitectureError, Sizes};
@@ -21,6 +22,7 @@ pub use cache::Cache;
 use crate::data::NOT_SCORED;
 use crate::parameters::Parameters;
 use architecture::{Mlp, Norm, Positions, QkNorm};
+use gelu::gelu;
 use rotary::{rotate, rotations};
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -280,7 +282,7 @@ impl Model {
     fn mlp(&self, layer: &Layer, x: &Tensor) -> tch::Result<Tensor> {
         let up = layer.up.forward(x)?;
         let hidden = match self.architecture.mlp {
-            Mlp::Gelu => up.f_gelu("tanh")?,
+            Mlp::Gelu => gelu(&up)?,
             Mlp::SwiGlu => {
                 let parts = up.f_chunk(2, 1)?;
                 parts[0].f_silu()?.f_mul(&parts[1])?

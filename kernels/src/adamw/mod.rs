@@ -107,9 +107,9 @@ mod tests {
     fn tensors_of_other_lengths_are_refused() {
         assert!(check_lengths(3, 3, 3, 3).is_ok());
         for (g, m, v, message) in [
-            (2, 3, 3, "the gradient has 2 values, the parameters have 3"),
-            (3, 4, 3, "the first moment has 4 values, the parameters have 3"),
-            (3, 3, 0, "the second moment has 0 values, the parameters have 3"),
+            (2, 3, 3, "the gradient has 2 values instead of 3"),
+            (3, 4, 3, "the first moment has 4 values instead of 3"),
+            (3, 3, 0, "the second moment has 0 values instead of 3"),
         ] {
             let error = check_lengths(3, g, m, v).unwrap_err();
             assert_eq!(error.to_string(), message);

@@ -1,0 +1,158 @@
+//! The peak of memory of Brine's own trainer, from what it allocates. Compared with measured peaks by
+//! `cargo bench -p brine-benches --bench memory`; on a GPU it was not measured.
+
+use proto::{GrpoSpec, Mlp, ModelSpec, Norm, Optimizer, Positions, Precision, Rest, TrainSpec};
+
+/// The formula in words.
+pub(super) const FORMULA: &str = "memory = 165 MB + 4 N (2 s + 1) + max(4 N, 1.2 a B S) + 12 V B S bytes in float32: N parameters; s of their size, twice because a checkpoint is a copy: weights, moments, mean of the weights; a bytes of activations per token of B sequences of S; V distinct tokens, whose scores are there three times";
+
+/// Main memory of a process that has loaded libtorch and trained the smallest model.
+const PROCESS_BYTES: f64 = 165e6;
+/// Memory of a GPU that a process takes before its first tensor.
+const GPU_CONTEXT_BYTES: f64 = 500e6;
+/// Bytes of a value in float32.
+const FLOAT32: f64 = 4.0;
+/// Bytes of a value in bfloat16.
+const BF16: f64 = 2.0;
+/// Memory for activations over their own size: intermediate results of the backward pass, and what
+/// the allocator does not find a use for. Measured: 1.0 to 1.4.
+const ACTIVATIONS_HELD: f64 = 1.2;
+
+/// Peak of training `spec`, in bytes.
+pub(super) fn of_training(spec: &TrainSpec, gpu: bool) -> f64 {
+    let model = &spec.model;
+    let parts = spec.batch.div_ceil(spec.accumulation.max(1));
+    let kept = 1.0 + moments(&spec.optimizer) + if spec.ema.is_some() { 1.0 } else { 0.0 };
+    // One gradient; the sum of several; Muon's update; the rounded weights and their gradient.
+    let mut sets = 1.0;
+    sets += if spec.accumulation > 1 { 1.0 } else { 0.0 };
+    sets += if matches!(spec.optimizer, Optimizer::Muon(_)) { 1.0 } else { 0.0 };
+    sets += match spec.precision {
+        Precision::Float32 => 0.0,
+        Precision::Bf16 => 2.0 * BF16 / FLOAT32,
+    };
+    let rows = f64::from(parts) * f64::from(model.sequence);
+    peak(model, gpu, spec.precision, kept, sets, rows)
+}
+
+/// Peak of training the policy of `spec`, in bytes.
+pub(super) fn of_policy(spec: &GrpoSpec, gpu: bool) -> f64 {
+    let rollouts = spec.policy.prompts.saturating_mul(spec.policy.rollouts);
+    let rows = f64::from(rollouts.max(spec.supervised.batch)) * f64::from(spec.model.sequence);
+    // Weights, the two moments of AdamW, and the reference.
+    peak(&spec.model, gpu, Precision::Float32, 4.0, 1.0, rows)
+}
+
+/// Numbers that the optimiser keeps per parameter. Muon's matrices have one; few values are not
+/// in them.
+fn moments(optimizer: &Optimizer) -> f64 {
+    match optimizer {
+        Optimizer::AdamW(_) => 2.0,
+        Optimizer::Lion(_) | Optimizer::Sgd(_) => 1.0,
+        Optimizer::Muon(muon) => match muon.rest {
+            Rest::AdamW(_) | Rest::Lion(_) => 1.0,
+        },
+    }
+}
+
+/// `kept` and `sets` are in sizes of the parameters in float32: what a checkpoint holds, and what
+/// else there is beside the gradients of single tensors. `rows` are the tokens of one pass.
+fn peak(
+    model: &ModelSpec,
+    gpu: bool,
+    precision: Precision,
+    kept: f64,
+    sets: f64,
+    rows: f64,
+) -> f64 {
+    let parameters = FLOAT32 * model.parameters() as f64;
+    let (process, copies) = match gpu {
+        false => (PROCESS_BYTES, 2.0),
+        true => (GPU_CONTEXT_BYTES, 1.0), // a checkpoint's copy is in main memory
+    };
+    // The gradients of single tensors take the place of the activations that they free.
+    let pass = (ACTIVATIONS_HELD * rows * activation_bytes(model, precision)).max(parameters);
+    let scores = rows * f64::from(model.vocabulary) * score_bytes(precision);
+    process + parameters * (copies * kept + sets) + pass + scores
+}
+
+/// Bytes per token that the forward pass leaves for the backward pass.
+fn activation_bytes(model: &ModelSpec, precision: Precision) -> f64 {
+    let [d, i, layers] = [model.width, model.mlp_width, model.layers].map(f64::from);
+    let value = match precision {
+        Precision::Float32 => FLOAT32,
+        Precision::Bf16 => BF16,
+    };
+    // A norm's output; libtorch makes RMSNorm of single operations, which keep the values before
+    // the weight too, and in float32 the values that come in.
+    let norm = match (model.norm, precision) {
+        (Norm::LayerNorm, _) => value,
+        (Norm::RmsNorm | Norm::PlainRmsNorm, Precision::Float32) => 2.0 * value,
+        (Norm::RmsNorm | Norm::PlainRmsNorm, Precision::Bf16) => value + 2.0 * FLOAT32,
+    };
+    let turned = match model.positions {
+        Positions::Learned => 0.0,
+        Positions::Rotary => 2.0,
+    };
+    // Queries, keys and values, attention's output, and the residual stream twice. Attention's
+    // scores are never stored.
+    let attention = 3.0 + turned + 1.0 + 2.0;
+    // Before and after the nonlinearity; SwiGLU has a second branch and the product.
+    let mlp = match model.mlp {
+        Mlp::Gelu => 2.0,
+        Mlp::SwiGlu => 4.0,
+    };
+    layers * (2.0 * norm * d + value * (attention * d + mlp * i)) + norm * d
+}
+
+/// Bytes per token and distinct token: scores, their logarithms, and the gradient.
+fn score_bytes(precision: Precision) -> f64 {
+    match precision {
+        Precision::Float32 => 3.0 * FLOAT32,
+        Precision::Bf16 => 3.0 * FLOAT32 + BF16,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::training;
+    use super::*;
+    use proto::Runner;
+
+    fn spec() -> TrainSpec {
+        let Runner::Train(spec) = training(10).runner else { panic!("not a training") };
+        *spec
+    }
+
+    // N = 32,928; 8 sequences of 64 tokens; 32 wide, MLP 128, 2 layers, rotary, RMSNorm, GELU.
+    const N: f64 = 4.0 * 32_928.0;
+    const A: f64 = 1.2 * 512.0 * (2.0 * (2.0 * 8.0 * 32.0 + 4.0 * (8.0 * 32.0 + 256.0)) + 256.0);
+    const SCORES: f64 = 512.0 * 256.0 * 12.0;
+
+    #[track_caller]
+    fn check(edit: impl Fn(&mut TrainSpec), wanted: f64) {
+        let mut spec = spec();
+        edit(&mut spec);
+        let found = of_training(&spec, false);
+        assert!((found - wanted).abs() < 1.0, "{found} {wanted}");
+    }
+
+    #[test]
+    fn the_peak_follows_the_formula() {
+        check(|_| (), 165e6 + 7.0 * N + A + SCORES);
+        check(|s| s.ema = Some(0.9), 165e6 + 9.0 * N + A + SCORES);
+        check(|s| s.accumulation = 4, 165e6 + 8.0 * N + (A + SCORES) / 4.0);
+        // With few tokens the gradients are larger than the activations.
+        check(|s| s.batch = 1, 165e6 + 7.0 * N + A / 8.0 + SCORES / 8.0);
+        check(|s| s.model.sequence = 1, 165e6 + 7.0 * N + N + SCORES / 64.0);
+        let gpu = of_training(&spec(), true);
+        assert!((gpu - (500e6 + 4.0 * N + A + SCORES)).abs() < 1.0, "{gpu}");
+    }
+
+    #[test]
+    fn activations_in_bfloat16_are_smaller() {
+        let [exact, rounded] = [Precision::Float32, Precision::Bf16]
+            .map(|precision| activation_bytes(&spec().model, precision));
+        assert!(rounded < 0.9 * exact && rounded > 0.5 * exact, "{exact} {rounded}");
+    }
+}
