@@ -14,7 +14,7 @@ const ROUND: f32 = 12_582_912.0;
 const MANTISSA_BITS: u32 = 23;
 const EXPONENT_OF_ONE: u32 = 127;
 /// 2 sqrt(2 / pi), and that times 0.044715.
-const LINEAR: f32 = 1.595_769_1;
+const LINEAR: f32 = 1.595_769_2;
 const CUBIC: f32 = 0.071_354_814;
 /// Beyond it s is 0 or 1 to the last bit of y, and the exponential still is a number.
 const FLAT: f32 = 9.9;
