@@ -3,6 +3,7 @@
 //! chore.
 
 mod chaos;
+mod fuzz;
 mod install;
 mod libtorch;
 mod parity;
@@ -34,6 +35,8 @@ enum Chore {
     Test,
     /// Kill, freeze, cut off and starve a coordinator and its agents, and check what they say
     Chaos(chaos::Options),
+    /// Give damaged files to the readers that open files from elsewhere
+    Fuzz(fuzz::Options),
     /// Compare the trainer's numbers with those of PyTorch and transformers
     Parity(parity::Options),
     /// Cleans up after a chaos, whatever it ended of
@@ -60,8 +63,16 @@ fn perform(chore: Chore) -> Result<ExitCode> {
         Chore::Test => test::test(&Workspace::open()?),
         Chore::Parity(options) => parity::parity(&Workspace::open()?, &options),
         Chore::Chaos(options) => torment(&options),
+        Chore::Fuzz(options) => fuzz(&options),
         Chore::ChaosJanitor { folder } => chaos::janitor::serve(&folder),
     }
+}
+
+fn fuzz(options: &fuzz::Options) -> Result<ExitCode> {
+    let workspace = Workspace::open()?;
+    workspace::require_cxx_compiler()?;
+    fuzz::fuzz(&workspace, &libtorch::ready(&workspace.root)?, options)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn torment(options: &chaos::Options) -> Result<ExitCode> {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::chaos;
+use crate::fuzz;
 use crate::libtorch::{self, Libtorch};
 use crate::terminal::say;
 use crate::workspace::{Workspace, require_cxx_compiler, run, succeeds};
@@ -29,17 +30,21 @@ struct Ground<'a> {
 type Check = fn(&Ground) -> Result<String>;
 
 /// All are run, also after a failure, so that one run shows everything there is to repair.
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 7] = [
     ("format", check_format),
     ("clippy", check_clippy),
     ("tests", check_tests),
     ("documentation", check_documentation),
     ("recipes", check_recipes),
+    ("fuzz", check_fuzz),
     ("chaos", check_chaos),
 ];
 
 /// Cycles of the chaos: enough for every kind of fault, and over in less than three minutes.
 const CHAOS_CYCLES: u64 = 30;
+
+/// Inputs for each reader: some seconds, and past what the first valid file leads to.
+const FUZZ_INPUTS: u32 = 20_000;
 
 /// Runs every check and prints one line for each at the end.
 ///
@@ -114,6 +119,10 @@ fn check_tests(ground: &Ground) -> Result<String> {
     ensure!(status.success(), "{total}; cargo test ended with {status}");
     ensure!(total.passed > 0, "cargo test ran no test at all");
     Ok(total.to_string())
+}
+
+fn check_fuzz(ground: &Ground) -> Result<String> {
+    fuzz::briefly(ground.workspace, &ground.libtorch, FUZZ_INPUTS)
 }
 
 /// Every recipe that we ship must be valid, and every one in `recipes/invalid` must be refused.

@@ -41,6 +41,7 @@ const CRATES: [(&str, &str, &[&str]); 13] = [
         ],
     ),
     ("brine-benches", "benches/", &["brine-trainer"]),
+    ("brine-fuzz", "fuzz/", &["brine-proto", "brine-trainer"]),
     ("brine-xtask", "xtask/", &[]),
 ];
 
@@ -65,7 +66,7 @@ const EDGES: &[&str] = &["brine-proto", "brine-coordinator", "brine-cli", "brine
 const LIBRARIES: [Library; 12] = [
     Library {
         package: "tch",
-        users: &["brine-trainer"],
+        users: &["brine-trainer", "brine-fuzz"],
         reach: Reach::Crate,
         advice: "put the tensor code into the trainer; nobody else may need libtorch",
     },
