@@ -131,7 +131,7 @@ impl<'a> Learner<'a> {
         }
         let sequence = i64::from(self.spec.model.sequence);
         let sequences = batch.sequences as i64;
-        let rows = batch.sequences.div_ceil(u64::from(self.spec.accumulation)) as i64;
+        let rows = self.rows(batch.sequences) as i64;
         let mut whole = Vec::new();
         for first in (0..sequences).step_by(rows as usize) {
             let rows = rows.min(sequences - first);
@@ -150,6 +150,11 @@ impl<'a> Learner<'a> {
         }
         let [gradient, loss] = <[Tensor; 2]>::try_from(whole).map_err(|_| no_sequence())?;
         Ok((loss, gradient))
+    }
+
+    /// Sequences of one pass, of `sequences` in a step.
+    fn rows(&self, sequences: u64) -> u64 {
+        sequences.div_ceil(u64::from(self.spec.accumulation)).max(1)
     }
 
     /// Mean loss in nats per token over the specification's held-out windows, after `step`
@@ -175,10 +180,15 @@ impl<'a> Learner<'a> {
     fn held_out_loss(&self, model: &Model, text: &Text, step: u64) -> Result<f64, TrainError> {
         let sequence = u64::from(self.spec.model.sequence);
         let windows = (self.spec.validation.tokens / sequence).clamp(1, text.held_out_windows());
-        let batch = u64::from(self.spec.batch);
+        let rows = match self.spec.validation.scoring {
+            // As many as a pass of the training has, for which there is memory.
+            Scoring::Parallel => self.rows(u64::from(self.spec.batch)),
+            // A column is little, and one more row costs almost nothing.
+            Scoring::TokenByToken => u64::from(self.spec.batch),
+        };
         let (mut sum, mut scored) = (0.0, 0);
-        for first in (0..windows).step_by(self.spec.batch as usize) {
-            let part = text.held_out(first, batch.min(windows - first));
+        for first in (0..windows).step_by(rows as usize) {
+            let part = text.held_out(first, rows.min(windows - first));
             sum += no_grad(|| self.loss_sum(model, &part))
                 .map_err(|source| self.measuring(step, source))?;
             scored += part.scored;

@@ -17,6 +17,44 @@
 //! data order are functions of the seed), no state that is not in a [`checkpoint::Snapshot`], the
 //! same number of threads, and operations of libtorch that sum in a fixed order. On the processor
 //! tests prove it for every kind of model, optimiser and data. On a GPU it has not been measured.
+//!
+//! A model in 30 lines, without the rest of Brine:
+//!
+//! ```
+//! use proto::{AdamW, Precision};
+//! use tch::{Device, Reduction, Tensor};
+//! use trainer::model::{Architecture, Model, Sizes};
+//! use trainer::optimizer::Optimizer;
+//! use trainer::parameters::{Layout, Parameters};
+//!
+//! let text = b"the quick brown fox jumps over the lazy dog, and over and over again. ".repeat(8);
+//! let (vocabulary, sequence) = (256, 32);
+//! let (width, layers, heads, kv_heads, mlp_width) = (32, 2, 4, 2, 64);
+//! let sizes = Sizes { vocabulary, sequence, width, layers, heads, kv_heads, mlp_width };
+//! let llama = Architecture::llama(sizes);
+//! let layout = Layout::of(&llama);
+//! let values = layout.initial_values(1)?;
+//! let parameters = Parameters::new(layout, &values, Precision::Float32, Device::Cpu)?;
+//! let model = Model::new(&llama, &parameters)?;
+//! let (learning_rate, beta1, beta2, epsilon) = (1e-2, 0.9, 0.95, 1e-8);
+//! let (weight_decay, clip) = (0.1, Some(1.0));
+//! let adamw = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, clip };
+//! let mut optimizer = Optimizer::new(&proto::Optimizer::AdamW(adamw), &parameters)?;
+//! let mut losses = Vec::new();
+//! for step in 1..=60 {
+//!     // Windows of 32 bytes and the byte after each.
+//!     let starts = (0..8).map(|i| (step as usize * 41 + i * 67) % (text.len() - 33));
+//!     let bytes: Vec<i64> = starts.flat_map(|s| &text[s..s + 33]).map(|&b| i64::from(b)).collect();
+//!     let windows = Tensor::from_slice(&bytes).view([8, 33]);
+//!     let targets = windows.narrow(1, 1, 32).reshape(-1);
+//!     let loss = model.loss(&windows.narrow(1, 0, 32), &targets, Reduction::Mean)?;
+//!     let gradient = parameters.gradient(&loss)?;
+//!     let _norm = optimizer.step(&parameters, gradient, 1.0, step)?;
+//!     losses.push(loss.double_value(&[]));
+//! }
+//! assert!(losses[0] > 5.0 && losses[59] < 1.0, "{losses:?}");
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 mod check;
 pub mod checkpoint;

@@ -238,7 +238,7 @@ fn start<'a>(
         let learner = Learner::new(spec, layout, setting.seed, device)?;
         return Ok((learner, State::new(setting.seed, spec.data.text.blob.clone())));
     };
-    check_belongs(&snapshot.state, setting, &spec.data.text.blob, spec.steps)?;
+    check_belongs(&snapshot.state, setting, &spec.data.text.blob, spec.steps_max())?;
     let learner = Learner::restored(spec, layout, &snapshot, device)?;
     observer.note(&format!("resumed from the checkpoint at step {}", snapshot.state.step));
     Ok((learner, snapshot.state))
