@@ -16,6 +16,7 @@ mod figures;
 mod peer;
 mod start;
 mod training;
+mod trial;
 mod writing;
 
 use peer::Peer;

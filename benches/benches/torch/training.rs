@@ -1,20 +1,21 @@
-//! Tokens per second of training steps, from step to step as a trial takes them: with the reading
-//! of data, the losses and the reports, without validation and checkpoints.
+//! Tokens per second of training steps. Ours are those of a trial's process, between two reports of
+//! a loss: with the reading of data and the reports, without validation and checkpoints.
 
 use crate::figures::{in_turn, median};
 use crate::peer::Peer;
+use crate::trial;
+use agent_core::TrialEnd;
+use agent_keeper::order::{Metric, TrialRecord};
 use proto::train::NUMERICS_VERSION;
 use proto::{
-    AdamW, AgentId, Attempt, BlobId, BlobRef, Checkpoint, DataSpec, Mlp, ModelSpec, Norm,
-    Optimizer, Packing, Positions, Precision, Schedule, TokenFormat, TrainSpec, Validation,
+    AdamW, BlobId, BlobRef, DataSpec, Mlp, ModelSpec, Norm, Optimizer, Outcome, Packing, Positions,
+    Precision, Schedule, TokenFormat, TrainSpec, Validation,
 };
 use serde_json::{Value, json};
-use std::cell::Cell;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use trainer::{CheckpointEvery, Device, End, Observer, Setting, train};
 
 /// Random tokens below this number, so that they are bytes of both vocabularies.
 const TOKENS: u32 = 65;
@@ -24,39 +25,11 @@ const TEXT_BYTES: u32 = 1_000_000;
 pub(crate) struct Training {
     pub(crate) spec: TrainSpec,
     pub(crate) text: PathBuf,
-    folder: TempDir,
-    threads: u32,
+    pub(crate) threads: u32,
+    /// Has the text, and goes with this value.
+    _folder: TempDir,
     /// Steps before the clock starts.
     warmup: u64,
-}
-
-/// Reads the clock whenever the trainer asks whether to stop, which it does before each step.
-#[derive(Default)]
-struct Clock {
-    warmup: u64,
-    asked: Cell<u64>,
-    begun: Cell<Option<Instant>>,
-    last: Cell<Option<Instant>>,
-    first_loss: Option<f64>,
-}
-
-impl Observer for Clock {
-    fn metric(&mut self, _: u64, name: &str, value: f64) {
-        if name == "loss" {
-            self.first_loss.get_or_insert(value);
-        }
-    }
-    fn checkpoint(&mut self, _: Checkpoint) {}
-    fn note(&mut self, _: &str) {}
-    fn stop_requested(&self) -> bool {
-        let now = Some(Instant::now());
-        if self.asked.get() == self.warmup {
-            self.begun.set(now);
-        }
-        self.asked.set(self.asked.get() + 1);
-        self.last.set(now);
-        false
-    }
 }
 
 /// What one side found.
@@ -85,8 +58,7 @@ impl Training {
                 tokenizer: None,
             },
             batch,
-            // The last step is not followed by the question that ends it.
-            steps: warmup + steps + 1,
+            steps: warmup + steps,
             optimizer: Optimizer::AdamW(AdamW {
                 learning_rate: 0.001,
                 beta1: 0.9,
@@ -103,41 +75,39 @@ impl Training {
             validation: Validation::at_the_end(u64::from(model.sequence)),
             model,
         };
-        Self { spec, text, folder, threads, warmup }
+        Self { spec, text, threads, _folder: folder, warmup }
     }
 
-    fn steps(&self) -> u64 {
-        self.spec.steps - 1 - self.warmup
-    }
-
-    fn tokens(&self) -> f64 {
-        (self.steps() * u64::from(self.spec.batch * self.spec.model.sequence)) as f64
+    /// Tokens of so many steps.
+    fn tokens(&self, steps: u64) -> f64 {
+        (steps * u64::from(self.spec.batch * self.spec.model.sequence)) as f64
     }
 
     fn ours(&self) -> Found {
-        let checkpoints = tempfile::tempdir_in(self.folder.path()).unwrap();
-        let agent = AgentId::new("bench").unwrap();
-        let setting = Setting {
-            seed: 1,
-            device: Device::Cpu,
-            threads: self.threads,
-            data: &self.text,
-            tokenizer: None,
-            kept: self.folder.path(),
-            checkpoints: checkpoints.path(),
-            checkpoint_every: CheckpointEvery::Fixed(Duration::from_secs(3_600)),
-            attempt: Attempt(1),
-            agent: &agent,
+        let (mut first_loss, mut begun, mut last, mut end) = (None, None, None, None);
+        trial::run(&self.spec, &self.text, self.threads, &mut |seconds, record| {
+            match record {
+                TrialRecord::Metric(Metric { metric, step, value }) if metric == "loss" => {
+                    first_loss.get_or_insert(value);
+                    if step >= self.warmup {
+                        begun.get_or_insert((step, seconds));
+                    }
+                    last = Some((step, seconds));
+                }
+                TrialRecord::Ended(ended) => end = Some(ended),
+                TrialRecord::Metric(_) | TrialRecord::Checkpoint(_) | TrialRecord::Started => {}
+            }
+            ControlFlow::Continue(())
+        });
+        let Some(TrialEnd::Outcome(Outcome::Completed { metrics, .. })) = end else {
+            panic!("it ended with {end:?}")
         };
-        let mut clock = Clock { warmup: self.warmup, ..Clock::default() };
-        let end = train(&self.spec, &setting, &[], &mut clock).unwrap();
-        let End::Completed { metrics, .. } = end else { panic!("it ended with {end:?}") };
-        assert_eq!(clock.asked.get(), self.spec.steps, "one question a step");
-        let seconds = clock.last.get().unwrap() - clock.begun.get().unwrap();
+        let ((first, begun), (last, ended)) = (begun.unwrap(), last.unwrap());
+        assert_eq!(last, self.spec.steps - 1, "the last step is reported");
         Found {
-            rate: self.tokens() / seconds.as_secs_f64(),
+            rate: self.tokens(last - first) / (ended - begun),
             parameters: metrics["parameters"] as u64,
-            first_loss: clock.first_loss.unwrap(),
+            first_loss: first_loss.unwrap(),
         }
     }
 
@@ -147,7 +117,7 @@ impl Training {
             "text": self.text,
             "threads": self.threads,
             "warmup": self.warmup,
-            "steps": self.steps(),
+            "steps": self.spec.steps - self.warmup,
             "fused": is_fused,
         })
     }
@@ -155,7 +125,7 @@ impl Training {
     fn theirs(&self, peer: &mut Peer, is_fused: bool) -> Found {
         let answer = peer.ask(&self.request(is_fused));
         Found {
-            rate: self.tokens() / answer["seconds"].as_f64().unwrap(),
+            rate: self.tokens(self.spec.steps - self.warmup) / answer["seconds"].as_f64().unwrap(),
             parameters: answer["parameters"].as_u64().unwrap(),
             first_loss: answer["first_loss"].as_f64().unwrap(),
         }
