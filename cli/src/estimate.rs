@@ -6,7 +6,7 @@ use proto::{Runner, TrialSpec};
 use serde::Serialize;
 
 /// FLOP/s that one CPU slot reaches in training small models in float32: models 16 to 128 wide
-/// reach 1.6e10 to 5.6e10 on one idle core of an EPYC of 2022 (`benches/benches/training.rs`).
+/// reach 1.6e10 to 5.6e10 on one idle core of an EPYC of 2022 (`benches/benches/torch`).
 pub(crate) const CPU_SLOT_FLOPS_PER_SECOND: f64 = 2.5e10;
 /// FLOP/s that one GPU reaches: a third of the bfloat16 peak of an A100 (312e12). Small models
 /// reach less.
