@@ -1,4 +1,4 @@
-//! A trial's process as an agent starts it: `brine-agent run-trial` in the agent's environment, with
+//! A trial's process as an agent starts it: `brine-agent run-trial` in its environment, with
 //! an order on its standard input and records on its standard output.
 
 use agent_core::Moment;
@@ -27,7 +27,7 @@ fn program() -> PathBuf {
 }
 
 /// Runs a training of `spec` on the file `text` on so many CPUs. `hear` gets every record with the
-/// seconds since the start of the process, and says whether to go on; if not, the process is killed.
+/// seconds since the start of the process, and says whether to go on. If not, it is killed.
 pub(crate) fn run(
     spec: &TrainSpec,
     text: &Path,

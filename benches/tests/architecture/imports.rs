@@ -9,7 +9,7 @@ use crate::check;
 use crate::source::{SourceFile, shipped_files_below};
 
 /// A crate, its folder, and the crates of the workspace that it may import.
-const CRATES: [(&str, &str, &[&str]); 13] = [
+const CRATES: [(&str, &str, &[&str]); 14] = [
     ("brine-proto", "proto/", &[]),
     ("brine-studies", "studies/", &["brine-proto"]),
     ("brine-database", "database/", &[]),
