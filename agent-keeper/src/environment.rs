@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 /// What a training tells glibc: to keep what it frees, because the next step wants as much again,
 /// and to ask for huge pages. By itself glibc gives the heap's end back after every backward pass,
 /// and the next step faults it in again page by page: 10 % of the time of a model 128 wide. Tensors
-/// of 32 MiB and more stay outside of the heap, where nothing can lie between them and their end: in
-/// it they took twice the memory. Sizes in bytes.
+/// of 32 MiB and more stay outside of the heap: in it they took twice the memory. Sizes in bytes.
 const HEAP: [(&str, &str); 4] = [
     ("MALLOC_MMAP_THRESHOLD_", "33554432"),
     ("MALLOC_TRIM_THRESHOLD_", "17179869184"),

@@ -44,8 +44,8 @@
 //! for step in 1..=60 {
 //!     // Windows of 32 bytes and the byte after each.
 //!     let starts = (0..8).map(|i| (step as usize * 41 + i * 67) % (text.len() - 33));
-//!     let bytes: Vec<i64> = starts.flat_map(|s| &text[s..s + 33]).map(|&b| i64::from(b)).collect();
-//!     let windows = Tensor::from_slice(&bytes).view([8, 33]);
+//!     let bytes = starts.flat_map(|start| &text[start..start + 33]).map(|&b| i64::from(b));
+//!     let windows = Tensor::from_slice(&bytes.collect::<Vec<_>>()).view([8, 33]);
 //!     let targets = windows.narrow(1, 1, 32).reshape(-1);
 //!     let loss = model.loss(&windows.narrow(1, 0, 32), &targets, Reduction::Mean)?;
 //!     let gradient = parameters.gradient(&loss)?;

@@ -165,9 +165,9 @@ impl Model {
         self.scores(&self.blocks(tokens, position, pass)?)
     }
 
-    /// Scores of the token after the last of `tokens` (B, S), (B, V), float32, where `cache` holds what came
-    /// before them, and holds them too afterwards. Not for training: nothing is remembered for a
-    /// gradient.
+    /// Scores of the token after the last of `tokens` (B, S), (B, V), float32, where `cache` holds
+    /// what came before them, and holds them too afterwards. Not for training: nothing is remembered
+    /// for a gradient.
     ///
     /// # Errors
     /// As [`loss`](Self::loss), or the cache or the architecture's S is too short. The cache is of

@@ -26,8 +26,8 @@ use tch::{Device, Kind, Tensor, no_grad};
 const CLIP_EPSILON: f64 = 1e-6;
 
 /// Values that a rule moves at once on the processor. A rule is a dozen passes over its values, so
-/// it goes piece by piece, each of which stays in the cache: 3 times as fast as whole for 10 million
-/// values, and its intermediate results are small.
+/// it goes piece by piece, each of which stays in the cache: 3 times as fast as whole for ten
+/// million values, and its intermediate results are small.
 const PIECE_VALUES: i64 = 1 << 18;
 
 /// The rules with their moments.

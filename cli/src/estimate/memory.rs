@@ -1,5 +1,5 @@
-//! The peak of memory of Brine's own trainer, from what it allocates. Compared with measured peaks by
-//! `cargo bench -p brine-benches --bench memory`; on a GPU it was not measured.
+//! The peak of memory of Brine's own trainer, from what it allocates. Compared with measured peaks
+//! by `cargo bench -p brine-benches --bench memory`; on a GPU it was not measured.
 
 use proto::{GrpoSpec, Mlp, ModelSpec, Norm, Optimizer, Positions, Precision, Rest, TrainSpec};
 

@@ -46,8 +46,8 @@ fn linearize(x: &[f32], rest: &mut [f32], slope: &mut [f32]) -> tch::Result<()> 
 
 #[expect(unsafe_code, reason = "libtorch's memory as a slice")]
 fn values(tensor: &Tensor) -> &[f32] {
-    // SAFETY: the caller has a contiguous tensor of float32 with some values on the processor, which
-    // it keeps, and nobody writes to it meanwhile: one thread trains.
+    // SAFETY: the caller has a contiguous tensor of float32 with some values on the processor,
+    // which it keeps, and nobody writes to it meanwhile: one thread trains.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), tensor.numel()) }
 }
 
