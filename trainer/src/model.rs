@@ -166,8 +166,8 @@ impl Model {
     }
 
     /// Scores of the token after the last of `tokens` (B, S), (B, V), float32, where `cache` holds
-    /// what came before them, and holds them too afterwards. Not for training: nothing is remembered
-    /// for a gradient.
+    /// what came before them, and holds them too afterwards. Not for training: nothing is
+    /// remembered for a gradient.
     ///
     /// # Errors
     /// As [`loss`](Self::loss), or the cache or the architecture's S is too short. The cache is of
