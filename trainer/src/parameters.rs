@@ -277,7 +277,7 @@ impl Parameters {
     ///
     /// # Errors
     /// libtorch refuses.
-    pub(crate) fn changed(&self) -> tch::Result<()> {
+    pub fn changed(&self) -> tch::Result<()> {
         let Some(rounded) = &self.rounded else { return Ok(()) };
         no_grad(|| rounded.shallow_clone().f_copy_(&self.flat))
     }
