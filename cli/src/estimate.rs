@@ -2,7 +2,7 @@
 
 mod memory;
 
-use proto::{Runner, TrialSpec};
+use proto::{Budget, Runner, TrialSpec};
 use serde::Serialize;
 
 /// FLOP/s that one CPU slot reaches in training small models in float32: models 16 to 128 wide
@@ -53,11 +53,14 @@ pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estim
             Estimate {
                 parameters: Some(train.model.parameters()),
                 tokens: Some(train.tokens()),
-                steps: Some(train.steps),
+                steps: Some(train.steps_max()),
                 flops: Some(flops),
                 memory_bytes: Some(memory::of_training(train, gpus)),
                 flops_per_second: rate,
-                seconds: Some(flops / rate),
+                seconds: Some(match train.budget {
+                    Some(Budget::WallMs(limit)) => (flops / rate).min(limit as f64 / 1e3),
+                    Some(Budget::Flops(_)) | None => flops / rate,
+                }),
             }
         }
         Runner::Grpo(grpo) => Estimate {
@@ -165,6 +168,22 @@ pub(crate) mod tests {
         // f = 2 (4*32*128 + 8*32^2 + 4*64*32 + 3*64*2) + 2*32*256
         assert_eq!(estimate.flops, Some(3.0 * 82_688.0 * 5_120.0));
         assert_eq!(estimate.seconds, Some(3.0 * 82_688.0 * 5_120.0 / 1e6));
+    }
+
+    #[test]
+    fn a_budget_cuts_the_cost() {
+        let cut = |budget| {
+            let mut spec = training(10);
+            let Runner::Train(train) = &mut spec.runner else { panic!("not a training") };
+            train.budget = Some(budget);
+            let estimate = estimate(&spec, Some(1e6));
+            (estimate.steps, estimate.tokens, estimate.seconds)
+        };
+        let step = 3.0 * 82_688.0 * 512.0;
+        let tokens = |steps: u64| Some(8 * 64 * steps);
+        assert_eq!(cut(Budget::WallMs(2_500)), (Some(10), tokens(10), Some(2.5)));
+        assert_eq!(cut(Budget::WallMs(u64::MAX)), (Some(10), tokens(10), Some(10.0 * step / 1e6)));
+        assert_eq!(cut(Budget::Flops(3.5 * step)), (Some(3), tokens(3), Some(3.0 * step / 1e6)));
     }
 
     #[test]

@@ -81,9 +81,9 @@ impl TrainSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Budget {
-    /// Time in ms inside of updates, over all attempts; no update begins after it. Measuring the
-    /// held-out loss and writing checkpoints do not count. How many steps that is depends on the
-    /// machine.
+    /// Time in ms inside of the updates that led here; no update begins after it. Updates that
+    /// were lost with an attempt, measuring the held-out loss and writing checkpoints do not count.
+    /// How many steps that is depends on the machine.
     WallMs(u64),
     /// Counted training operations, see [`ModelSpec::training_flops`]; at least those of one step.
     Flops(f64),
@@ -97,8 +97,9 @@ pub enum Precision {
     /// 32 bits throughout.
     #[default]
     Float32,
-    /// Forward and backward pass in bfloat16 on a rounded copy of the weights; losses, sums of
-    /// gradients and updates in float32.
+    /// Forward and backward pass in bfloat16 on a rounded copy of the weights; losses, sums over
+    /// the parts of a batch and updates in float32. Inside of a pass sums are as libtorch has them
+    /// for bfloat16: on the processor an embedding's gradient is summed in it.
     Bf16,
 }
 

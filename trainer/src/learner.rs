@@ -183,8 +183,11 @@ impl<'a> Learner<'a> {
         let rows = match self.spec.validation.scoring {
             // As many as a pass of the training has, for which there is memory.
             Scoring::Parallel => self.rows(u64::from(self.spec.batch)),
-            // A column is little, and one more row costs almost nothing.
-            Scoring::TokenByToken => u64::from(self.spec.batch),
+            // One more row costs almost nothing, and the keys and values of four are less than what
+            // a pass of the training leaves of one.
+            Scoring::TokenByToken => {
+                (4 * self.rows(u64::from(self.spec.batch))).min(u64::from(self.spec.batch))
+            }
         };
         let (mut sum, mut scored) = (0.0, 0);
         for first in (0..windows).step_by(rows as usize) {

@@ -72,7 +72,7 @@ impl Log {
                 .is_none_or(|reported| now().duration_since(reported.at) >= REPORT_EVERY);
         let mut broken = None;
         if report || self.pending.len() >= self.pending_max {
-            broken = self.settle(state, observer)?;
+            broken = self.read(state, observer)?;
         }
         let at = now();
         state.seconds += at.duration_since(begun).as_secs_f64();
@@ -94,13 +94,23 @@ impl Log {
         Ok(None)
     }
 
-    /// Reads every loss that is still on the device. Returns the step of the first that is not
-    /// finite, after reporting it.
+    /// Reads every loss that is still on the device, whose waiting counts as time of the updates.
+    /// Returns the step of the first that is not finite, after reporting it.
     pub(crate) fn settle(
         &mut self,
         state: &mut State,
         observer: &mut dyn Observer,
     ) -> tch::Result<Option<u64>> {
+        if self.pending.is_empty() {
+            return Ok(None);
+        }
+        let begun = now();
+        let broken = self.read(state, observer);
+        state.seconds += now().duration_since(begun).as_secs_f64();
+        broken
+    }
+
+    fn read(&mut self, state: &mut State, observer: &mut dyn Observer) -> tch::Result<Option<u64>> {
         for update in self.pending.drain(..) {
             let loss = update.loss.f_double_value(&[])?;
             if !loss.is_finite() {

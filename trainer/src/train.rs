@@ -12,7 +12,7 @@ use crate::optimizer::moment_places;
 use crate::parameters::Layout;
 use crate::schedule::rate_share;
 use crate::writer::Writer;
-use proto::{AgentId, Attempt, BlobId, Budget, Checkpoint, TokenFormat, TrainSpec};
+use proto::{AgentId, Attempt, BlobId, Budget, Checkpoint, Scoring, TokenFormat, TrainSpec};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 use std::path::Path;
@@ -66,13 +66,14 @@ pub trait Observer {
 pub enum End {
     /// All steps are done.
     Completed {
-        /// Final values. The same for every undisturbed or resumed training of the same
-        /// specification, seed and number of threads: `validation_loss` (nats per token),
-        /// `validation_loss_ema` (of the running mean of the weights, where the trial keeps one),
-        /// `validation_bits_per_byte` (text of bytes only), `train_loss` (mean over the last
-        /// 100 updates), `training_flops`, `steps`, `tokens`, `parameters`. Measured times:
-        /// `tokens_per_second`, `training_seconds`, `step_seconds`, and `seconds_to_target`, the
-        /// time in updates before the held-out loss was first measured at its target.
+        /// Final values. Unless a budget of time ended it, the same for every undisturbed or
+        /// resumed training of the same specification, seed and number of threads:
+        /// `validation_loss` (nats per token), `validation_loss_ema` (of the running mean of the
+        /// weights, where the trial keeps one), `validation_bits_per_byte` (text of bytes only),
+        /// `train_loss` (mean over the last 100 updates), `training_flops`, `steps`, `tokens`,
+        /// `parameters`. Measured times: `tokens_per_second`, `training_seconds`, `step_seconds`,
+        /// and `seconds_to_target`, the time in updates before the held-out loss was first measured
+        /// at its target.
         metrics: BTreeMap<String, f64>,
         /// The trained model.
         checkpoint: Option<Checkpoint>,
@@ -168,6 +169,11 @@ fn steps(
             let broken = log.settle(&mut state, observer);
             if let Some(step) = broken.map_err(|source| reading(spec, source))? {
                 return Ok(diverged("loss", step));
+            }
+            if last && spec.validation.scoring == Scoring::TokenByToken {
+                // It takes so long that losing the training to it would be a pity.
+                writer.finish(observer)?;
+                writer.write(learner.snapshot(&state)?);
             }
             let loss = learner.validation_loss(text, step)?;
             report_validation(spec, &mut state, loss, observer);
@@ -275,7 +281,7 @@ fn is_spent(spec: &TrainSpec, state: &State) -> bool {
 }
 
 fn report_validation(spec: &TrainSpec, state: &mut State, loss: f64, observer: &mut dyn Observer) {
-    let (step, steps) = (state.step, spec.steps);
+    let (step, steps) = (state.step, spec.steps_max());
     observer.metric(step, "validation_loss", loss);
     if let Some(bits) = bits_per_byte(spec, loss) {
         observer.metric(step, "validation_bits_per_byte", bits);

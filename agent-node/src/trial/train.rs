@@ -63,7 +63,8 @@ pub(crate) fn run(
     }
 }
 
-/// The most main memory that a process had, in bytes, by its `/proc/self/status`.
+/// The most main memory that a process had, in bytes, by its `/proc/self/status`. The part of a
+/// text that is mapped and in memory counts.
 fn peak_memory_bytes(status: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

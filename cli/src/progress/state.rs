@@ -364,8 +364,8 @@ impl Trial {
     fn new(number: usize, spec: &TrialSpec) -> Self {
         let (steps, tokens_per_step, work) = match &spec.runner {
             Runner::Train(train) => (
-                Some(train.steps),
-                Some(u64::from(train.batch) * u64::from(train.model.sequence)),
+                Some(train.steps_max()),
+                Some(train.tokens_per_step()),
                 train.model.training_flops(train.tokens()),
             ),
             Runner::Grpo(grpo) => (Some(grpo.steps()), None, grpo.flops()),

@@ -22,7 +22,7 @@ const METRICS: [(&str, &str, &str); 9] = [
     ("training_seconds", "time", "s"),
     (TO_TARGET, "time to the target", "s"),
     ("tokens_per_second", "rate", "tokens/s"),
-    ("peak_memory_bytes", "peak memory", "bytes"),
+    ("peak_memory_bytes", "peak of main memory", "bytes"),
 ];
 
 /// The trainings with one learning rate.

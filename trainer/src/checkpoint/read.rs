@@ -4,10 +4,9 @@ use super::{
     CheckpointError, Contents, Damage, FORMAT, MODEL, OPTIMIZER, STATE, Second, Snapshot, State,
 };
 use crate::parameters::{Entry, VALUE_BYTES};
-use memmap2::Mmap;
 use proto::{BlobId, Checkpoint};
 use safetensors::tensor::{Dtype, SafeTensors};
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 /// Reads `checkpoint`, which holds `contents`, after its lengths and hashes were found right.
@@ -55,7 +54,7 @@ pub fn load(checkpoint: &Checkpoint, contents: &Contents<'_>) -> Result<Snapshot
     })
 }
 
-fn verified(checkpoint: &Checkpoint, file: &'static str) -> Result<Mmap, CheckpointError> {
+fn verified(checkpoint: &Checkpoint, file: &'static str) -> Result<Vec<u8>, CheckpointError> {
     let damaged = |damage| CheckpointError::Damaged { file, damage };
     let record = checkpoint.files.iter().find(|record| record.name == file);
     let record = record.ok_or_else(|| damaged(Damage::NotRecorded))?;
@@ -66,11 +65,8 @@ fn verified(checkpoint: &Checkpoint, file: &'static str) -> Result<Mmap, Checkpo
         let recorded = record.bytes;
         return Err(damaged(Damage::Length { found, recorded }));
     }
-    let file = File::open(&path).map_err(unreadable)?;
-    // SAFETY: a checkpoint's file is never written again; a folder that is removed meanwhile keeps
-    // its files until they are closed.
-    #[expect(unsafe_code, reason = "a memory map has no safe constructor")]
-    let content = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
+    // Not mapped: a disk that can not read a page would kill the process instead of saying so.
+    let content = fs::read(&path).map_err(unreadable)?;
     if BlobId::from_hash(blake3::hash(&content)) != record.hash {
         return Err(damaged(Damage::Hash));
     }

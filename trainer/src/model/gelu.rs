@@ -11,8 +11,7 @@ const VALUES_PER_THREAD: usize = 1 << 17;
 /// Value and derivative come from one pass. The result is `rest + x slope` with both as constants,
 /// so the gradient with respect to `x` is the slope, and the backward pass one multiplication.
 pub(super) fn gelu(x: &Tensor) -> tch::Result<Tensor> {
-    let ours = x.device() == Device::Cpu && x.kind() == Kind::Float && x.is_contiguous();
-    if !ours || x.numel() == 0 {
+    if !is_slice(x) {
         return x.f_gelu("tanh");
     }
     let (mut rest, mut slope) =
@@ -44,16 +43,23 @@ fn linearize(x: &[f32], rest: &mut [f32], slope: &mut [f32]) -> tch::Result<()> 
     all.map_err(|error| TchError::Torch(error.to_string()))
 }
 
+/// Whether the values of `tensor` are a slice in this process's memory.
+fn is_slice(tensor: &Tensor) -> bool {
+    let readable = tensor.device() == Device::Cpu && tensor.kind() == Kind::Float;
+    readable && tensor.is_contiguous() && tensor.numel() > 0
+}
+
 #[expect(unsafe_code, reason = "libtorch's memory as a slice")]
 fn values(tensor: &Tensor) -> &[f32] {
-    // SAFETY: the caller has a contiguous tensor of float32 with some values on the processor,
-    // which it keeps, and nobody writes to it meanwhile: one thread trains.
+    assert!(is_slice(tensor), "the caller asked first");
+    // SAFETY: checked above; nobody writes to it meanwhile: one thread trains.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), tensor.numel()) }
 }
 
 #[expect(unsafe_code, reason = "libtorch's memory as a slice")]
 fn values_mut(tensor: &mut Tensor) -> &mut [f32] {
-    // SAFETY: as above, and the tensor is new, so nobody else has its memory.
+    assert!(is_slice(tensor), "the caller asked first");
+    // SAFETY: checked above; the tensor is new, so nobody else has its memory.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) }
 }
 
