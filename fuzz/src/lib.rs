@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tch::Device;
 use tempfile::TempDir;
-use trainer::data::{Encoding, Text};
+use trainer::data::{Encoding, NOT_SCORED, Text};
 use trainer::hf;
 use trainer::model::{Architecture, Model, Sizes};
 use trainer::parameters::{Layout, Parameters};
@@ -17,8 +17,6 @@ use trainer::parameters::{Layout, Parameters};
 const SEQUENCE: u32 = 4;
 /// Distinct tokens; a byte and the end of a document.
 const VOCABULARY: u32 = 257;
-/// Target of a token that is not scored.
-const NOT_SCORED: i64 = -100;
 
 /// A folder of this process, which the next start of the machine empties.
 fn folder() -> &'static Path {

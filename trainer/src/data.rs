@@ -32,7 +32,7 @@ use std::fs::File;
 use std::path::Path;
 
 /// Target of a token that is not scored; libtorch's mark for it.
-pub(crate) const NOT_SCORED: i64 = -100;
+pub const NOT_SCORED: i64 = -100;
 
 /// A text, opened for one training.
 #[derive(Debug)]

@@ -115,8 +115,7 @@ impl RawBudget {
             }
             Self::Flops(flops) => {
                 let at = at.key("flops");
-                let tokens = u64::from(spec.batch) * u64::from(spec.model.sequence);
-                if positive(flops, &at)? < spec.model.training_flops(tokens) {
+                if positive(flops, &at)? < spec.step_flops() {
                     let message = format!("is less than one step, found {flops:.3e}");
                     return Err(RecipeError::new(&at, message).hint(
                         "a step of this model and batch counts ".to_owned() + &step_flops(spec),
@@ -129,6 +128,5 @@ impl RawBudget {
 }
 
 fn step_flops(spec: &TrainStudySpec) -> String {
-    let tokens = u64::from(spec.batch) * u64::from(spec.model.sequence);
-    format!("{:.3e} FLOPs", spec.model.training_flops(tokens))
+    format!("{:.3e} FLOPs", spec.step_flops())
 }

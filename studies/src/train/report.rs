@@ -95,7 +95,7 @@ fn loss(view: &TrialView<'_>) -> Option<f64> {
 }
 
 fn lead(spec: &TrainStudySpec, best: Option<&Group>) -> String {
-    let tokens = u64::from(spec.batch) * u64::from(spec.model.sequence) * spec.steps();
+    let tokens = spec.tokens_per_step() * spec.steps();
     let budget = match spec.budget {
         None => String::new(),
         Some(Budget::WallMs(limit)) => {

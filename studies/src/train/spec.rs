@@ -50,11 +50,18 @@ impl TrainStudySpec {
     pub fn steps(&self) -> u64 {
         match self.length {
             Length::Steps(steps) => steps,
-            Length::Flops(flops) => {
-                let tokens = u64::from(self.batch) * u64::from(self.model.sequence);
-                (flops / self.model.training_flops(tokens)).round() as u64
-            }
+            Length::Flops(flops) => (flops / self.step_flops()).round() as u64,
         }
+    }
+
+    /// Tokens of one step.
+    pub(super) fn tokens_per_step(&self) -> u64 {
+        u64::from(self.batch) * u64::from(self.model.sequence)
+    }
+
+    /// Counted training operations of one step.
+    pub(super) fn step_flops(&self) -> f64 {
+        self.model.training_flops(self.tokens_per_step())
     }
 
     /// The files that the client has to read.
