@@ -4,13 +4,11 @@
 //!     cargo build --release && cargo bench -p brine-benches --bench memory [-- ROW ...]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench")]
 
+use brine_benches::{LIBRARY_PATH, program};
 use serde_json::Value;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-
-/// Cargo sets it for a bench; a user's programs find libtorch without it.
-const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 /// 25 million parameters, few activations.
 const LARGE: &str = "sequence: 64, width: 512, layers: 8, heads: 8";
@@ -92,12 +90,6 @@ fn brine(arguments: &[&str], recipe: &Path, folder: &Path) -> Value {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "brine {arguments:?}: {said}");
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// The programs that `cargo build --release` puts beside this bench.
-fn program(name: &str) -> PathBuf {
-    let bench = std::env::current_exe().unwrap();
-    bench.parent().and_then(Path::parent).unwrap().join(name)
 }
 
 /// The first member of that name, however deep.

@@ -14,7 +14,8 @@ mod cluster;
 mod crowd;
 mod plane;
 
-use plane::{LIBRARY_PATH, Plane, Watch, cpu_seconds, resident_mib, submit};
+use brine_benches::{LIBRARY_PATH, median};
+use plane::{Plane, Watch, cpu_seconds, resident_mib, submit};
 use proto::Event;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -38,11 +39,6 @@ fn programs(name: &str, count: u64) -> String {
          study:\n    sweep:\n      command: {{arguments: [/bin/true]}}\n      \
          parameters: {{n: {{range: [0, {count}]}}}}\n      search: grid\n      metric: null\n"
     )
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn main() {
@@ -132,8 +128,8 @@ async fn noop_flood() {
     }
     println!(
         "flood of {NOOPS} in-agent noops: {:.0} trials/s, {:.1} us of the coordinator's CPU each",
-        median(&mut rates),
-        median(&mut cpus)
+        median(&rates),
+        median(&cpus)
     );
 }
 
@@ -146,7 +142,7 @@ async fn program_flood() {
         theirs.push(begun.elapsed().as_secs_f64());
         ours.push(flood(&programs("programs", PROGRAMS), PROGRAMS).await.0);
     }
-    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+    let (ours, theirs) = (median(&ours), median(&theirs));
     println!(
         "flood of {PROGRAMS} /bin/true, 2 CPU slots: {ours:.2} s, xargs {theirs:.2} s, ratio {:.2}",
         ours / theirs
@@ -174,8 +170,8 @@ async fn million() {
     println!(
         "{MILLION} trials: plan and submit {:.1} ms, coordinator's memory {:.0} MiB, kill -9 to \
          serving again {:.0} ms",
-        median(&mut submits),
-        median(&mut memory),
-        median(&mut recoveries)
+        median(&submits),
+        median(&memory),
+        median(&recoveries)
     );
 }

@@ -1,11 +1,12 @@
 //! A control plane of real processes: a coordinator, agents, and clients over gRPC.
 
+use brine_benches::{LIBRARY_PATH, program};
 use proto::wire::coordinator_client::CoordinatorClient;
 use proto::wire::watch_reply::Message;
 use proto::wire::{MESSAGE_BYTES_MAX, SubmitRequest, WatchReply, WatchRequest};
 use proto::{Inputs, Record};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -16,10 +17,6 @@ use tonic::{Request, Status, Streaming};
 
 /// Nothing here takes longer unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Cargo sets it for a bench. Every program would search its folders at its start, `xargs`'s and
-/// ours, and hide what each of the two costs.
-pub(crate) const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 pub(crate) type Client = CoordinatorClient<InterceptedService<Channel, Bearer>>;
 
@@ -40,12 +37,6 @@ pub(crate) struct Plane {
     port: u16,
     coordinator: Option<Child>,
     agents: Vec<Child>,
-}
-
-/// The programs that `cargo build --release` puts beside this bench.
-pub(crate) fn program(name: &str) -> PathBuf {
-    let bench = std::env::current_exe().unwrap();
-    bench.parent().and_then(Path::parent).unwrap().join(name)
 }
 
 fn free_port() -> u16 {

@@ -1,14 +1,8 @@
 //! Rates of both sides, taken in turn.
 
 use crate::RUNS;
+use brine_benches::median;
 use std::fmt::Write;
-
-/// The middle of several numbers.
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
 
 /// "median (least to greatest)".
 pub(crate) fn spread(values: &[f64], digits: usize) -> String {

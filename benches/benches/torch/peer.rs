@@ -1,5 +1,6 @@
 //! A Python process that answers a line with a line.
 
+use brine_benches::LIBRARY_PATH;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -19,7 +20,7 @@ impl Peer {
         let mut process = Command::new(python)
             .arg(script)
             // Cargo's, which would give it our libtorch.
-            .env_remove("LD_LIBRARY_PATH")
+            .env_remove(LIBRARY_PATH)
             // Nothing is looked up on a hub, whatever the packages would like to.
             .env("HF_HUB_OFFLINE", "1")
             .stdin(Stdio::piped())

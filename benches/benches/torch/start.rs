@@ -1,10 +1,11 @@
 //! From the start of a trial's process to its first step.
 
-use crate::figures::{median, spread};
+use crate::figures::spread;
 use crate::peer::Peer;
 use crate::training::{Training, large, narrow};
 use crate::trial;
 use agent_keeper::order::{Metric, TrialRecord};
+use brine_benches::median;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,11 +1,12 @@
 //! Tokens per second of training steps. Ours are those of a trial's process, between two reports of
 //! a loss: with the reading of data and the reports, without validation and checkpoints.
 
-use crate::figures::{in_turn, median};
+use crate::figures::in_turn;
 use crate::peer::Peer;
 use crate::trial;
 use agent_core::TrialEnd;
 use agent_keeper::order::{Metric, TrialRecord};
+use brine_benches::median;
 use proto::train::NUMERICS_VERSION;
 use proto::{
     AdamW, BlobId, BlobRef, DataSpec, Mlp, ModelSpec, Norm, Optimizer, Outcome, Packing, Positions,
@@ -80,7 +81,7 @@ impl Training {
 
     /// Tokens of so many steps.
     fn tokens(&self, steps: u64) -> f64 {
-        (steps * u64::from(self.spec.batch * self.spec.model.sequence)) as f64
+        (steps * self.spec.tokens_per_step()) as f64
     }
 
     fn ours(&self) -> Found {

@@ -4,6 +4,7 @@
 use agent_core::Moment;
 use agent_keeper::environment;
 use agent_keeper::order::{Folders, Order, TrialRecord};
+use brine_benches::{LIBRARY_PATH, program};
 use proto::{
     AgentId, Attempt, AttemptKey, Devices, Placement, Resources, Retries, Runner, TrainSpec,
     TrialSpec,
@@ -13,18 +14,12 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Longer than any of these trainings: none writes a checkpoint before its end.
 const CHECKPOINT_EVERY_MS: u64 = 3_600_000;
-
-/// The program that `cargo build --release` puts beside this bench.
-fn program() -> PathBuf {
-    let bench = std::env::current_exe().unwrap();
-    bench.parent().and_then(Path::parent).unwrap().join("brine-agent")
-}
 
 /// Runs a training of `spec` on the file `text` on so many CPUs. `hear` gets every record with the
 /// seconds since the start of the process, and says whether to go on. If not, it is killed.
@@ -39,11 +34,11 @@ pub(crate) fn run(
     let mut line = serde_json::to_vec(&order).unwrap();
     line.push(b'\n');
     let begun = Instant::now();
-    let mut process = Command::new(program())
+    let mut process = Command::new(program("brine-agent"))
         .arg("run-trial")
         .envs(environment::variables(&order))
         // Cargo's; an agent has none.
-        .env_remove("LD_LIBRARY_PATH")
+        .env_remove(LIBRARY_PATH)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .process_group(0)
