@@ -22,6 +22,14 @@ pub enum KernelError {
         /// Values wanted.
         wanted: usize,
     },
+    /// A target is no token of the vocabulary.
+    #[error("target {target} is not in a vocabulary of {vocabulary} tokens")]
+    Target {
+        /// The target.
+        target: i64,
+        /// Number of tokens.
+        vocabulary: usize,
+    },
     /// The driver refused.
     #[error("the CUDA driver refused")]
     Driver(#[from] DriverError),

@@ -1,0 +1,18 @@
+//! Operations of the model that are ours: several of libtorch's in one pass over memory, with a
+//! backward pass that needs little of the forward pass. On the processor, in float32; elsewhere
+//! they are made of libtorch's.
+//!
+//! Where the values of one operation are shared out between threads, they go in pieces of a fixed
+//! size, so that no number depends on how many threads there are.
+
+mod function;
+mod gelu;
+mod heads;
+mod host;
+mod norm;
+mod output;
+
+pub(crate) use gelu::gelu;
+pub(crate) use heads::{Heads, split_heads};
+pub(crate) use norm::{NormWeights, norm};
+pub(crate) use output::{cross_entropy, output_loss, output_scores};
