@@ -1,7 +1,10 @@
 //! Why a kernel can not be used.
 
 use crate::compile::CompileError;
+use crate::memory::Kind;
 use cudarc::driver::DriverError;
+use std::io;
+use std::path::PathBuf;
 
 /// Why a kernel can not be made or started.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,45 @@ pub enum KernelError {
         found: usize,
         /// Values wanted.
         wanted: usize,
+    },
+    /// A tensor holds something else.
+    #[error("{name} holds {found:?} instead of {wanted:?}")]
+    Kind {
+        /// Which tensor.
+        name: &'static str,
+        /// What it holds.
+        found: Kind,
+        /// What it must hold.
+        wanted: Kind,
+    },
+    /// Larger than the kernel can do.
+    #[error("{name} is {found}, more than the {most} that this kernel can do")]
+    Limit {
+        /// Which size.
+        name: &'static str,
+        /// Its value.
+        found: usize,
+        /// The largest that works.
+        most: usize,
+    },
+    /// Sizes that do not fit each other, or no sizes at all.
+    #[error("{name} is {found}, it must be {wanted}")]
+    Size {
+        /// Which size.
+        name: &'static str,
+        /// Its value.
+        found: usize,
+        /// What is allowed.
+        wanted: &'static str,
+    },
+    /// The folder for compiled kernels can not be written.
+    #[error("cannot keep a compiled kernel at {}; choose another folder, or none", path.display())]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        error: io::Error,
     },
     /// The driver refused.
     #[error("the CUDA driver refused")]

@@ -2,19 +2,51 @@
 //! processor, or the reference that says what is right on a GPU), `<operation>.cu` and `cuda.rs`
 //! (its launcher).
 //!
+//! * [`activation`]: GELU, squared ReLU and SwiGLU; for GPUs.
 //! * [`adamw`]: the fused update of AdamW.
 //! * [`gelu`]: GELU with its derivative; for the processor.
-//! * [`compile`](mod@compile): CUDA C to machine code by NVRTC, with or without a GPU.
+//! * [`logits`]: cross-entropy over a piece of the logits, which become their gradient.
+//! * [`norm`]: RMSNorm and LayerNorm with the residual addition.
+//! * [`memory`]: tensors of other libraries, as addresses.
+//! * [`launch`]: the call of a kernel as data, and what can carry it out.
+//! * [`Gpu`]: a GPU with the kernels that were used on it, and their cache on disk.
+//! * [`compile`](mod@compile): CUDA C to machine code by NVRTC, with or without a GPU;
+//!   [`resources`]: what a kernel then needs.
 //! * [`driver`]: whether there is a GPU, and its context.
 //!
 //! Builds without CUDA. The driver and NVRTC are opened at run time; everything here asks first
 //! whether they are there, because cudarc panics when they are not.
 
+pub mod activation;
 pub mod adamw;
+mod cache;
+mod columns;
 pub mod compile;
 pub mod driver;
 mod error;
 pub mod gelu;
+mod gpu;
+pub mod launch;
+pub mod logits;
+pub mod memory;
+pub mod norm;
+pub mod resources;
 
 pub use driver::driver_present;
 pub use error::KernelError;
+pub use gpu::{Gpu, Limits};
+use launch::Module;
+
+/// Everything that is compiled for a GPU.
+pub fn modules() -> impl Iterator<Item = &'static Module> {
+    [
+        &activation::MODULES,
+        &adamw::MODULES,
+        &columns::MODULES,
+        &logits::MODULES,
+        &norm::RMS,
+        &norm::LAYER,
+    ]
+    .into_iter()
+    .flatten()
+}
