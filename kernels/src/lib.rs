@@ -7,6 +7,7 @@
 //! * [`gelu`]: GELU with its derivative; for the processor.
 //! * [`logits`]: cross-entropy over a piece of the logits, which become their gradient.
 //! * [`norm`]: RMSNorm and LayerNorm with the residual addition.
+//! * [`rotary`]: rotary positions, with the normalisation of queries and keys.
 //! * [`memory`]: tensors of other libraries, as addresses.
 //! * [`launch`]: the call of a kernel as data, and what can carry it out.
 //! * [`Gpu`]: a GPU with the kernels that were used on it, and their cache on disk.
@@ -31,6 +32,7 @@ pub mod logits;
 pub mod memory;
 pub mod norm;
 pub mod resources;
+pub mod rotary;
 
 pub use driver::driver_present;
 pub use error::KernelError;

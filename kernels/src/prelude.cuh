@@ -82,6 +82,46 @@ static __device__ __forceinline__ void store(
     }
 }
 
+union Floats {
+    uint4 bits[LANES / 4];
+    float values[LANES];
+};
+
+// As `load` and `store`, of as many floats whatever `T` is.
+static __device__ __forceinline__ void load_floats(
+    const float *from, u64 left, bool aligned, float values[LANES])
+{
+    Floats pack;
+    if (aligned && left >= LANES) {
+#pragma unroll
+        for (int part = 0; part < LANES / 4; ++part) { pack.bits[part] = ((const uint4 *)from)[part]; }
+    } else {
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            pack.values[lane] = lane < left ? from[lane] : 0.0f;
+        }
+    }
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) { values[lane] = pack.values[lane]; }
+}
+
+static __device__ __forceinline__ void store_floats(
+    float *to, u64 left, bool aligned, const float values[LANES])
+{
+    Floats pack;
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) { pack.values[lane] = values[lane]; }
+    if (aligned && left >= LANES) {
+#pragma unroll
+        for (int part = 0; part < LANES / 4; ++part) { ((uint4 *)to)[part] = pack.bits[part]; }
+    } else {
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            if (lane < left) { to[lane] = pack.values[lane]; }
+        }
+    }
+}
+
 static __device__ __forceinline__ float warp_sum(float value)
 {
 #pragma unroll

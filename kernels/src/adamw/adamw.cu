@@ -3,49 +3,10 @@
 // operations), and neighbouring threads touch neighbouring packs, so every transaction is full.
 // Parameters and moments are float32 whatever `T`, the gradient's kind, is.
 
-union Floats {
-    uint4 bits[LANES / 4];
-    float values[LANES];
-};
-
 union Copy {
     uint2 bits[LANES / 4];
     bf16 values[LANES];
 };
-
-static __device__ __forceinline__ void load_floats(
-    const float *from, u64 left, bool aligned, float values[LANES])
-{
-    Floats pack;
-    if (aligned && left >= LANES) {
-#pragma unroll
-        for (int part = 0; part < LANES / 4; ++part) { pack.bits[part] = ((const uint4 *)from)[part]; }
-    } else {
-#pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) {
-            pack.values[lane] = lane < left ? from[lane] : 0.0f;
-        }
-    }
-#pragma unroll
-    for (int lane = 0; lane < LANES; ++lane) { values[lane] = pack.values[lane]; }
-}
-
-static __device__ __forceinline__ void store_floats(
-    float *to, u64 left, bool aligned, const float values[LANES])
-{
-    Floats pack;
-#pragma unroll
-    for (int lane = 0; lane < LANES; ++lane) { pack.values[lane] = values[lane]; }
-    if (aligned && left >= LANES) {
-#pragma unroll
-        for (int part = 0; part < LANES / 4; ++part) { ((uint4 *)to)[part] = pack.bits[part]; }
-    } else {
-#pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) {
-            if (lane < left) { to[lane] = pack.values[lane]; }
-        }
-    }
-}
 
 // From a to b, as libtorch does: from the nearer end, so that a weight of one gives b itself.
 static __device__ __forceinline__ float lerp(float a, float b, float weight)

@@ -14,3 +14,4 @@ mod gpu;
 mod lab;
 mod logits;
 mod norm;
+mod rotary;
