@@ -55,6 +55,16 @@ pub enum KernelError {
         /// What is allowed.
         wanted: &'static str,
     },
+    /// A number of a sampler that means nothing.
+    #[error(
+        "{name} is {found}; a temperature is above 0 and a float32, top_k at least 1, top_p in (0, 1]"
+    )]
+    Sampler {
+        /// Which number.
+        name: &'static str,
+        /// Its value.
+        found: f64,
+    },
     /// The folder for compiled kernels can not be written.
     #[error("cannot keep a compiled kernel at {}; choose another folder, or none", path.display())]
     Cache {

@@ -75,6 +75,8 @@ pub enum Argument {
     I64(i64),
     /// `float`.
     F32(f32),
+    /// `double`.
+    F64(f64),
 }
 
 impl Argument {
@@ -85,6 +87,7 @@ impl Argument {
             Self::U32(value) => std::ptr::from_ref(value).cast(),
             Self::I64(value) => std::ptr::from_ref(value).cast(),
             Self::F32(value) => std::ptr::from_ref(value).cast(),
+            Self::F64(value) => std::ptr::from_ref(value).cast(),
         };
         address.cast_mut()
     }
@@ -117,6 +120,12 @@ impl From<i64> for Argument {
 impl From<f32> for Argument {
     fn from(value: f32) -> Self {
         Self::F32(value)
+    }
+}
+
+impl From<f64> for Argument {
+    fn from(value: f64) -> Self {
+        Self::F64(value)
     }
 }
 

@@ -8,6 +8,7 @@
 //! * [`logits`]: cross-entropy over a piece of the logits, which become their gradient.
 //! * [`norm`]: RMSNorm and LayerNorm with the residual addition.
 //! * [`rotary`]: rotary positions, with the normalisation of queries and keys.
+//! * [`sampling`]: the next token of each row of scores.
 //! * [`memory`]: tensors of other libraries, as addresses.
 //! * [`launch`]: the call of a kernel as data, and what can carry it out.
 //! * [`Gpu`]: a GPU with the kernels that were used on it, and their cache on disk.
@@ -33,6 +34,7 @@ pub mod memory;
 pub mod norm;
 pub mod resources;
 pub mod rotary;
+pub mod sampling;
 
 pub use driver::driver_present;
 pub use error::KernelError;
@@ -41,14 +43,15 @@ use launch::Module;
 
 /// Everything that is compiled for a GPU.
 pub fn modules() -> impl Iterator<Item = &'static Module> {
-    [
+    let all: [&'static [Module]; 8] = [
         &activation::MODULES,
         &adamw::MODULES,
         &columns::MODULES,
         &logits::MODULES,
-        &norm::RMS,
         &norm::LAYER,
-    ]
-    .into_iter()
-    .flatten()
+        &norm::RMS,
+        &rotary::MODULES,
+        &sampling::MODULES,
+    ];
+    all.into_iter().flatten()
 }

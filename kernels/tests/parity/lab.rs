@@ -88,6 +88,11 @@ impl<'m, M: Machine> Lab<'m, M> {
         self.bytes(Kind::Int64, values.len(), &bytes)
     }
 
+    pub(crate) fn doubles(&self, values: &[f64]) -> Tensor<'m, M> {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+        self.bytes(Kind::Float64, values.len(), &bytes)
+    }
+
     /// Of the lab's kind, poisoned: what a kernel does not write is not a number.
     pub(crate) fn output(&self, len: usize) -> Tensor<'m, M> {
         self.output_of(self.kind, len)
@@ -140,6 +145,11 @@ impl<M: Machine> Tensor<'_, M> {
             }
             Kind::Float64 | Kind::Int64 => panic!("not a kind of activations"),
         }
+    }
+
+    pub(crate) fn read_integers(&self) -> Vec<i64> {
+        assert_eq!(self.kind, Kind::Int64);
+        each_part(&self.bytes(), i64::from_ne_bytes)
     }
 }
 

@@ -15,3 +15,4 @@ mod lab;
 mod logits;
 mod norm;
 mod rotary;
+mod sampling;

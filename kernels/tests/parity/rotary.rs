@@ -65,42 +65,66 @@ fn case<M: Machine>(lab: &Lab<'_, M>, rows: usize, shape: Shape, positions: usiz
     unsafe { cuda::backward(lab.machine, stream, &backward, shape) }.unwrap();
 
     let epsilon = (norm != Norm::None).then_some(EPSILON);
-    let (mut wanted_y, mut wanted_dx) = (vec![0.0; dy.len()], vec![f32::NAN; x.len()]);
-    let mut wanted_scales = Vec::new();
-    let mut wanted_dw = [vec![0.0; width], vec![0.0; width]];
-    for index in 0..rows * heads {
-        let (row, head) = (index / heads, index % heads);
-        let which = usize::from(head >= queries);
-        let from = row * stride + head * width;
-        let (x, to) = (&x[from..from + width], index * width..(index + 1) * width);
-        let table = &table[row % positions * width..][..width];
-        let scale = cpu::forward(x, &weights[which], table, epsilon, &mut wanted_y[to.clone()]);
-        wanted_scales.push(scale);
-        let scale = epsilon.map(|_| scale);
-        let dx = &mut wanted_dx[from..from + width];
-        cpu::backward(&dy[to], x, &weights[which], table, scale, dx, &mut wanted_dw[which]);
-    }
-    let largest = wanted_scales.iter().copied().fold(1.0, f32::max);
-    close("y", &y.read(), &wanted_y, Tolerance::of(lab.kind, 4.0));
+    let wanted = reference(&x, &dy, &table, &weights, shape, epsilon);
+    let largest = wanted.scales.iter().copied().fold(1.0, f32::max);
+    close("y", &y.read(), &wanted.y, Tolerance::of(lab.kind, 4.0));
     let dx = dx.read();
     // What is not a head is not touched: there the reference has no number either.
-    for (place, (found, wanted)) in dx.iter().zip(&wanted_dx).enumerate() {
+    for (place, (found, wanted)) in dx.iter().zip(&wanted.dx).enumerate() {
         assert_eq!(found.is_nan(), wanted.is_nan(), "dx at {place}");
     }
     let numbers = |values: &[f32]| -> Vec<f32> {
         values.iter().copied().filter(|value| !value.is_nan()).collect()
     };
     let tolerance = Tolerance::of(lab.kind, 4.0 * largest);
-    close("dx", &numbers(&dx), &numbers(&wanted_dx), tolerance);
+    close("dx", &numbers(&dx), &numbers(&wanted.dx), tolerance);
     if norm != Norm::None {
-        close("r", &scales.read(), &wanted_scales, Tolerance::of(Kind::Float32, 1.0));
+        close("r", &scales.read(), &wanted.scales, Tolerance::of(Kind::Float32, 1.0));
     }
     if norm == Norm::Weighted {
-        let size = 2.0 * (wanted_scales.len() as f32).sqrt();
-        for (found, wanted) in gradients.iter().zip(&wanted_dw) {
+        let size = 2.0 * (wanted.scales.len() as f32).sqrt();
+        for (found, wanted) in gradients.iter().zip(&wanted.dw) {
             close("dw", &found.read(), wanted, Tolerance::of(lab.kind, size));
         }
     }
+}
+
+struct Wanted {
+    y: Vec<f32>,
+    /// Not a number beside the heads.
+    dx: Vec<f32>,
+    scales: Vec<f32>,
+    /// Of queries and keys.
+    dw: [Vec<f32>; 2],
+}
+
+fn reference(
+    x: &[f32],
+    dy: &[f32],
+    table: &[f32],
+    weights: &[Vec<f32>; 2],
+    shape: Shape,
+    epsilon: Option<f32>,
+) -> Wanted {
+    let Shape { queries, keys, width, stride } = shape;
+    let (heads, positions) = (queries + keys, table.len() / width);
+    let dw = [vec![0.0; width], vec![0.0; width]];
+    let (y, dx) = (vec![0.0; dy.len()], vec![f32::NAN; x.len()]);
+    let mut wanted = Wanted { y, dx, scales: Vec::new(), dw };
+    for index in 0..dy.len() / width {
+        let (row, head) = (index / heads, index % heads);
+        let which = usize::from(head >= queries);
+        let (from, to) = (row * stride + head * width, index * width..(index + 1) * width);
+        let (from, weight) = (from..from + width, &weights[which]);
+        let table = &table[row % positions * width..][..width];
+        let y = &mut wanted.y[to.clone()];
+        let scale = cpu::forward(&x[from.clone()], weight, table, epsilon, y);
+        wanted.scales.push(scale);
+        let scale = epsilon.map(|_| scale);
+        let (dx, dw) = (&mut wanted.dx[from.clone()], &mut wanted.dw[which]);
+        cpu::backward(&dy[to], &x[from], weight, table, scale, dx, dw);
+    }
+    wanted
 }
 
 fn shape(queries: usize, keys: usize, width: usize, rest: usize) -> Shape {

@@ -122,6 +122,7 @@ fn letter(argument: &Argument) -> char {
         Argument::U64(_) => 'U',
         Argument::I64(_) => 'I',
         Argument::F32(_) => 'f',
+        Argument::F64(_) => 'd',
     }
 }
 
