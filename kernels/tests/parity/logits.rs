@@ -48,7 +48,9 @@ fn cases<M: Machine>(machine: &M) {
     let capped = cuda::Options { cap: Some(3.0), ..plain };
     let forward = cuda::Options { backward: None, ..plain };
     each(machine, |lab| {
-        for (rows, width) in [(1, 1), (1, 2), (4, 7), (5, 64), (23, 101), (2, 5_003), (3, 9_216)] {
+        for (rows, width) in
+            [(1, 1), (1, 2), (4, 7), (5, 64), (23, 101), (11, 700), (2, 5_003), (3, 9_216)]
+        {
             for options in [plain, capped, forward] {
                 case(lab, rows, width, options);
             }

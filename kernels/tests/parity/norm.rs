@@ -125,9 +125,17 @@ fn backward<M: Machine>(
 fn cases<M: Machine>(machine: &M) {
     each(machine, |lab| {
         for centring in [Centring::None, Centring::Mean] {
-            for (rows, width) in
-                [(1, 1), (1, 8), (3, 7), (37, 31), (5, 64), (90, 24), (3, 768), (2, 2_053)]
-            {
+            for (rows, width) in [
+                (1, 1),
+                (1, 8),
+                (3, 7),
+                (37, 31),
+                (5, 64),
+                (90, 24),
+                (37, 300),
+                (3, 768),
+                (2, 2_053),
+            ] {
                 let odd = rows % 2 == 1;
                 case(lab, centring, rows, width, With { residual: odd, weights: true });
                 case(lab, centring, rows, width, With { residual: !odd, weights: rows == 5 });

@@ -113,6 +113,7 @@ fn extremes<M: Machine>(machine: &M) {
     check(Sampler::Greedy, &[-5.0, -4.0, -6.0], 0.0, 1);
     check(random(1.0, Some(2), None), &[7.0; 6], 0.999, 1);
     check(all, &[7.0; 4], 0.74, 2);
+    check(all, &[7.0; 4], 0.5, 2);
     // What can not be is not taken, whatever the number.
     check(all, &[none, 0.0, none, none], 0.0, 1);
     check(all, &[none, 0.0, none, none], 1.0 - 1e-16, 1);

@@ -1,7 +1,8 @@
 // CUDA C as C++, for a processor: stands before a kernel's source. A block runs at a time, each of
 // its threads as a fiber with a stack of its own, so that barriers and shuffles mean what they mean
-// on a GPU. Which fiber goes on is drawn at random, so what lacks a barrier sooner or later reads
-// what is not there yet. Shared memory starts as bytes of 0xff (float: not a number).
+// on a GPU. Which fiber goes on is drawn at random, and one warp at a time runs ahead of the others as
+// far as it can, so what lacks a barrier sooner or later reads what is not there yet, or no more.
+// Shared memory starts as bytes of 0xff (float: not a number).
 //
 // Reported instead of emulated: a thread that ends while others wait for it, threads that wait at
 // different barriers, and lanes that shuffle at different places.
@@ -47,10 +48,13 @@ struct Fiber {
 };
 
 enum { THREADS_MAX = 1024, LANES_IN_WARP = 32, STACK_BYTES = 64 << 10 };
+enum { WARPS_IN_BLOCK_MAX = THREADS_MAX / LANES_IN_WARP };
+// Once in so many times another warp is favoured.
+enum { FAVOUR = 256 };
 
 static Fiber fibers[THREADS_MAX];
-static unsigned ready[THREADS_MAX];
-static unsigned ready_count, threads, ended, at_barrier, current;
+static unsigned ready[WARPS_IN_BLOCK_MAX]; // Lanes of each warp that can go on.
+static unsigned ready_count, favoured, threads, ended, at_barrier, current;
 static char *stacks;
 static jmp_buf scheduler;
 static char fault[256];
@@ -87,7 +91,25 @@ __attribute__((noinline)) static void wait()
 static void wake(unsigned thread)
 {
     fibers[thread].state = READY;
-    ready[ready_count++] = thread;
+    ready[thread / LANES_IN_WARP] |= 1u << thread % LANES_IN_WARP;
+    ++ready_count;
+}
+
+// Takes one of those that can go on, of which there is one.
+static unsigned take_ready()
+{
+    unsigned warps = (threads + LANES_IN_WARP - 1) / LANES_IN_WARP;
+    if (draw(FAVOUR) == 0) { favoured = draw(warps); }
+    unsigned warp = favoured;
+    if (!ready[warp]) {
+        warp = draw(warps);
+        while (!ready[warp]) { warp = (warp + 1) % warps; }
+    }
+    unsigned lane = draw(LANES_IN_WARP);
+    while (!(ready[warp] >> lane & 1)) { lane = (lane + 1) % LANES_IN_WARP; }
+    ready[warp] &= ~(1u << lane);
+    --ready_count;
+    return warp * LANES_IN_WARP + lane;
 }
 
 __attribute__((noinline)) static void barrier(int site)
@@ -192,6 +214,8 @@ static void go_on(unsigned thread)
 __attribute__((noinline)) static void run_block()
 {
     ready_count = ended = at_barrier = 0;
+    memset(ready, 0, sizeof ready);
+    favoured = draw((threads + LANES_IN_WARP - 1) / LANES_IN_WARP);
     for (unsigned thread = 0; thread < threads; ++thread) {
         Fiber &fiber = fibers[thread];
         fiber.started = false;
@@ -209,12 +233,7 @@ __attribute__((noinline)) static void run_block()
                  block_index.x);
         return;
     }
-    if (ready_count) {
-        unsigned place = draw(ready_count);
-        unsigned thread = ready[place];
-        ready[place] = ready[--ready_count];
-        go_on(thread);
-    }
+    if (ready_count) { go_on(take_ready()); }
     if (ended < threads) {
         snprintf(fault, sizeof fault, "block %u: threads wait for each other", block_index.x);
     }
