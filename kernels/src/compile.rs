@@ -18,10 +18,24 @@ pub struct Arch {
 pub struct Cubin(Vec<u8>);
 
 impl Cubin {
+    /// Code that was compiled before.
+    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
     /// The code, an ELF file.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// What the compiler gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiled {
+    /// The machine code.
+    pub cubin: Cubin,
+    /// The compiler's words, with what each kernel needs; see [`resources`](crate::resources).
+    pub log: String,
 }
 
 /// Why a source did not become machine code.
@@ -59,27 +73,32 @@ pub fn compiler_present() -> bool {
     }
 }
 
-/// Compiles `source`, CUDA C whose kernels are `extern "C"`, for `arch`.
+/// Options that every source is compiled with.
+pub(crate) const OPTIONS: [&str; 2] = ["--fmad=false", "--ptxas-options=-v"];
+
+/// Compiles `source`, CUDA C whose kernels are `extern "C"`, for `arch`, with `options` besides those
+/// that every source has.
 ///
 /// Multiplication and addition are not contracted into one rounding, so that a kernel rounds like
 /// its CPU reference.
 ///
 /// # Errors
 /// [`CompileError`]; a mistake in the source comes with the compiler's log.
-pub fn compile(source: &str, arch: Arch) -> Result<Cubin, CompileError> {
+pub fn compile(source: &str, options: &[&str], arch: Arch) -> Result<Compiled, CompileError> {
     if !compiler_present() {
         return Err(CompileError::NoCompiler);
     }
     let source = CString::new(source).map_err(|e| CompileError::ZeroByte(e.nul_position()))?;
     let program = Program(result::create_program(&source, None)?);
-    let options =
-        [format!("--gpu-architecture=sm_{}{}", arch.major, arch.minor), "--fmad=false".to_owned()];
+    let architecture = format!("--gpu-architecture=sm_{}{}", arch.major, arch.minor);
+    let mut all = vec![architecture];
+    all.extend(OPTIONS.iter().chain(options).map(|&option| option.to_owned()));
     // SAFETY: the program was made above and lives until the end of this function, and so does
     // the source that it refers to.
     #[expect(unsafe_code, reason = "NVRTC is a C library")]
-    let compiled = unsafe { result::compile_program(program.0, &options) };
+    let compiled = unsafe { result::compile_program(program.0, &all) };
     match compiled {
-        Ok(()) => program.cubin(),
+        Ok(()) => Ok(Compiled { cubin: program.cubin()?, log: program.log()? }),
         Err(_) => Err(CompileError::Source { arch, log: program.log()? }),
     }
 }
@@ -145,7 +164,7 @@ pub(crate) mod tests {
         if !compiler_or_skip() {
             return;
         }
-        let error = compile("\n\nextern \"C\" __global__ void k() { oops; }", HOPPER);
+        let error = compile("\n\nextern \"C\" __global__ void k() { oops; }", &[], HOPPER);
         let Err(CompileError::Source { log, .. }) = error else {
             panic!("expected a mistake, found {error:?}")
         };
@@ -158,7 +177,7 @@ pub(crate) mod tests {
             return;
         }
         let arch = Arch { major: 1, minor: 0 };
-        let error = compile("extern \"C\" __global__ void k() {}", arch);
+        let error = compile("extern \"C\" __global__ void k() {}", &[], arch);
         assert!(matches!(error, Err(CompileError::Source { .. })), "{error:?}");
     }
 
@@ -167,6 +186,6 @@ pub(crate) mod tests {
         if !compiler_or_skip() {
             return;
         }
-        assert_eq!(compile("a\0b", HOPPER), Err(CompileError::ZeroByte(1)));
+        assert_eq!(compile("a\0b", &[], HOPPER), Err(CompileError::ZeroByte(1)));
     }
 }

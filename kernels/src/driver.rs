@@ -1,7 +1,7 @@
 //! The CUDA driver, which may be absent.
 
 use crate::KernelError;
-use cudarc::driver::CudaContext;
+use cudarc::driver::{CudaContext, sys};
 use std::sync::Arc;
 
 /// Whether the CUDA driver's library can be opened.
@@ -10,7 +10,7 @@ pub fn driver_present() -> bool {
     // its initialisers have no precondition.
     #[expect(unsafe_code, reason = "loading a library runs its initialisers")]
     unsafe {
-        cudarc::driver::sys::is_culib_present()
+        sys::is_culib_present()
     }
 }
 
@@ -23,6 +23,21 @@ pub fn context(index: u32) -> Result<Arc<CudaContext>, KernelError> {
         return Err(KernelError::NoDriver);
     }
     Ok(CudaContext::new(index as usize)?)
+}
+
+/// The newest CUDA that the driver knows, for example 13000.
+///
+/// # Errors
+/// There is no driver.
+pub(crate) fn version() -> Result<i32, KernelError> {
+    if !driver_present() {
+        return Err(KernelError::NoDriver);
+    }
+    let mut version = 0;
+    // SAFETY: the driver is there, and `version` is a place for its answer.
+    #[expect(unsafe_code, reason = "the driver is a C library")]
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+    Ok(version)
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! Why a kernel can not be used.
 
 use crate::compile::CompileError;
+use crate::memory::Kind;
 use cudarc::driver::DriverError;
+use std::io;
+use std::path::PathBuf;
 
 /// Why a kernel can not be made or started.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,55 @@ pub enum KernelError {
         target: i64,
         /// Number of tokens.
         vocabulary: usize,
+    },
+    /// A tensor holds something else.
+    #[error("{name} holds {found:?} instead of {wanted:?}")]
+    Kind {
+        /// Which tensor.
+        name: &'static str,
+        /// What it holds.
+        found: Kind,
+        /// What it must hold.
+        wanted: Kind,
+    },
+    /// Larger than the kernel can do.
+    #[error("{name} is {found}, more than the {most} that this kernel can do")]
+    Limit {
+        /// Which size.
+        name: &'static str,
+        /// Its value.
+        found: usize,
+        /// The largest that works.
+        most: usize,
+    },
+    /// Sizes that do not fit each other, or no sizes at all.
+    #[error("{name} is {found}, it must be {wanted}")]
+    Size {
+        /// Which size.
+        name: &'static str,
+        /// Its value.
+        found: usize,
+        /// What is allowed.
+        wanted: &'static str,
+    },
+    /// A number of a sampler that means nothing.
+    #[error(
+        "{name} is {found}; a temperature is above 0 and a float32, top_k at least 1, top_p in (0, 1]"
+    )]
+    Sampler {
+        /// Which number.
+        name: &'static str,
+        /// Its value.
+        found: f64,
+    },
+    /// The folder for compiled kernels can not be written.
+    #[error("cannot keep a compiled kernel at {}; choose another folder, or none", path.display())]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        error: io::Error,
     },
     /// The driver refused.
     #[error("the CUDA driver refused")]

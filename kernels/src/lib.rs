@@ -1,27 +1,58 @@
-//! Kernels, one folder per operation: `mod.rs` (formula, shapes, constants), `cpu.rs` (for the
-//! processor, or the reference that says what is right on a GPU), `<operation>.cu` and `cuda.rs`
-//! (its launcher).
+//! Kernels, one folder per operation: `mod.rs` (formula, shapes, constants), `<operation>.cu` and
+//! `cuda.rs` (its launcher), `cpu.rs` (the plain reference that says what is right on a GPU), and
+//! `processor.rs` where the processor has a kernel of its own, written for its vectors.
 //!
+//! * [`activation`]: GELU, squared ReLU and SwiGLU; for GPUs.
 //! * [`adamw`]: the fused update of AdamW.
-//! * [`cross_entropy`]: cross-entropy with its gradient in place.
-//! * [`gelu`]: GELU with its derivative; for the processor.
-//! * [`heads`]: rotary positions.
-//! * [`rms_norm`]: RMSNorm and LayerNorm with the residual addition.
-//! * [`compile`](mod@compile): CUDA C to machine code by NVRTC, with or without a GPU.
+//! * [`gelu`]: GELU with its derivative; on the processor.
+//! * [`logits`]: cross-entropy over a piece of the logits, which become their gradient.
+//! * [`norm`]: RMSNorm and LayerNorm with the residual addition.
+//! * [`rotary`]: rotary positions, with the normalisation of queries and keys.
+//! * [`sampling`]: the next token of each row of scores.
+//! * [`memory`]: tensors of other libraries, as addresses.
+//! * [`launch`]: the call of a kernel as data, and what can carry it out.
+//! * [`Gpu`]: a GPU with the kernels that were used on it, and their cache on disk.
+//! * [`compile`](mod@compile): CUDA C to machine code by NVRTC, with or without a GPU;
+//!   [`resources`]: what a kernel then needs.
 //! * [`driver`]: whether there is a GPU, and its context.
 //!
 //! Builds without CUDA. The driver and NVRTC are opened at run time; everything here asks first
 //! whether they are there, because cudarc panics when they are not.
 
+pub mod activation;
 pub mod adamw;
+mod cache;
+mod columns;
 pub mod compile;
-pub mod cross_entropy;
 pub mod driver;
 mod error;
 pub mod gelu;
-pub mod heads;
-pub mod rms_norm;
+mod gpu;
+pub mod launch;
+pub mod logits;
+pub mod memory;
+pub mod norm;
+pub mod resources;
+pub mod rotary;
+pub mod sampling;
 mod simd;
 
 pub use driver::driver_present;
 pub use error::KernelError;
+pub use gpu::{Gpu, Limits};
+use launch::Module;
+
+/// Everything that is compiled for a GPU.
+pub fn modules() -> impl Iterator<Item = &'static Module> {
+    let all: [&'static [Module]; 8] = [
+        &activation::MODULES,
+        &adamw::MODULES,
+        &columns::MODULES,
+        &logits::MODULES,
+        &norm::LAYER,
+        &norm::RMS,
+        &rotary::MODULES,
+        &sampling::MODULES,
+    ];
+    all.into_iter().flatten()
+}

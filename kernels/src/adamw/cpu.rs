@@ -18,12 +18,17 @@ pub fn update(
     let moments = first_moment.iter_mut().zip(second_moment);
     for ((p, &g), (m, v)) in parameters.iter_mut().zip(gradient).zip(moments) {
         let g = constants.gradient_scale * g;
-        *m += constants.one_minus_beta1 * (g - *m);
-        *v += constants.one_minus_beta2 * (g * g - *v);
+        *m = lerp(*m, g, constants.one_minus_beta1);
+        *v = lerp(*v, g * g, constants.one_minus_beta2);
         let root = v.sqrt() * constants.root_scale + constants.epsilon;
         *p = *p * constants.keep - constants.step_size * (*m / root);
     }
     Ok(())
+}
+
+/// From `a` to `b`, as libtorch does: from the nearer end, so that a weight of one gives `b` itself.
+fn lerp(a: f32, b: f32, weight: f32) -> f32 {
+    if weight < 0.5 { a + weight * (b - a) } else { b - (b - a) * (1.0 - weight) }
 }
 
 #[cfg(test)]

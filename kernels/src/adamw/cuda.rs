@@ -1,135 +1,92 @@
-//! The launcher. Compiled and checked against its source in CI; its speed and its results on a GPU
-//! have not been measured yet.
+//! The launcher.
 
-use super::{Constants, SOURCE, check_lengths};
+use super::{Constants, MODULES, check_lengths};
 use crate::KernelError;
-use crate::compile::{Arch, compile};
-use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKernelArg,
-};
-use cudarc::nvrtc::Ptx;
-use std::sync::Arc;
+use crate::launch::{Argument, Call, Launch, Stream, blocks_for, variant};
+use crate::memory::{DeviceValues, Kind, aligned, checked_option};
 
-/// Name of the kernel in its source.
-pub(crate) const FUNCTION: &str = "adamw_update";
+/// Threads of a block; enough blocks fit into a multiprocessor to fill it.
+const THREADS: u32 = 256;
 
-/// Threads per block. Eight warps hide the latency of memory; the kernel shares nothing between
-/// threads, so nothing asks for more.
-const BLOCK: u32 = 256;
-
-/// The kernel, compiled for one GPU.
-#[derive(Debug)]
-pub struct Kernel {
-    function: CudaFunction,
+/// The tensors of one update.
+#[derive(Debug, Clone, Copy)]
+pub struct Tensors {
+    /// p (N), float32; changed.
+    pub parameters: DeviceValues,
+    /// g (N), float32 or bfloat16.
+    pub gradient: DeviceValues,
+    /// m (N), float32; changed.
+    pub first_moment: DeviceValues,
+    /// v (N), float32; changed.
+    pub second_moment: DeviceValues,
+    /// (N), bfloat16; receives the new parameters, rounded.
+    pub copy: Option<DeviceValues>,
+    /// (1), float32; the gradient is multiplied by it too, so that clipping need not wait for the
+    /// norm.
+    pub clip: Option<DeviceValues>,
 }
 
-impl Kernel {
-    /// Compiles the kernel for the GPU of `context` and loads it.
-    ///
-    /// # Errors
-    /// NVRTC is missing or refuses, or the driver does.
-    pub fn new(context: &Arc<CudaContext>) -> Result<Self, KernelError> {
-        let (major, minor) = context.compute_capability()?;
-        let arch = Arch { major: major.unsigned_abs(), minor: minor.unsigned_abs() };
-        let cubin = compile(SOURCE, arch)?;
-        let module = context.load_module(Ptx::from_binary(cubin.as_bytes().to_vec()))?;
-        let function = module.load_function(FUNCTION)?;
-        Ok(Self { function })
+/// Queues one update in place of all parameters, of which the first `decayed` decay and the others
+/// do not; does not wait for it.
+///
+/// # Errors
+/// Tensors have other lengths or kinds than said above, or the driver refuses.
+///
+/// # Safety
+/// The tensors are contiguous, do not overlap, lie in the memory of `gpu`, and stay there until
+/// `stream` has passed.
+#[expect(unsafe_code, reason = "the tensors are addresses")]
+pub unsafe fn update(
+    gpu: &impl Launch,
+    stream: Stream,
+    tensors: &Tensors,
+    decayed: usize,
+    constants: &Constants,
+) -> Result<(), KernelError> {
+    let Tensors { parameters, gradient, first_moment, second_moment, copy, clip } = tensors;
+    let n = parameters.len;
+    check_lengths(n, gradient.len, first_moment.len, second_moment.len)?;
+    if decayed > n {
+        return Err(KernelError::Limit { name: "decayed", found: decayed, most: n });
     }
-
-    /// Queues one update in place on `stream`; does not wait for it.
-    ///
-    /// # Errors
-    /// The tensors have different lengths, or the driver refuses.
-    pub fn update(
-        &self,
-        stream: &CudaStream,
-        parameters: &mut CudaSlice<f32>,
-        gradient: &CudaSlice<f32>,
-        first_moment: &mut CudaSlice<f32>,
-        second_moment: &mut CudaSlice<f32>,
-        constants: &Constants,
-    ) -> Result<(), KernelError> {
-        let len = parameters.len();
-        check_lengths(len, gradient.len(), first_moment.len(), second_moment.len())?;
-        if len == 0 {
-            return Ok(()); // A grid of no blocks is an error to the driver.
-        }
-        let n = len as u64;
-        // A GPU's memory ends long before 2^31 blocks of floats.
-        let blocks = u32::try_from(n.div_ceil(u64::from(BLOCK))).unwrap_or(u32::MAX);
-        let grid = LaunchConfig {
-            grid_dim: (blocks, 1, 1),
-            block_dim: (BLOCK, 1, 1),
-            shared_mem_bytes: 0,
-        };
-        let mut launch = stream.launch_builder(&self.function);
-        launch.arg(parameters).arg(gradient);
-        launch.arg(first_moment).arg(second_moment).arg(&n);
-        launch.arg(&constants.gradient_scale);
-        launch.arg(&constants.one_minus_beta1);
-        launch.arg(&constants.one_minus_beta2);
-        launch.arg(&constants.root_scale);
-        launch.arg(&constants.epsilon);
-        launch.arg(&constants.keep);
-        launch.arg(&constants.step_size);
-        // SAFETY: the arguments are those of `adamw_update` in their order and types, each tensor
-        // has `n` values, and the kernel touches no value at or beyond `n`.
-        #[expect(unsafe_code, reason = "a launch passes untyped pointers")]
-        unsafe { launch.launch(grid) }?;
-        Ok(())
+    let module = variant(&MODULES, "the gradient", gradient.kind)?;
+    let p = parameters.checked("the parameters", Kind::Float32, n)?;
+    let m = first_moment.checked("the first moment", Kind::Float32, n)?;
+    let v = second_moment.checked("the second moment", Kind::Float32, n)?;
+    let copy = checked_option(copy.as_ref(), "the copy", Kind::BFloat16, n)?;
+    let clip = checked_option(clip.as_ref(), "the clipping factor", Kind::Float32, 1)?;
+    let g = gradient.pointer;
+    if n == 0 {
+        return Ok(()); // A grid of no blocks is an error to the driver.
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::adamw::{Config, cpu};
-    use crate::driver::{context, driver_present};
-
-    // Goal: the GPU gives what the CPU reference gives. One value more than whole blocks, so that
-    // the guard of the last block is tried too.
-    #[test]
-    #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-    fn the_gpu_agrees_with_the_reference() {
-        if !driver_present() {
-            eprintln!("skipped: no CUDA driver");
-            return;
-        }
-        let context = context(0).unwrap();
-        let stream = context.default_stream();
-        let kernel = Kernel::new(&context).unwrap();
-        let n = 4 * BLOCK as usize + 1;
-        let wave = |scale: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * scale).sin()).collect() };
-        let (mut p, gradient) = (wave(0.1), wave(0.7));
-        let (mut m, mut v) = (vec![0.0; n], vec![0.0; n]);
-        let on_gpu = |values: &[f32]| stream.clone_htod(values).unwrap();
-        let (mut gpu_p, mut gpu_m, mut gpu_v) = (on_gpu(&p), on_gpu(&m), on_gpu(&v));
-        let gpu_gradient = on_gpu(&gradient);
-        let config = Config {
-            learning_rate: 1e-2,
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            gradient_scale: 0.5,
-        };
-        for t in 1..=10 {
-            let constants = Constants::new(&config, t);
-            cpu::update(&mut p, &gradient, &mut m, &mut v, &constants).unwrap();
-            kernel
-                .update(&stream, &mut gpu_p, &gpu_gradient, &mut gpu_m, &mut gpu_v, &constants)
-                .unwrap();
-        }
-        for (name, wanted, found) in [("p", p, gpu_p), ("m", m, gpu_m), ("v", v, gpu_v)] {
-            let found = stream.clone_dtoh(&found).unwrap();
-            for (i, (wanted, found)) in wanted.iter().zip(&found).enumerate() {
-                let error = (wanted - found).abs();
-                assert!(
-                    error <= 1e-6 + 1e-6 * wanted.abs(),
-                    "{name}[{i}]: {found} is not {wanted}"
-                );
-            }
-        }
-    }
+    let arguments: [Argument; 16] = [
+        p.into(),
+        g.into(),
+        m.into(),
+        v.into(),
+        copy.into(),
+        clip.into(),
+        (n as u64).into(),
+        (decayed as u64).into(),
+        u32::from(aligned(&[p, g, m, v, copy])).into(),
+        constants.gradient_scale.into(),
+        constants.one_minus_beta1.into(),
+        constants.one_minus_beta2.into(),
+        constants.root_scale.into(),
+        constants.epsilon.into(),
+        constants.keep.into(),
+        constants.step_size.into(),
+    ];
+    let blocks = blocks_for(n.div_ceil(gradient.kind.lanes() * THREADS as usize), usize::MAX);
+    let call = Call {
+        module,
+        function: "adamw_update",
+        blocks,
+        threads: THREADS,
+        stream,
+        arguments: &arguments,
+    };
+    // SAFETY: these are the kernel's arguments, each tensor has `n` values as checked above, and the
+    // kernel touches none at or beyond `n`. The rest is the caller's.
+    unsafe { gpu.launch(&call) }
 }

@@ -14,7 +14,7 @@ pub(crate) fn gelu(x: &Tensor) -> tch::Result<Tensor> {
     let pieces = values(x).chunks(PIECE_VALUES);
     let pieces = pieces.zip(values_mut(&mut y).chunks_mut(PIECE_VALUES));
     let pieces = pieces.zip(values_mut(&mut slope).chunks_mut(PIECE_VALUES));
-    each(pieces.collect(), |((x, y), slope)| kernels::gelu::cpu::forward(x, y, slope))?;
+    each(pieces.collect(), |((x, y), slope)| kernels::gelu::processor::forward(x, y, slope))?;
     if is_recorded(&[x]) {
         record(&[x], &[&y], move |mut gradients| {
             let Some(gradient) = gradients.remove(0) else { return Ok(vec![None]) };

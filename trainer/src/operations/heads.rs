@@ -2,7 +2,7 @@
 
 use super::function::{is_recorded, record};
 use super::host::{PIECE_VALUES, contiguous, each, empty, is_slice, strided, values, values_mut};
-use kernels::heads::cpu::{self, Gather, Part};
+use kernels::rotary::processor::{self, Gather, Part};
 use tch::{Tensor, no_grad};
 
 /// What the rows hold.
@@ -92,7 +92,7 @@ fn turn(heads: Heads, rows: &mut Tensor, angles: &Tensor) -> tch::Result<()> {
     let pieces = values_mut(rows).chunks_mut(len).enumerate();
     each(pieces.collect(), |(piece, rows)| {
         let angles = angles_of(heads, angles, piece);
-        cpu::turn(rows, width, turned, angles, heads.width as usize)
+        processor::turn(rows, width, turned, angles, heads.width as usize)
     })
 }
 
@@ -131,7 +131,7 @@ fn gather(
                 turned: index < 2,
             }
         };
-        cpu::gather(Gather {
+        processor::gather(Gather {
             parts: [part(0), part(1), part(2)],
             sequence: sequence as usize,
             head_width: width as usize,

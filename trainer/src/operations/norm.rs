@@ -3,7 +3,7 @@
 use super::function::{is_recorded, record};
 use super::host::{PIECE_VALUES, contiguous, each, empty, is_slice, values, values_mut};
 use crate::model::architecture::Norm;
-use kernels::rms_norm::{self, cpu};
+use kernels::norm::{Centring, processor};
 use tch::{Tensor, no_grad};
 
 /// What is trained of a norm, (d) each.
@@ -24,17 +24,21 @@ impl NormWeights {
     }
 
     /// What the kernel needs of it.
-    fn of_rows(&self, kind: Norm, width: usize) -> rms_norm::Norm<'_> {
-        rms_norm::Norm {
+    fn of_rows(&self, kind: Norm, width: usize) -> processor::Norm<'_> {
+        processor::Norm {
             width,
-            centred: match kind {
-                Norm::Layer { .. } => true,
-                Norm::Rms { .. } | Norm::PlainRms { .. } => false,
-            },
+            centring: centring(kind),
             epsilon: kind.epsilon() as f32,
             weight: self.weight.as_ref().map(values),
             bias: self.bias.as_ref().map(values),
         }
+    }
+}
+
+fn centring(kind: Norm) -> Centring {
+    match kind {
+        Norm::Layer { .. } => Centring::Mean,
+        Norm::Rms { .. } | Norm::PlainRms { .. } => Centring::None,
     }
 }
 
@@ -99,7 +103,7 @@ fn piece_rows(width: usize) -> usize {
 
 /// Fills `y` and `statistics`; gives the sum if there was something to add.
 fn forward(
-    norm: &rms_norm::Norm<'_>,
+    norm: &processor::Norm<'_>,
     x: &Tensor,
     delta: Option<&Tensor>,
     y: &mut Tensor,
@@ -117,7 +121,7 @@ fn forward(
     let pieces = values(x).chunks(len).zip(values_mut(y).chunks_mut(len));
     let pieces = pieces.zip(statistics.chunks_mut(rows)).zip(residuals);
     each(pieces.collect(), |(((x, y), statistics), residual)| {
-        cpu::forward(norm, cpu::Forward { x, residual, y, statistics })
+        processor::forward(norm, processor::Forward { x, residual, y, statistics })
     })?;
     Ok(sum)
 }
@@ -186,7 +190,10 @@ impl Saved {
         let pieces = pieces.zip(values_mut(gradient).chunks_mut(len)).zip(of_pieces.drain(..));
         each(pieces.collect(), |(((((x, statistics), y), sum), gradient), of_weights)| {
             let (weight, bias) = of_weights.split_at_mut(parts[0]);
-            cpu::backward(&norm, cpu::Backward { x, statistics, y, sum, gradient, weight, bias })
+            processor::backward(
+                &norm,
+                processor::Backward { x, statistics, y, sum, gradient, weight, bias },
+            )
         })?;
         drop(of_pieces);
         let mut whole = vec![0.0; of_weights];

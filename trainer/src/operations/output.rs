@@ -4,7 +4,7 @@
 use super::function::{is_recorded, record};
 use super::host::{is_slice, values_mut, whole_numbers};
 use crate::data::NOT_SCORED;
-use kernels::cross_entropy::cpu::loss_and_gradient;
+use kernels::logits::processor::loss_and_gradient;
 use tch::{Kind, Reduction, TchError, Tensor, no_grad};
 
 /// Scores that are there at once, if a row is not more: 1 MiB, so that they stay in the cache.

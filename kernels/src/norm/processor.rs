@@ -1,8 +1,37 @@
 //! Row by row, each of which stays in the first cache from its sum to its last use.
 
-use super::Norm;
+use super::Centring;
 use crate::KernelError;
 use crate::simd::{fma, fold, vectorized};
+
+/// What is done to each row.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm<'a> {
+    /// d, values of a row.
+    pub width: usize,
+    /// Which normalisation.
+    pub centring: Centring,
+    /// eps.
+    pub epsilon: f32,
+    /// (d).
+    pub weight: Option<&'a [f32]>,
+    /// (d); never without a weight.
+    pub bias: Option<&'a [f32]>,
+}
+
+impl Norm<'_> {
+    /// # Errors
+    /// Weight or bias have another width.
+    fn check(&self) -> Result<(), KernelError> {
+        for (name, part) in [("the weight", self.weight), ("the bias", self.bias)] {
+            let found = part.map_or(self.width, <[f32]>::len);
+            if found != self.width {
+                return Err(KernelError::Length { name, found, wanted: self.width });
+            }
+        }
+        Ok(())
+    }
+}
 
 /// The rows of one forward pass, (rows, d) each.
 #[derive(Debug)]
@@ -119,9 +148,9 @@ fn forward_rows<const FUSED: bool>(norm: &Norm<'_>, rows: Forward<'_>) {
 #[inline(always)]
 fn measure<const FUSED: bool>(norm: &Norm<'_>, x: &[f32]) -> [f32; 2] {
     let share = 1.0 / x.len() as f32;
-    let mean = match norm.centred {
-        true => share * fold(x.len(), 0.0, |sum, i| sum + x[i], |a, b| a + b),
-        false => 0.0,
+    let mean = match norm.centring {
+        Centring::Mean => share * fold(x.len(), 0.0, |sum, i| sum + x[i], |a, b| a + b),
+        Centring::None => 0.0,
     };
     let square = |sum: f32, i: usize| fma::<FUSED>(x[i] - mean, x[i] - mean, sum);
     let squares = fold(x.len(), 0.0, square, |a, b| a + b);
@@ -152,9 +181,9 @@ fn backward_rows<const FUSED: bool>(norm: &Norm<'_>, rows: Backward<'_>, scaled:
         let scaled = &*scaled;
         let product = |sum: f32, i: usize| fma::<FUSED>(scaled[i], (x[i] - mean) * factor, sum);
         let along = share * fold(width, 0.0, product, |a, b| a + b);
-        let shift = match norm.centred {
-            true => share * fold(width, 0.0, |sum, i| sum + scaled[i], |a, b| a + b),
-            false => 0.0,
+        let shift = match norm.centring {
+            Centring::Mean => share * fold(width, 0.0, |sum, i| sum + scaled[i], |a, b| a + b),
+            Centring::None => 0.0,
         };
         let gradient = &mut gradient[place.clone()];
         for ((gradient, scaled), x) in gradient.iter_mut().zip(scaled).zip(x) {
@@ -172,9 +201,9 @@ mod tests {
     use super::*;
 
     /// y of one row in 64 bits.
-    fn textbook(centred: bool, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
+    fn textbook(centring: Centring, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
         let n = x.len() as f64;
-        let mean = if centred { x.iter().sum::<f64>() / n } else { 0.0 };
+        let mean = if centring == Centring::Mean { x.iter().sum::<f64>() / n } else { 0.0 };
         let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
         let factor = 1.0 / (variance + 1e-5).sqrt();
         let values = x.iter().zip(weight).zip(bias);
@@ -194,22 +223,22 @@ mod tests {
     #[test]
     fn it_is_the_formula_and_its_differences() {
         for (rows, width) in [(1, 1), (3, 7), (2, 32), (5, 61), (4, 130)] {
-            for centred in [false, true] {
+            for centring in [Centring::None, Centring::Mean] {
                 for parts in 0..3 {
-                    check_case(rows, width, centred, parts);
+                    check_case(rows, width, centring, parts);
                 }
             }
         }
     }
 
     /// `parts` 0: neither weight nor bias; 1: a weight; 2: both.
-    fn check_case(rows: usize, width: usize, centred: bool, parts: usize) {
+    fn check_case(rows: usize, width: usize, centring: Centring, parts: usize) {
         let len = rows * width;
         let (x, delta) = (wave(len, 1.7), wave(len, 0.9));
         let (weight, bias) = (wave(width, 0.4), wave(width, 2.3));
         let norm = Norm {
             width,
-            centred,
+            centring,
             epsilon: 1e-5,
             weight: (parts > 0).then_some(weight.as_slice()),
             bias: (parts > 1).then_some(bias.as_slice()),
@@ -226,7 +255,7 @@ mod tests {
         let given = wide(&sum);
         for row in 0..rows {
             let place = row * width..(row + 1) * width;
-            let expected = textbook(centred, &given[place.clone()], &w, &b);
+            let expected = textbook(centring, &given[place.clone()], &w, &b);
             for (found, expected) in y[place].iter().zip(expected) {
                 assert!((f64::from(*found) - expected).abs() < 2e-5, "{found} {expected}");
             }
@@ -249,7 +278,7 @@ mod tests {
         )
         .unwrap();
         let loss = |x: &[f64], w: &[f64], b: &[f64]| -> f64 {
-            let y = x.chunks(width).flat_map(|x| textbook(centred, x, w, b));
+            let y = x.chunks(width).flat_map(|x| textbook(centring, x, w, b));
             let through = y.zip(&g).map(|(y, &g)| y * f64::from(g)).sum::<f64>();
             through + x.iter().zip(&by_sum).map(|(x, &g)| x * f64::from(g)).sum::<f64>()
         };
@@ -277,8 +306,13 @@ mod tests {
     #[test]
     fn slices_of_other_lengths_are_refused() {
         let weight = [1.0; 3];
-        let norm =
-            Norm { width: 4, centred: false, epsilon: 1e-5, weight: Some(&weight), bias: None };
+        let norm = Norm {
+            width: 4,
+            centring: Centring::None,
+            epsilon: 1e-5,
+            weight: Some(&weight),
+            bias: None,
+        };
         let mut y = [0.0; 4];
         let mut statistics = [[0.0; 2]];
         let rows = Forward { x: &[0.0; 4], residual: None, y: &mut y, statistics: &mut statistics };
