@@ -14,6 +14,7 @@
 //! * [`Gpu`]: a GPU with the kernels that were used on it, and their cache on disk.
 //! * [`compile`](mod@compile): CUDA C to machine code by NVRTC, with or without a GPU;
 //!   [`resources`]: what a kernel then needs.
+//! * `emulator`, a feature: kernels on the processor, for tests.
 //! * [`driver`]: whether there is a GPU, and its context.
 //!
 //! Builds without CUDA. The driver and NVRTC are opened at run time; everything here asks first
@@ -25,6 +26,8 @@ mod cache;
 mod columns;
 pub mod compile;
 pub mod driver;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 mod error;
 pub mod gelu;
 mod gpu;

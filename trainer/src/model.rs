@@ -18,10 +18,13 @@ pub(crate) mod rotary;
 pub use architecture::{Architecture, ArchitectureError, Sizes};
 pub use cache::Cache;
 
-use crate::operations::{Heads, NormWeights, gelu, norm, output_loss, output_scores, split_heads};
+use crate::operations::{
+    HeadNorm, Heads, NormWeights, gelu, norm, output_loss, output_scores, relu_squared,
+    split_heads, swiglu,
+};
 use crate::parameters::Parameters;
 use architecture::{Mlp, Norm, Positions, QkNorm};
-use rotary::{rotate, rotations};
+use rotary::rotations;
 use tch::{Device, Kind, Reduction, Tensor};
 
 /// A model whose tensors belong to [`Parameters`].
@@ -261,28 +264,14 @@ impl Model {
         let [h, kv, width] = [h, kv, self.architecture.head_width].map(i64::from);
         let Pass { batch, sequence, .. } = *pass;
         let heads = Heads { batch, sequence, counts: [h, kv, kv], width };
-        let mut rows = layer.qkv.forward(x)?;
-        if self.architecture.qk_norm == QkNorm::Absent {
-            match split_heads(heads, rows, pass.rotation.as_ref())? {
-                Ok(parts) => return Ok(parts),
-                Err(back) => rows = back,
-            }
-        }
-        // Queries and keys are treated as one tensor of h + kv heads.
-        let rows = rows.f_view([batch, sequence, h + 2 * kv, width])?;
-        let [mut qk, v] = exactly(rows.f_split_with_sizes([h + kv, kv], 2)?);
-        if self.architecture.qk_norm != QkNorm::Absent {
-            qk = qk.f_rms_norm(width, None::<&Tensor>, self.architecture.norm.epsilon())?;
-        }
-        if let Some([q, k]) = &layer.qk_norm {
-            let weights = [q.f_expand([h, width], true)?, k.f_expand([kv, width], true)?];
-            qk = qk.f_mul(&Tensor::f_cat(&weights, 0)?)?;
-        }
-        if let Some(rotation) = &pass.rotation {
-            qk = rotate(&qk, rotation)?;
-        }
-        let [q, k] = exactly(qk.f_split_with_sizes([h, kv], 2)?);
-        Ok([q, k, v])
+        let norm = match self.architecture.qk_norm {
+            QkNorm::Absent => None,
+            QkNorm::Plain | QkNorm::Weighted => Some(HeadNorm {
+                epsilon: self.architecture.norm.epsilon(),
+                weights: layer.qk_norm.as_ref().map(|[q, k]| [q, k]),
+            }),
+        };
+        split_heads(heads, layer.qkv.forward(x)?, pass.rotation.as_ref(), norm.as_ref())
     }
 
     /// `x` (B*S, d) to (B*S, d).
@@ -290,11 +279,8 @@ impl Model {
         let up = layer.up.forward(x)?;
         let hidden = match self.architecture.mlp {
             Mlp::Gelu => gelu(&up)?,
-            Mlp::SwiGlu => {
-                let parts = up.f_chunk(2, 1)?;
-                parts[0].f_silu()?.f_mul(&parts[1])?
-            }
-            Mlp::ReluSquared => up.f_relu()?.f_square()?,
+            Mlp::SwiGlu => swiglu(&up)?,
+            Mlp::ReluSquared => relu_squared(&up)?,
         };
         layer.down.forward(&hidden)
     }
@@ -316,13 +302,6 @@ impl Linear {
             Some(bias) => bias.f_addmm(x, &weight),
         }
     }
-}
-
-fn exactly<const N: usize>(parts: Vec<Tensor>) -> [Tensor; N] {
-    let Ok(parts) = <[Tensor; N]>::try_from(parts) else {
-        unreachable!("a split into N sizes has N parts")
-    };
-    parts
 }
 
 #[cfg(test)]

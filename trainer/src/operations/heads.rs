@@ -1,7 +1,9 @@
 //! From the rows that hold queries, keys and values to the three, turned by their positions.
 
 use super::function::{is_recorded, record};
+use super::gpu;
 use super::host::{PIECE_VALUES, contiguous, each, empty, is_slice, strided, values, values_mut};
+use crate::model::rotary::rotate;
 use kernels::rotary::processor::{self, Gather, Part};
 use tch::{Tensor, no_grad};
 
@@ -38,22 +40,68 @@ impl Heads {
     }
 }
 
+/// The normalisation of queries and keys by their root mean square.
+#[derive(Debug)]
+pub(crate) struct HeadNorm<'a> {
+    pub(crate) epsilon: f64,
+    /// (hd) each, for queries and for keys.
+    pub(crate) weights: Option<[&'a Tensor; 2]>,
+}
+
 /// Queries, keys and values (B, S, heads, hd) of `rows` (B*S, heads hd), which are used up; queries
-/// and keys turned by `rotation`, complex, (S, 1, hd/2), or (B, S, 1, hd/2) where sequences have
-/// positions of their own.
-///
-/// `None`: `rows` are not where this can be done in one step.
+/// and keys normalised by `norm` and turned by `rotation`, complex, (S, 1, hd/2), or
+/// (B, S, 1, hd/2) where sequences have positions of their own.
 ///
 /// # Errors
 /// libtorch refuses, for lack of memory.
 pub(crate) fn split_heads(
     heads: Heads,
-    mut rows: Tensor,
+    rows: Tensor,
     rotation: Option<&Tensor>,
-) -> tch::Result<Result<[Tensor; 3], Tensor>> {
-    if !is_slice(&rows) {
-        return Ok(Err(rows));
+    norm: Option<&HeadNorm<'_>>,
+) -> tch::Result<[Tensor; 3]> {
+    let weights = norm.and_then(|norm| norm.weights);
+    let inputs: Vec<&Tensor> = [&rows].into_iter().chain(weights.into_iter().flatten()).collect();
+    if let Some(rotation) = rotation
+        && let Some(gpu) = gpu::machine_of(&rows).filter(|_| gpu::are_usable(&inputs))
+        && let Some(found) = gpu::heads(gpu, heads, &rows, rotation, norm)?
+    {
+        return Ok(found);
     }
+    match norm {
+        None if is_slice(&rows) => in_place(heads, rows, rotation),
+        _ => of_libtorch(heads, &rows, rotation, norm),
+    }
+}
+
+fn of_libtorch(
+    heads: Heads,
+    rows: &Tensor,
+    rotation: Option<&Tensor>,
+    norm: Option<&HeadNorm<'_>>,
+) -> tch::Result<[Tensor; 3]> {
+    let [q, k, v] = heads.split(rows)?;
+    if rotation.is_none() && norm.is_none() {
+        return Ok([q, k, v]);
+    }
+    // Queries and keys are treated as one tensor: the number of operations is the cost.
+    let [queries, keys, _] = heads.counts;
+    let rows = rows.f_view([heads.batch, heads.sequence, heads.all(), heads.width])?;
+    let mut both = rows.f_narrow(2, 0, queries + keys)?;
+    if let Some(norm) = norm {
+        both = both.f_rms_norm(heads.width, None::<&Tensor>, norm.epsilon)?;
+        if let Some([q, k]) = norm.weights {
+            let each = |weight: &Tensor, count| weight.f_expand([count, heads.width], true);
+            both = both.f_mul(&Tensor::f_cat(&[each(q, queries)?, each(k, keys)?], 0)?)?;
+        }
+    }
+    if let Some(rotation) = rotation {
+        both = rotate(&both, rotation)?;
+    }
+    Ok([both.f_narrow(2, 0, queries)?, both.f_narrow(2, queries, keys)?, v])
+}
+
+fn in_place(heads: Heads, mut rows: Tensor, rotation: Option<&Tensor>) -> tch::Result<[Tensor; 3]> {
     let angles = |rotation: &Tensor| contiguous(&rotation.f_view_as_real()?);
     let angles = no_grad(|| rotation.map(angles).transpose())?;
     if let Some(angles) = &angles {
@@ -67,7 +115,7 @@ pub(crate) fn split_heads(
             Ok(vec![Some(gather(heads, gradients, angles.as_ref())?)])
         })?;
     }
-    Ok(Ok(parts))
+    Ok(parts)
 }
 
 /// Sequences that are one piece.
@@ -145,7 +193,7 @@ fn gather(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::rotary::{rotate, rotations};
+    use crate::model::rotary::rotations;
     use tch::{Device, Kind};
 
     fn wave(shape: &[i64], speed: f64) -> Tensor {
@@ -184,12 +232,9 @@ mod tests {
             found.extend(Tensor::f_run_backward(&[loss], &[&leaf], false, false).unwrap());
             found
         };
-        let ours = results(split_heads(heads, &leaf * 1.0, rotation).unwrap().unwrap());
-        let [mut q, mut k, v] = heads.split(&(&leaf * 1.0)).unwrap();
-        if let Some(rotation) = rotation {
-            (q, k) = (rotate(&q, rotation).unwrap(), rotate(&k, rotation).unwrap());
-        }
-        for (ours, theirs) in ours.iter().zip(results([q, k, v])) {
+        let ours = results(split_heads(heads, &leaf * 1.0, rotation, None).unwrap());
+        let theirs = results(of_libtorch(heads, &(&leaf * 1.0), rotation, None).unwrap());
+        for (ours, theirs) in ours.iter().zip(theirs) {
             let difference = (ours - theirs).abs().max().double_value(&[]);
             assert!(difference < 1e-6, "{heads:?} {rotation:?}: {difference}");
         }
@@ -199,7 +244,7 @@ mod tests {
     fn a_part_without_a_gradient_has_one_of_zeros() {
         let heads = Heads { batch: 2, sequence: 3, counts: [2, 1, 1], width: 4 };
         let leaf = wave(&[6, 16], 1.3).set_requires_grad(true);
-        let [_, k, _] = split_heads(heads, &leaf * 1.0, None).unwrap().unwrap();
+        let [_, k, _] = split_heads(heads, &leaf * 1.0, None, None).unwrap();
         let gradient = Tensor::f_run_backward(&[k.sum(Kind::Float)], &[&leaf], false, false);
         let gradient = gradient.unwrap().remove(0);
         let sums = gradient.sum_dim_intlist(0, false, Kind::Float);

@@ -1,6 +1,7 @@
 //! RMSNorm and LayerNorm with the residual addition before them.
 
 use super::function::{is_recorded, record};
+use super::gpu;
 use super::host::{PIECE_VALUES, contiguous, each, empty, is_slice, values, values_mut};
 use crate::model::architecture::Norm;
 use kernels::norm::{Centring, processor};
@@ -14,11 +15,11 @@ pub(crate) struct NormWeights {
 }
 
 impl NormWeights {
-    fn tensors(&self) -> [Option<&Tensor>; 2] {
+    pub(super) fn tensors(&self) -> [Option<&Tensor>; 2] {
         [self.weight.as_ref(), self.bias.as_ref()]
     }
 
-    fn detached(&self) -> tch::Result<Self> {
+    pub(super) fn detached(&self) -> tch::Result<Self> {
         let detach = |part: &Option<Tensor>| part.as_ref().map(Tensor::f_detach).transpose();
         Ok(Self { weight: detach(&self.weight)?, bias: detach(&self.bias)? })
     }
@@ -35,7 +36,7 @@ impl NormWeights {
     }
 }
 
-fn centring(kind: Norm) -> Centring {
+pub(super) fn centring(kind: Norm) -> Centring {
     match kind {
         Norm::Layer { .. } => Centring::Mean,
         Norm::Rms { .. } | Norm::PlainRms { .. } => Centring::None,
@@ -54,6 +55,11 @@ pub(crate) fn norm(
 ) -> tch::Result<[Tensor; 2]> {
     let [weight, bias] = weights.tensors();
     let inputs: Vec<&Tensor> = [Some(x), delta, weight, bias].into_iter().flatten().collect();
+    if let Some(gpu) = gpu::machine_of(x).filter(|_| gpu::are_usable(&inputs))
+        && let Some(found) = gpu::norm(gpu, kind, weights, x, delta)?
+    {
+        return Ok(found);
+    }
     if !inputs.iter().all(|input| is_slice(input)) {
         return of_libtorch(kind, weights, x, delta);
     }
@@ -126,6 +132,18 @@ fn forward(
     Ok(sum)
 }
 
+/// The gradients where nothing depends on y: what reaches the `sum`, for both of its parts.
+pub(super) fn without_y(
+    sum: Option<Tensor>,
+    delta: bool,
+    weights: &NormWeights,
+) -> Vec<Option<Tensor>> {
+    let mut found = vec![sum.as_ref().map(Tensor::shallow_clone)];
+    found.extend(delta.then_some(sum));
+    found.extend(weights.tensors().into_iter().flatten().map(|_| None));
+    found
+}
+
 /// What the backward pass needs.
 struct Saved {
     kind: Norm,
@@ -142,19 +160,15 @@ impl Saved {
     fn backward(self, mut gradients: Vec<Option<Tensor>>) -> tch::Result<Vec<Option<Tensor>>> {
         let y = gradients.pop().flatten();
         let sum = gradients.pop().flatten();
-        let weights = self.weights.tensors().into_iter().flatten().count();
-        let Some(y) = y else {
-            let mut found = vec![sum.as_ref().map(Tensor::shallow_clone)];
-            found.extend(self.delta.then_some(sum));
-            found.extend((0..weights).map(|_| None));
-            return Ok(found);
-        };
+        let Some(y) = y else { return Ok(without_y(sum, self.delta, &self.weights)) };
         let (y, sum) = (contiguous(&y)?, sum.as_ref().map(contiguous).transpose()?);
         let mut gradient = empty(&self.x.size())?;
         let of_weights = self.of_pieces(&y, sum.as_ref(), &mut gradient)?;
         let mut found = vec![Some(gradient.shallow_clone())];
         found.extend(self.delta.then_some(Some(gradient)));
-        let parts = of_weights.chunks_exact(y.size2()?.1 as usize).take(weights);
+        let parts = of_weights
+            .chunks_exact(y.size2()?.1 as usize)
+            .take(self.weights.tensors().into_iter().flatten().count());
         for part in parts {
             found.push(Some(no_grad(|| Tensor::f_from_slice(part))?));
         }

@@ -2,6 +2,7 @@
 //! small model computes; they are made, used and forgotten some rows at a time.
 
 use super::function::{is_recorded, record};
+use super::gpu;
 use super::host::{is_slice, values_mut, whole_numbers};
 use crate::data::NOT_SCORED;
 use kernels::logits::processor::loss_and_gradient;
@@ -50,6 +51,9 @@ pub(crate) fn output_loss(
     reduction: Reduction,
 ) -> tch::Result<Tensor> {
     let whole = matches!(reduction, Reduction::Sum | Reduction::Mean);
+    if let Some(gpu) = gpu::machine_of(x).filter(|_| whole && gpu::are_usable(&[x, weight])) {
+        return gpu::loss(gpu, x, weight, cap, targets, reduction);
+    }
     let known = whole_numbers(targets).filter(|_| whole && is_slice(x) && is_slice(weight));
     let Some(known) = known else {
         return cross_entropy(&output_scores(x, weight, cap)?, targets, reduction);
