@@ -3,9 +3,9 @@
 //! ```sh
 //! cargo run --release -p brine-kernels --example bandwidth
 //! ```
-//! Prints the median of several rounds: time, bytes moved by the table of README.md in that time, and
-//! their share of what the memory moves at most. Rounds go through several copies of all tensors, so
-//! that what one round leaves in the caches does not serve the next.
+//! Prints the median of several rounds: time, bytes moved by the table of README.md in that time,
+//! and their share of what the memory moves at most. Rounds go through several copies of all
+//! tensors, so that what one round leaves in the caches does not serve the next.
 
 #![expect(unsafe_code, reason = "kernels take addresses")]
 #![expect(clippy::print_stdout, reason = "prints a table")]

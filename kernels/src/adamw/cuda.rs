@@ -86,7 +86,7 @@ pub unsafe fn update(
         stream,
         arguments: &arguments,
     };
-    // SAFETY: these are the kernel's arguments, each tensor has `n` values as checked above, and the
-    // kernel touches none at or beyond `n`. The rest is the caller's.
+    // SAFETY: these are the kernel's arguments, each tensor has `n` values as checked above, and
+    // the kernel touches none at or beyond `n`. The rest is the caller's.
     unsafe { gpu.launch(&call) }
 }

@@ -42,7 +42,7 @@ pub(crate) unsafe fn sum(
         stream,
         arguments: &arguments,
     };
-    // SAFETY: these are the kernel's arguments; it touches no column at or beyond `width` and no row
-    // at or beyond `rows`. The rest is the caller's.
+    // SAFETY: these are the kernel's arguments; it touches no column at or beyond `width` and no
+    // row at or beyond `rows`. The rest is the caller's.
     unsafe { gpu.launch(&call) }
 }

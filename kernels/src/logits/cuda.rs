@@ -35,8 +35,8 @@ pub struct Options {
     pub backward: Option<f32>,
 }
 
-/// Queues losses, and gradients, of the rows of `logits`, as many as there are targets; does not wait
-/// for it.
+/// Queues losses, and gradients, of the rows of `logits`, as many as there are targets; does not
+/// wait for it.
 ///
 /// # Errors
 /// Tensors have other lengths or kinds than said above, or the driver refuses.

@@ -70,8 +70,8 @@ pub fn partial_len(gpu: &impl Launch, kind: Kind, rows: usize, width: usize) -> 
 /// Queues one forward pass over rows of `width`; does not wait for it.
 ///
 /// # Errors
-/// Tensors have other lengths or kinds than said above, rows are wider than [`width_max`] or have no
-/// values, or the driver refuses.
+/// Tensors have other lengths or kinds than said above, rows are wider than [`width_max`] or have
+/// no values, or the driver refuses.
 ///
 /// # Safety
 /// The tensors are contiguous, do not overlap, lie in the memory of `gpu`, and stay there until

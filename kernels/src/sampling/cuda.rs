@@ -11,8 +11,8 @@ const VOCABULARY_MAX: usize = 1 << 24;
 /// Blocks of a multiprocessor that loop over rows.
 const BLOCKS: usize = 2;
 
-/// Queues the choice of one token for each row of `scores` (rows, V), float32, by the random numbers
-/// `uniforms` (rows), float64, to `tokens` (rows), int64; does not wait for it.
+/// Queues the choice of one token for each row of `scores` (rows, V), float32, by the random
+/// numbers `uniforms` (rows), float64, to `tokens` (rows), int64; does not wait for it.
 ///
 /// # Errors
 /// Tensors have other lengths or kinds than said above, the sampler is none, there are more than

@@ -97,6 +97,20 @@ fn runs_on_gpu() {
     on_gpu(cases);
 }
 
+/// More than the multiprocessors of a card take at once; too slow for the emulator.
+fn large<M: Machine>(machine: &M) {
+    each(machine, |lab| {
+        pointwise(lab, Pointwise::Gelu, &lab.random(3_000_017, 5.0), false);
+        pointwise(lab, Pointwise::ReluSquared, &lab.random(3_000_017, 5.0), true);
+        swiglu(lab, 10_007, 96);
+    });
+}
+
+#[test]
+fn large_runs_on_gpu() {
+    on_gpu(large);
+}
+
 fn no_numbers<M: Machine>(machine: &M) {
     let lab = Lab::new(machine, Kind::Float32, 0);
     for activation in [Pointwise::Gelu, Pointwise::ReluSquared] {

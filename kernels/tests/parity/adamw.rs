@@ -75,3 +75,13 @@ fn emulated() {
 fn runs_on_gpu() {
     on_gpu(cases);
 }
+
+/// More than the multiprocessors of a card take at once; too slow for the emulator.
+fn large<M: Machine>(machine: &M) {
+    each(machine, |lab| case(lab, 3_000_017, 2_000_000, true, &CONFIG));
+}
+
+#[test]
+fn large_runs_on_gpu() {
+    on_gpu(large);
+}

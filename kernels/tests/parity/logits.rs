@@ -68,6 +68,20 @@ fn runs_on_gpu() {
     on_gpu(cases);
 }
 
+/// More than the multiprocessors of a card take at once; too slow for the emulator.
+fn large<M: Machine>(machine: &M) {
+    let options = cuda::Options { not_scored: NOT_SCORED, cap: None, backward: Some(0.25) };
+    each(machine, |lab| {
+        case(lab, 1_301, 1_009, options);
+        case(lab, 70, 50_304, options);
+    });
+}
+
+#[test]
+fn large_runs_on_gpu() {
+    on_gpu(large);
+}
+
 /// Losses and gradients of two rows of (3), as they are.
 fn run<M: Machine>(machine: &M, logits: &[f32; 6], targets: &[i64; 2]) -> [Vec<f32>; 2] {
     let lab = Lab::new(machine, Kind::Float32, 0);

@@ -166,6 +166,21 @@ fn runs_on_gpu() {
     on_gpu(cases);
 }
 
+/// More than the multiprocessors of a card take at once; too slow for the emulator.
+fn large<M: Machine>(machine: &M) {
+    each(machine, |lab| {
+        for centring in [Centring::None, Centring::Mean] {
+            case(lab, centring, 10_007, 64, With { residual: true, weights: true });
+            case(lab, centring, 2_048, 768, With { residual: true, weights: true });
+        }
+    });
+}
+
+#[test]
+fn large_runs_on_gpu() {
+    on_gpu(large);
+}
+
 #[test]
 fn sizes_that_do_not_fit_are_refused() {
     let machine = Emulator::new(1, 1);

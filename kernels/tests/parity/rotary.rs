@@ -155,6 +155,20 @@ fn runs_on_gpu() {
     on_gpu(cases);
 }
 
+/// More than the multiprocessors of a card take at once; too slow for the emulator.
+fn large<M: Machine>(machine: &M) {
+    each(machine, |lab| {
+        for norm in [Norm::None, Norm::Weighted] {
+            case(lab, 3_001, shape(12, 12, 64, 768), 1_024, norm);
+        }
+    });
+}
+
+#[test]
+fn large_runs_on_gpu() {
+    on_gpu(large);
+}
+
 #[test]
 fn sizes_that_do_not_fit_are_refused() {
     let machine = Emulator::new(1, 1);

@@ -99,6 +99,20 @@ fn runs_on_gpu() {
     on_gpu(cases);
 }
 
+/// More than the multiprocessors of a card take at once; too slow for the emulator.
+fn large<M: Machine>(machine: &M) {
+    let lab = Lab::new(machine, Kind::Float32, 0);
+    for sampler in [random(1.0, None, None), random(0.8, Some(50), Some(0.95))] {
+        case(&lab, &sampler, 300, 1_009, Kind::BFloat16);
+        case(&lab, &sampler, 30, 50_304, Kind::Float32);
+    }
+}
+
+#[test]
+fn large_runs_on_gpu() {
+    on_gpu(large);
+}
+
 fn extremes<M: Machine>(machine: &M) {
     let lab = Lab::new(machine, Kind::Float32, 0);
     let none = f32::NEG_INFINITY;
