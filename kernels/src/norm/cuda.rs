@@ -9,7 +9,7 @@ use crate::memory::{DevicePtr, DeviceValues, Kind, aligned, checked_option};
 /// As in norm.cu.
 const OWNED: usize = 4;
 const THREADS_MAX: usize = 512;
-/// Blocks of a multiprocessor that loop over rows forward: as many as run there at once or more.
+/// Blocks of a multiprocessor that loop over rows forward: at least as many as run there at once.
 const FORWARD_BLOCKS: usize = 32;
 /// Threads of a multiprocessor backward. Each has up to 128 registers, so more would have to wait,
 /// and each block costs a row of partial sums.

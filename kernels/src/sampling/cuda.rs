@@ -8,7 +8,7 @@ use crate::memory::{DevicePtr, DeviceValues, Kind, aligned};
 /// As in sampling.cu.
 const THREADS_MAX: usize = 512;
 const VOCABULARY_MAX: usize = 1 << 24;
-/// Blocks of a multiprocessor that loop over rows.
+/// Blocks of a multiprocessor that loop over rows: as many as run there at once.
 const BLOCKS: usize = 2;
 
 /// Queues the choice of one token for each row of `scores` (rows, V), float32, by the random

@@ -1,6 +1,6 @@
 use crate::emulator::Emulator;
 use crate::gpu::on_gpu;
-use crate::lab::{Lab, Machine, Tolerance, close, each, fresh_seed};
+use crate::lab::{Lab, Machine, Tolerance, close, each, seed};
 use kernels::KernelError;
 use kernels::activation::cpu;
 use kernels::activation::cuda::{self, Pointwise};
@@ -89,7 +89,7 @@ fn cases<M: Machine>(machine: &M) {
 
 #[test]
 fn emulated() {
-    cases(&Emulator::new(1, fresh_seed()));
+    cases(&Emulator::new(1, seed()));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn no_numbers<M: Machine>(machine: &M) {
 
 #[test]
 fn emulated_no_numbers_stay_none() {
-    no_numbers(&Emulator::new(1, fresh_seed()));
+    no_numbers(&Emulator::new(1, seed()));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use crate::emulator::Emulator;
 use crate::gpu::on_gpu;
-use crate::lab::{Lab, Machine, Tolerance, close, each, fresh_seed};
+use crate::lab::{Lab, Machine, Tolerance, close, each, seed};
 use kernels::KernelError;
 use kernels::launch::Stream;
 use kernels::memory::Kind;
@@ -147,7 +147,7 @@ fn cases<M: Machine>(machine: &M) {
 
 #[test]
 fn emulated() {
-    cases(&Emulator::new(1, fresh_seed()));
+    cases(&Emulator::new(1, seed()));
 }
 
 #[test]
