@@ -46,3 +46,15 @@ pub(crate) unsafe fn sum(
     // row at or beyond `rows`. The rest is the caller's.
     unsafe { gpu.launch(&call) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_has_the_same_constants() {
+        let parts = THREADS / COLUMNS;
+        let source = MODULES[0].source;
+        assert!(source.contains(&format!("COLUMNS = {COLUMNS}, PARTS = {parts} ")));
+    }
+}

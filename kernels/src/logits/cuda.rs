@@ -98,3 +98,14 @@ pub unsafe fn cross_entropy(
     // caller's.
     unsafe { gpu.launch(&call) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_has_the_same_constants() {
+        let source = MODULES[0].source;
+        assert!(source.contains(&format!("THREADS_MAX = {THREADS_MAX} ")));
+    }
+}

@@ -251,3 +251,14 @@ fn backward_blocks(gpu: &impl Launch, kind: Kind, rows: usize, width: usize) -> 
     let each = BACKWARD_THREADS / threads(kind, width) as usize;
     blocks_for(rows, gpu.multiprocessors() as usize * each)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_has_the_same_constants() {
+        let constants = format!("OWNED = {OWNED}, THREADS_MAX = {THREADS_MAX} ");
+        assert!(RMS[0].source.contains(&constants));
+    }
+}

@@ -286,3 +286,14 @@ fn blocks(gpu: &impl Launch, kind: Kind, heads: usize, width: usize, each: usize
     let in_block = THREADS / group(kind, width);
     blocks_for(heads.div_ceil(in_block), gpu.multiprocessors() as usize * each)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_has_the_same_constants() {
+        let constants = format!("OWNED = {OWNED}, THREADS = {THREADS},");
+        assert!(MODULES[0].source.contains(&constants));
+    }
+}

@@ -82,3 +82,15 @@ pub unsafe fn sample(
 fn check(name: &'static str, found: f64, good: bool) -> Result<(), KernelError> {
     if good { Ok(()) } else { Err(KernelError::Sampler { name, found }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_has_the_same_constants() {
+        let source = MODULES[0].source;
+        assert!(source.contains(&format!("THREADS_MAX = {THREADS_MAX}, TOKEN_BITS = 24,")));
+        assert_eq!(VOCABULARY_MAX, 1 << 24);
+    }
+}

@@ -75,13 +75,13 @@ fn swiglu<M: Machine>(lab: &Lab<'_, M>, rows: usize, width: usize) {
 fn cases<M: Machine>(machine: &M) {
     each(machine, |lab| {
         for activation in [Pointwise::Gelu, Pointwise::ReluSquared] {
-            for n in [1, 7, 8, 1_031, 2_048, 20_011] {
+            for n in [0, 1, 7, 8, 1_031, 2_048, 20_011] {
                 pointwise(lab, activation, &lab.random(n, 5.0), n % 2 == 0);
             }
             let far = [0.0, -0.0, 9.0, -9.0, 40.0, -40.0, 1e4, -1e4];
             pointwise(lab, activation, &far, false);
         }
-        for (rows, width) in [(1, 1), (3, 7), (4, 8), (67, 40), (2, 3_072), (5, 2_053)] {
+        for (rows, width) in [(0, 5), (1, 1), (3, 7), (4, 8), (67, 40), (2, 3_072), (5, 2_053)] {
             swiglu(lab, rows, width);
         }
     });

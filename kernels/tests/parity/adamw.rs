@@ -56,7 +56,7 @@ fn case<M: Machine>(lab: &Lab<'_, M>, n: usize, decayed: usize, with: bool, conf
 
 fn cases<M: Machine>(machine: &M) {
     each(machine, |lab| {
-        for n in [1, 2, 7, 8, 127, 1_024, 2_048, 2_053, 10_007] {
+        for n in [0, 1, 2, 7, 8, 127, 1_024, 2_048, 2_053, 10_007] {
             for decayed in [0, n / 3, n] {
                 case(lab, n, decayed, n % 2 == 1, &CONFIG);
             }

@@ -126,6 +126,7 @@ fn cases<M: Machine>(machine: &M) {
     each(machine, |lab| {
         for centring in [Centring::None, Centring::Mean] {
             for (rows, width) in [
+                (0, 40),
                 (1, 1),
                 (1, 8),
                 (3, 7),

@@ -134,6 +134,7 @@ fn shape(queries: usize, keys: usize, width: usize, rest: usize) -> Shape {
 fn cases<M: Machine>(machine: &M) {
     each(machine, |lab| {
         for norm in [Norm::None, Norm::Plain, Norm::Weighted] {
+            case(lab, 0, shape(2, 1, 4, 0), 1, norm);
             case(lab, 1, shape(1, 1, 2, 0), 1, norm);
             case(lab, 5, shape(3, 2, 6, 12), 5, norm);
             case(lab, 37, shape(2, 1, 8, 8), 7, norm);
