@@ -143,3 +143,23 @@ impl Launch for Gpu {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_an_error_and_not_a_panic() {
+        let error = Gpu::open(4_000, None).map(drop);
+        match driver::driver_present() {
+            true => assert!(matches!(error, Err(KernelError::Driver(_)))),
+            false => assert!(matches!(error, Err(KernelError::NoDriver))),
+        }
+    }
+
+    #[test]
+    fn one_gpu_serves_all_threads() {
+        fn check<T: Send + Sync>() {}
+        check::<Gpu>();
+    }
+}
