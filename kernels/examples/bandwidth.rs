@@ -3,12 +3,12 @@
 //! ```sh
 //! cargo run --release -p brine-kernels --example bandwidth
 //! ```
-//! Prints the median of several rounds: time, bytes moved by the table of README.md in that time, and
-//! their share of what the memory moves at most. Rounds go through several copies of all tensors, so
-//! that what one round leaves in the caches does not serve the next.
+//! Prints the median of several rounds: time, bytes moved by the table of README.md in that time,
+//! and their share of what the memory moves at most. Rounds go through several copies of all
+//! tensors, so that what one round leaves in the caches does not serve the next.
 
 #![expect(unsafe_code, reason = "kernels take addresses")]
-#![expect(clippy::print_stdout, reason = "prints a table")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "prints a table, or why not")]
 
 use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _, DriverError};
@@ -19,6 +19,7 @@ use kernels::norm::Centring;
 use kernels::rotary::cuda::Shape;
 use kernels::sampling::Sampler;
 use kernels::{Gpu, KernelError, adamw, logits, norm, rotary, sampling};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 const PARAMETERS: usize = 124_439_808;
@@ -44,7 +45,17 @@ const STREAM: Stream = Stream::DEFAULT;
 
 type Failure = Box<dyn std::error::Error>;
 
-fn main() -> Result<(), Failure> {
+fn main() -> ExitCode {
+    match measure_all() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure_all() -> Result<(), Failure> {
     let gpu = Gpu::open(0, None)?;
     let limits = gpu.limits()?;
     let limit = limits.bytes_per_second;

@@ -1,7 +1,7 @@
 //! Compiled kernels on disk, so that NVRTC is needed once per source, GPU generation and driver.
 //!
-//! A file's name is a hash of all that its content depends on; its content begins with its own hash,
-//! so one that is torn or damaged is as good as none. Deleting the folder is always safe.
+//! A file's name is a hash of all that its content depends on; its content begins with its own
+//! hash, so one that is torn or damaged is as good as none. Deleting the folder is always safe.
 
 use crate::KernelError;
 use crate::compile::{Arch, Cubin, OPTIONS};

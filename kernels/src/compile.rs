@@ -76,8 +76,8 @@ pub fn compiler_present() -> bool {
 /// Options that every source is compiled with.
 pub(crate) const OPTIONS: [&str; 2] = ["--fmad=false", "--ptxas-options=-v"];
 
-/// Compiles `source`, CUDA C whose kernels are `extern "C"`, for `arch`, with `options` besides those
-/// that every source has.
+/// Compiles `source`, CUDA C whose kernels are `extern "C"`, for `arch`, with `options` besides
+/// those that every source has.
 ///
 /// Multiplication and addition are not contracted into one rounding, so that a kernel rounds like
 /// its CPU reference.

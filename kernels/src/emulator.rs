@@ -106,12 +106,12 @@ fn letter(argument: &Argument) -> char {
 
 /// Compiled once per process.
 fn library(module: &'static Module) -> Arc<Mutex<Library>> {
-    type Slot = Arc<OnceLock<Arc<Mutex<Library>>>>;
-    static LIBRARIES: Mutex<BTreeMap<Module, Slot>> = Mutex::new(BTreeMap::new());
+    type Compiled = Arc<OnceLock<Arc<Mutex<Library>>>>;
+    static LIBRARIES: Mutex<BTreeMap<Module, Compiled>> = Mutex::new(BTreeMap::new());
     let mut libraries = LIBRARIES.lock().unwrap_or_else(PoisonError::into_inner);
-    let slot = Arc::clone(libraries.entry(*module).or_default());
+    let compiled = Arc::clone(libraries.entry(*module).or_default());
     drop(libraries);
-    Arc::clone(slot.get_or_init(|| Arc::new(Mutex::new(compile(module)))))
+    Arc::clone(compiled.get_or_init(|| Arc::new(Mutex::new(compile(module)))))
 }
 
 #[expect(unsafe_code, reason = "opening a library runs its initialisers")]

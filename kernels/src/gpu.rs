@@ -22,8 +22,12 @@ pub struct Gpu {
     multiprocessors: u32,
     cache: Option<Cache>,
     /// The functions of a module come together.
-    functions: Mutex<BTreeMap<(Module, &'static str), CudaFunction>>,
+    functions: Mutex<BTreeMap<Name, CudaFunction>>,
 }
+
+/// A module's name and options, and a function's name. Looked up for every launch, so without the
+/// source.
+type Name = (&'static str, &'static [&'static str], &'static str);
 
 /// What a GPU can do at most.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,15 +84,15 @@ impl Gpu {
         name: &'static str,
     ) -> Result<CudaFunction, KernelError> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = functions.get(&(*module, name)) {
+        if let Some(function) = functions.get(&(module.name, module.options, name)) {
             return Ok(function.clone());
         }
         let code = self.code(module)?;
         let loaded = self.context.load_module(Ptx::from_binary(code.as_bytes().to_vec()))?;
         for &name in module.functions {
-            functions.insert((*module, name), loaded.load_function(name)?);
+            let function = loaded.load_function(name)?;
+            functions.insert((module.name, module.options, name), function);
         }
-        drop(functions);
         Ok(loaded.load_function(name)?)
     }
 
@@ -137,5 +141,25 @@ impl Launch for Gpu {
             )
         }?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_an_error_and_not_a_panic() {
+        let error = Gpu::open(4_000, None).map(drop);
+        match driver::driver_present() {
+            true => assert!(matches!(error, Err(KernelError::Driver(_)))),
+            false => assert!(matches!(error, Err(KernelError::NoDriver))),
+        }
+    }
+
+    #[test]
+    fn one_gpu_serves_all_threads() {
+        fn check<T: Send + Sync>() {}
+        check::<Gpu>();
     }
 }

@@ -18,7 +18,7 @@ impl Stream {
 /// Source and options that become machine code together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Module {
-    /// Name of its source's file.
+    /// Name of its source's file; with the options it is the module's own.
     pub name: &'static str,
     /// CUDA C without the common beginning; see [`text`](Self::text).
     pub source: &'static str,

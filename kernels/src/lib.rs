@@ -59,3 +59,22 @@ pub fn modules() -> impl Iterator<Item = &'static Module> {
     ];
     all.into_iter().flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_module_has_a_name_of_its_own_and_every_function_is_in_its_source() {
+        let names: BTreeSet<_> = modules().map(|module| (module.name, module.options)).collect();
+        assert_eq!(names.len(), modules().count());
+        for module in modules() {
+            for function in module.functions {
+                // Some are made by a macro, from the part before the last underscore.
+                let stem = function.rsplit_once('_').map_or(*function, |(stem, _)| stem);
+                assert!(module.source.contains(stem), "{function} of {}", module.name);
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
-// Stands before the source of every kernel. `T` is the kind of activations, gradients and weights in
-// memory: float32, or bfloat16 as its bits with -DBF16. Arithmetic is always float32. There is no
-// #include, because a machine with NVRTC need not have CUDA's headers.
+// Stands before the source of every kernel. `T` is the kind of activations, gradients and weights
+// in memory: float32, or bfloat16 as its bits with -DBF16. Arithmetic is always float32. There is
+// no #include, because a machine with NVRTC need not have CUDA's headers.
 
 typedef unsigned long long u64;
 typedef unsigned short bf16;
@@ -94,7 +94,9 @@ static __device__ __forceinline__ void load_floats(
     Floats pack;
     if (aligned && left >= LANES) {
 #pragma unroll
-        for (int part = 0; part < LANES / 4; ++part) { pack.bits[part] = ((const uint4 *)from)[part]; }
+        for (int part = 0; part < LANES / 4; ++part) {
+            pack.bits[part] = ((const uint4 *)from)[part];
+        }
     } else {
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) {

@@ -1,6 +1,6 @@
-// What stands between the two matrices of an MLP; formulas in mod.rs, references in cpu.rs. One pass
-// over memory each. One pack per thread, and for SwiGLU a block per row, because its two inputs lie
-// in the same row.
+// What stands between the two matrices of an MLP; formulas in mod.rs, references in cpu.rs. One
+// pass over memory each. One pack per thread, and for SwiGLU a block per row, because its two
+// inputs lie in the same row.
 
 enum { THREADS_MAX = 256 };
 

@@ -194,3 +194,14 @@ unsafe fn swiglu(
     // SAFETY: the caller's; the kernel touches no value at or beyond `rows` and `width`.
     unsafe { gpu.launch(&call) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_has_the_same_constants() {
+        let source = MODULES[0].source;
+        assert!(source.contains(&format!("THREADS_MAX = {THREADS_MAX} ")));
+    }
+}

@@ -7,10 +7,11 @@
 //!              dg = dy v (s + g s (1 - s))           dv = dy g s
 //! ```
 //! Hendrycks and Gimpel 2016, arXiv 1606.08415; So et al. 2021, arXiv 2109.08668; Shazeer 2020,
-//! arXiv 2002.05202. Shapes: x, y and their gradients are (N), for SwiGLU x is (rows, 2 width) and y
-//! (rows, width); float32 or bfloat16.
+//! arXiv 2002.05202. Shapes: x, y and their gradients are (N), for SwiGLU x is (rows, 2 width) and
+//! y (rows, width); float32 or bfloat16.
 //!
-//! Memory bound: 2 values moved per x forward and 3 backward; SwiGLU 3 per y forward and 5 backward.
+//! Memory bound: 2 values moved per x forward and 3 backward; SwiGLU 3 per y forward and 5
+//! backward.
 
 pub mod cpu;
 pub mod cuda;

@@ -60,7 +60,9 @@ extern "C" __global__ void __launch_bounds__(256) adamw_update(
     for (int lane = 0; lane < LANES; ++lane) { pack.values[lane] = to_bf16(p[lane]); }
     if (aligned && left >= LANES) {
 #pragma unroll
-        for (int part = 0; part < LANES / 4; ++part) { ((uint2 *)(copy + first))[part] = pack.bits[part]; }
+        for (int part = 0; part < LANES / 4; ++part) {
+            ((uint2 *)(copy + first))[part] = pack.bits[part];
+        }
     } else {
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) {

@@ -26,7 +26,8 @@ pub fn update(
     Ok(())
 }
 
-/// From `a` to `b`, as libtorch does: from the nearer end, so that a weight of one gives `b` itself.
+/// From `a` to `b`, as libtorch does: from the nearer end, so that a weight of one gives `b`
+/// itself.
 fn lerp(a: f32, b: f32, weight: f32) -> f32 {
     if weight < 0.5 { a + weight * (b - a) } else { b - (b - a) * (1.0 - weight) }
 }

@@ -86,7 +86,18 @@ pub unsafe fn update(
         stream,
         arguments: &arguments,
     };
-    // SAFETY: these are the kernel's arguments, each tensor has `n` values as checked above, and the
-    // kernel touches none at or beyond `n`. The rest is the caller's.
+    // SAFETY: these are the kernel's arguments, each tensor has `n` values as checked above, and
+    // the kernel touches none at or beyond `n`. The rest is the caller's.
     unsafe { gpu.launch(&call) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_has_the_same_constants() {
+        let source = MODULES[0].source;
+        assert!(source.contains(&format!("__launch_bounds__({THREADS})")));
+    }
 }

@@ -1,6 +1,6 @@
 // Sums of columns: the second half of every gradient of a weight, whose first half is one partial
-// sum per block. 32 neighbouring columns per block, so that loads are full, and 8 threads to each, so
-// that few additions wait for each other. The order of the additions is always the same.
+// sum per block. 32 neighbouring columns per block, so that loads are full, and 8 threads to each,
+// so that few additions wait for each other. The order of the additions is always the same.
 
 enum { COLUMNS = 32, PARTS = 8 };
 

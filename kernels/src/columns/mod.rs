@@ -42,7 +42,19 @@ pub(crate) unsafe fn sum(
         stream,
         arguments: &arguments,
     };
-    // SAFETY: these are the kernel's arguments; it touches no column at or beyond `width` and no row
-    // at or beyond `rows`. The rest is the caller's.
+    // SAFETY: these are the kernel's arguments; it touches no column at or beyond `width` and no
+    // row at or beyond `rows`. The rest is the caller's.
     unsafe { gpu.launch(&call) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_has_the_same_constants() {
+        let parts = THREADS / COLUMNS;
+        let source = MODULES[0].source;
+        assert!(source.contains(&format!("COLUMNS = {COLUMNS}, PARTS = {parts} ")));
+    }
 }

@@ -1,8 +1,8 @@
 // CUDA C as C++, for a processor: stands before a kernel's source. A block runs at a time, each of
 // its threads as a fiber with a stack of its own, so that barriers and shuffles mean what they mean
-// on a GPU. Which fiber goes on is drawn at random, and one warp at a time runs ahead of the others as
-// far as it can, so what lacks a barrier sooner or later reads what is not there yet, or no more.
-// Shared memory starts as bytes of 0xff (float: not a number).
+// on a GPU. Which fiber goes on is drawn at random, and one warp at a time runs ahead of the others
+// as far as it can, so what lacks a barrier sooner or later reads what is not there yet, or no
+// more. Shared memory starts as bytes of 0xff (float: not a number).
 //
 // Reported instead of emulated: a thread that ends while others wait for it, threads that wait at
 // different barriers, and lanes that shuffle at different places.
@@ -23,12 +23,12 @@
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-// Static memory serves, because one block runs at a time. The section's ends are known to the linker.
+// Static memory serves, because one block runs at a time. The section's ends are known to the
+// linker.
 #define __shared__ static __attribute__((section("emulated_shared")))
 
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(8) float2 { float x, y; };
 
 namespace emulator {
 

@@ -9,7 +9,7 @@ use crate::memory::{DevicePtr, DeviceValues, Kind, aligned, checked_option};
 /// As in norm.cu.
 const OWNED: usize = 4;
 const THREADS_MAX: usize = 512;
-/// Blocks of a multiprocessor that loop over rows forward: as many as run there at once or more.
+/// Blocks of a multiprocessor that loop over rows forward: at least as many as run there at once.
 const FORWARD_BLOCKS: usize = 32;
 /// Threads of a multiprocessor backward. Each has up to 128 registers, so more would have to wait,
 /// and each block costs a row of partial sums.
@@ -70,8 +70,8 @@ pub fn partial_len(gpu: &impl Launch, kind: Kind, rows: usize, width: usize) -> 
 /// Queues one forward pass over rows of `width`; does not wait for it.
 ///
 /// # Errors
-/// Tensors have other lengths or kinds than said above, rows are wider than [`width_max`] or have no
-/// values, or the driver refuses.
+/// Tensors have other lengths or kinds than said above, rows are wider than [`width_max`] or have
+/// no values, or the driver refuses.
 ///
 /// # Safety
 /// The tensors are contiguous, do not overlap, lie in the memory of `gpu`, and stay there until
@@ -250,4 +250,15 @@ fn threads(kind: Kind, width: usize) -> u32 {
 fn backward_blocks(gpu: &impl Launch, kind: Kind, rows: usize, width: usize) -> u32 {
     let each = BACKWARD_THREADS / threads(kind, width) as usize;
     blocks_for(rows, gpu.multiprocessors() as usize * each)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_has_the_same_constants() {
+        let constants = format!("OWNED = {OWNED}, THREADS_MAX = {THREADS_MAX} ");
+        assert!(RMS[0].source.contains(&constants));
+    }
 }

@@ -8,10 +8,10 @@
 //! ds = r (h - mean(h) - n mean(h n)) + passed    RMSNorm has no mean(h)
 //! dw = sum over rows of dy n                     db = sum over rows of dy
 //! ```
-//! Zhang and Sennrich 2019, arXiv 1910.07467; Ba et al. 2016, arXiv 1607.06450. Shapes: x, added, s,
-//! y and their gradients are (rows, width), w and b (width), m and r (rows) float32. `ds` is the
-//! gradient of both x and `added`; `passed` is what reaches s by the residual stream. Without w or b
-//! they count as 1 and 0.
+//! Zhang and Sennrich 2019, arXiv 1910.07467; Ba et al. 2016, arXiv 1607.06450. Shapes: x, added,
+//! s, y and their gradients are (rows, width), w and b (width), m and r (rows) float32. `ds` is the
+//! gradient of both x and `added`; `passed` is what reaches s by the residual stream. Without w or
+//! b they count as 1 and 0.
 //!
 //! Memory bound: with the addition, 4 values of (rows, width) are moved forward and 4 backward.
 

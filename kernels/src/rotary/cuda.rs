@@ -9,9 +9,10 @@ use crate::memory::{DevicePtr, DeviceValues, Kind, aligned, checked_option};
 /// As in rotary.cu.
 const OWNED: usize = 2;
 const THREADS: usize = 256;
-/// Blocks of a multiprocessor that loop over heads forward; backward fewer, because each costs a row
-/// of partial sums.
-const FORWARD_BLOCKS: usize = 8;
+/// Blocks of a multiprocessor that loop over heads: forward some times as many as run there at once,
+/// so that none waits long for the last; backward just as many, because each costs a row of partial
+/// sums.
+const FORWARD_BLOCKS: usize = 32;
 const BACKWARD_BLOCKS: usize = 2;
 
 /// Sizes of the heads.
@@ -63,7 +64,8 @@ pub struct Forward {
 /// The tensors of a backward pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// dy (rows, heads, width), float32 or bfloat16; all below are of its kind if not said otherwise.
+    /// dy (rows, heads, width), float32 or bfloat16; all below are of its kind if not said
+    /// otherwise.
     pub y_gradient: DeviceValues,
     /// x (rows, stride) and r (rows, heads), float32, as the forward pass left it; None: heads were
     /// not normalised.
@@ -128,8 +130,8 @@ pub unsafe fn forward(
         stream,
         arguments: &arguments,
     };
-    // SAFETY: these are the kernel's arguments, of the lengths checked above, and a lane has at most
-    // OWNED packs of a head. The rest is the caller's.
+    // SAFETY: these are the kernel's arguments, of the lengths checked above, and a lane has at
+    // most OWNED packs of a head. The rest is the caller's.
     unsafe { gpu.launch(&call) }
 }
 
@@ -185,7 +187,8 @@ pub unsafe fn backward(
     let gradients =
         weight_gradients.iter().flat_map(|all| [all.gradients.query, all.gradients.key]);
     for (gradient, partial) in gradients.zip(partial) {
-        // SAFETY: every block has written its row of the partial sums; without heads there are none.
+        // SAFETY: every block has written its row of the partial sums; without heads there are
+        // none.
         unsafe { columns::sum(gpu, stream, partial, &gradient, blocks) }?;
     }
     Ok(())
@@ -282,4 +285,15 @@ fn group(kind: Kind, width: usize) -> usize {
 fn blocks(gpu: &impl Launch, kind: Kind, heads: usize, width: usize, each: usize) -> u32 {
     let in_block = THREADS / group(kind, width);
     blocks_for(heads.div_ceil(in_block), gpu.multiprocessors() as usize * each)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_has_the_same_constants() {
+        let constants = format!("OWNED = {OWNED}, THREADS = {THREADS},");
+        assert!(MODULES[0].source.contains(&constants));
+    }
 }

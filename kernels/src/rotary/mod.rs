@@ -8,12 +8,12 @@
 //! g = dy, turned back                h = w g            u = x r
 //! dx = r (h - u mean(h u))           dw = sum over heads and rows of g u
 //! ```
-//! Su et al. 2021, arXiv 2104.09864; Henry et al. 2020, arXiv 2010.04245. Shapes: a row is one token;
-//! x is (rows, stride), of which the first heads times width values are the heads, queries before
-//! keys, so that the product of a token with the weights of queries, keys and values is used as it
-//! is; y (rows, heads, width); w (width), one for queries and one for keys; the table (positions,
-//! width) holds cos a_j and sin a_j in turn, float32, and row i has position i modulo positions; r
-//! (rows, heads) float32. Everything else is float32 or bfloat16.
+//! Su et al. 2021, arXiv 2104.09864; Henry et al. 2020, arXiv 2010.04245. Shapes: a row is one
+//! token; x is (rows, stride), of which the first heads times width values are the heads, queries
+//! before keys, so that the product of a token with the weights of queries, keys and values is used
+//! as it is; y (rows, heads, width); w (width), one for queries and one for keys; the table
+//! (positions, width) holds cos a_j and sin a_j in turn, float32, and row i has position i modulo
+//! positions; r (rows, heads) float32. Everything else is float32 or bfloat16.
 //!
 //! Memory bound: 2 values moved per value forward; backward 2, or 3 with normalisation.
 

@@ -1,7 +1,7 @@
 // Rotary positions of queries and keys, with the normalisation of each head before; formulas in
-// mod.rs, the reference in cpu.rs. A group of `group` neighbouring lanes takes a head; its lanes take
-// the same packs of every head, at most OWNED. Pairs that turn together are neighbours, so a pack
-// holds whole pairs.
+// mod.rs, the reference in cpu.rs. A group of `group` neighbouring lanes takes a head; its lanes
+// take the same packs of every head, at most OWNED. Pairs that turn together are neighbours, so a
+// pack holds whole pairs.
 
 enum { OWNED = 2, THREADS = 256, HEAD_MAX = WARP * OWNED * LANES };
 
@@ -121,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) rotary_backward(
     const T *__restrict__ key_weight,    // (width), or null
     const float *__restrict__ rotation,  // (positions, width)
     const float *__restrict__ scales,    // (rows, heads), or null with x
-    T *__restrict__ x_gradient,          // (rows, stride), of which the first heads * width are written
+    T *__restrict__ x_gradient,          // (rows, stride), the first heads * width of each
     float *__restrict__ query_sums,      // (blocks, width), or null: no gradients of weights
     float *__restrict__ key_sums,        // (blocks, width)
     unsigned rows,

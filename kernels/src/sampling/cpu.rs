@@ -2,8 +2,8 @@
 
 use super::Sampler;
 
-/// The tokens of `scores` (V) that may be taken and their probabilities, most probable first; of equal
-/// scores the lowest token first.
+/// The tokens of `scores` (V) that may be taken and their probabilities, most probable first; of
+/// equal scores the lowest token first.
 pub fn distribution(sampler: &Sampler, scores: &[f32]) -> Vec<(usize, f64)> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));

@@ -8,11 +8,11 @@ use crate::memory::{DevicePtr, DeviceValues, Kind, aligned};
 /// As in sampling.cu.
 const THREADS_MAX: usize = 512;
 const VOCABULARY_MAX: usize = 1 << 24;
-/// Blocks of a multiprocessor that loop over rows.
+/// Blocks of a multiprocessor that loop over rows: as many as run there at once.
 const BLOCKS: usize = 2;
 
-/// Queues the choice of one token for each row of `scores` (rows, V), float32, by the random numbers
-/// `uniforms` (rows), float64, to `tokens` (rows), int64; does not wait for it.
+/// Queues the choice of one token for each row of `scores` (rows, V), float32, by the random
+/// numbers `uniforms` (rows), float64, to `tokens` (rows), int64; does not wait for it.
 ///
 /// # Errors
 /// Tensors have other lengths or kinds than said above, the sampler is none, there are more than
@@ -81,4 +81,16 @@ pub unsafe fn sample(
 
 fn check(name: &'static str, found: f64, good: bool) -> Result<(), KernelError> {
     if good { Ok(()) } else { Err(KernelError::Sampler { name, found }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_has_the_same_constants() {
+        let source = MODULES[0].source;
+        assert!(source.contains(&format!("THREADS_MAX = {THREADS_MAX}, TOKEN_BITS = 24,")));
+        assert_eq!(VOCABULARY_MAX, 1 << 24);
+    }
 }

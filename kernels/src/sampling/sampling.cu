@@ -1,10 +1,11 @@
-// The next token of each row of scores; meaning in mod.rs, the reference in cpu.rs. A block per row.
+// The next token of each row of scores; meaning in mod.rs, the reference in cpu.rs. A block per
+// row.
 //
 // Nothing is sorted. Every token has a key of 56 bits whose order is the wanted one: highest score
-// first, of equal ones the lowest token. What top_k, top_p and the draw ask for is the same each time:
-// the first key at which the measures (1, or the weight) of all keys up to it reach a target. That
-// key is found digit by digit, from the histogram of measures over the digit's values. Weights are
-// whole numbers, so their sums do not depend on the order in which threads add.
+// first, of equal ones the lowest token. What top_k, top_p and the draw ask for is the same each
+// time: the first key at which the measures (1, or the weight) of all keys up to it reach a target.
+// That key is found digit by digit, from the histogram of measures over the digit's values. Weights
+// are whole numbers, so their sums do not depend on the order in which threads add.
 
 enum { THREADS_MAX = 512, TOKEN_BITS = 24, KEY_BITS = 56, DIGIT_BITS = 8, DIGITS = 256 };
 
@@ -88,7 +89,8 @@ static __device__ __forceinline__ void find_digit(u64 target, Shared *shared)
     }
 }
 
-// The first key at which the sum reaches `target`, which is in 1 ..= the sum over keys up to `limit`.
+// The first key at which the sum reaches `target`, which is in 1 ..= the sum over keys up to
+// `limit`.
 static __device__ u64 select(
     const float *scores, unsigned width, bool aligned, u64 limit, Measure measure, u64 target,
     Shared *shared)
@@ -99,7 +101,8 @@ static __device__ u64 select(
             shared->histogram[bin] = 0;
         }
         __syncthreads();
-        // Neighbours often have the same digit; a thread adds them up before it adds to shared memory.
+        // Neighbours often have the same digit; a thread adds them up before it adds to shared
+        // memory.
         unsigned last = 0;
         u64 own = 0;
         for (unsigned first = threadIdx.x * LANES; first < width; first += blockDim.x * LANES) {

@@ -1,6 +1,6 @@
 use crate::emulator::Emulator;
 use crate::gpu::on_gpu;
-use crate::lab::{Lab, Machine, Tolerance, close, each, fresh_seed};
+use crate::lab::{Lab, Machine, Tolerance, close, each, seed};
 use kernels::KernelError;
 use kernels::activation::cpu;
 use kernels::activation::cuda::{self, Pointwise};
@@ -74,13 +74,13 @@ fn swiglu<M: Machine>(lab: &Lab<'_, M>, rows: usize, width: usize) {
 fn cases<M: Machine>(machine: &M) {
     each(machine, |lab| {
         for activation in [Pointwise::Gelu, Pointwise::ReluSquared] {
-            for n in [1, 7, 8, 1_031, 2_048, 20_011] {
+            for n in [0, 1, 7, 8, 1_031, 2_048, 20_011] {
                 pointwise(lab, activation, &lab.random(n, 5.0), n % 2 == 0);
             }
             let far = [0.0, -0.0, 9.0, -9.0, 40.0, -40.0, 1e4, -1e4];
             pointwise(lab, activation, &far, false);
         }
-        for (rows, width) in [(1, 1), (3, 7), (4, 8), (67, 40), (2, 3_072), (5, 2_053)] {
+        for (rows, width) in [(0, 5), (1, 1), (3, 7), (4, 8), (67, 40), (2, 3_072), (5, 2_053)] {
             swiglu(lab, rows, width);
         }
     });
@@ -88,12 +88,26 @@ fn cases<M: Machine>(machine: &M) {
 
 #[test]
 fn emulated() {
-    cases(&Emulator::new(1, fresh_seed()));
+    cases(&Emulator::new(1, seed()));
 }
 
 #[test]
 fn runs_on_gpu() {
     on_gpu(cases);
+}
+
+/// More than the multiprocessors of a card take at once; too slow for the emulator.
+fn large<M: Machine>(machine: &M) {
+    each(machine, |lab| {
+        pointwise(lab, Pointwise::Gelu, &lab.random(3_000_017, 5.0), false);
+        pointwise(lab, Pointwise::ReluSquared, &lab.random(3_000_017, 5.0), true);
+        swiglu(lab, 10_007, 96);
+    });
+}
+
+#[test]
+fn large_runs_on_gpu() {
+    on_gpu(large);
 }
 
 fn no_numbers<M: Machine>(machine: &M) {
@@ -110,7 +124,7 @@ fn no_numbers<M: Machine>(machine: &M) {
 
 #[test]
 fn emulated_no_numbers_stay_none() {
-    no_numbers(&Emulator::new(1, fresh_seed()));
+    no_numbers(&Emulator::new(1, seed()));
 }
 
 #[test]

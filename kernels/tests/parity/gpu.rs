@@ -1,9 +1,12 @@
 //! A real GPU, where there is one.
 
-use crate::lab::Machine;
+use crate::lab::{Lab, Machine};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
-use kernels::launch::{Call, Launch};
+use kernels::activation::cuda::{self as activation, Pointwise};
+use kernels::launch::{Call, Launch, Stream};
+use kernels::memory::Kind;
 use kernels::{Gpu, KernelError};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The first GPU.
@@ -12,17 +15,29 @@ pub(crate) struct Card {
     stream: Arc<CudaStream>,
 }
 
+impl Card {
+    fn open(cache: Option<&Path>) -> Self {
+        let gpu = Gpu::open(0, cache).unwrap();
+        let stream = gpu.default_stream();
+        Self { gpu, stream }
+    }
+}
+
 /// Runs `cases` there. Without a driver it says that it was skipped, unless `BRINE_REQUIRE_GPU=1`.
 pub(crate) fn on_gpu(cases: impl Fn(&Card)) {
-    if !kernels::driver_present() {
-        let required = std::env::var_os("BRINE_REQUIRE_GPU").is_some_and(|value| value == "1");
-        assert!(!required, "BRINE_REQUIRE_GPU is set, but libcuda.so cannot be loaded");
-        eprintln!("skipped: no driver");
-        return;
+    if driver_or_skip() {
+        cases(&Card::open(None));
     }
-    let gpu = Gpu::open(0, None).unwrap();
-    let stream = gpu.default_stream();
-    cases(&Card { gpu, stream });
+}
+
+fn driver_or_skip() -> bool {
+    if kernels::driver_present() {
+        return true;
+    }
+    let required = std::env::var_os("BRINE_REQUIRE_GPU").is_some_and(|value| value == "1");
+    assert!(!required, "BRINE_REQUIRE_GPU is set, but libcuda.so cannot be loaded");
+    eprintln!("skipped: no driver");
+    false
 }
 
 impl Launch for Card {
@@ -50,4 +65,36 @@ impl Machine for Card {
     fn download(&self, memory: &Self::Memory) -> Vec<u8> {
         self.stream.clone_dtoh(memory).unwrap()
     }
+}
+
+// Goal: a second process, here a second `Gpu`, takes the code from the disk and computes the same.
+#[test]
+fn compiled_kernels_are_kept_on_gpu() {
+    if !driver_or_skip() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = || -> Vec<_> {
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let sums = || {
+        let card = Card::open(Some(folder.path()));
+        let lab = Lab::new(&card, Kind::Float32, 0);
+        let (x, y) = (lab.floats(Kind::Float32, &[-1.0, 3.0]), lab.output(2));
+        let (x, y_values) = (x.values(), y.values());
+        // SAFETY: the tensors are contiguous, of this machine, and alive.
+        unsafe {
+            let (stream, which) = (Stream::DEFAULT, Pointwise::ReluSquared);
+            activation::forward(&card, stream, which, &x, &y_values).unwrap();
+        }
+        y.read()
+    };
+    assert_eq!(sums(), [0.0, 9.0]);
+    let first = path();
+    assert_eq!(first.len(), 1, "{first:?}");
+    let written = std::fs::metadata(&first[0]).unwrap().modified().unwrap();
+    assert_eq!(sums(), [0.0, 9.0]);
+    assert_eq!(path(), first);
+    assert_eq!(std::fs::metadata(&first[0]).unwrap().modified().unwrap(), written);
 }

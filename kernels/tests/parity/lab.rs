@@ -4,7 +4,8 @@ use kernels::launch::Launch;
 use kernels::memory::{DevicePtr, DeviceValues, Kind};
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::sync::OnceLock;
 
 /// Bytes before and after a tensor that nobody may write. As floats they are not numbers, so that
 /// what reads them shows it.
@@ -27,7 +28,6 @@ pub(crate) struct Lab<'m, M: Machine> {
     /// Values by which every tensor begins beside a multiple of 16 bytes.
     pub(crate) shift: usize,
     random: RefCell<ChaCha8Rng>,
-    seed: u64,
 }
 
 /// Runs `case` for both kinds, with and without whole packs, each with new random numbers.
@@ -39,27 +39,27 @@ pub(crate) fn each<M: Machine>(machine: &M, case: impl Fn(&Lab<'_, M>)) {
     }
 }
 
-/// `BRINE_SEED`, or a new one.
-pub(crate) fn fresh_seed() -> u64 {
-    match std::env::var("BRINE_SEED") {
+/// `BRINE_SEED`, or a new one; the same for the whole process, so that one number repeats it.
+pub(crate) fn seed() -> u64 {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    *SEED.get_or_init(|| match std::env::var("BRINE_SEED") {
         Ok(seed) => seed.parse().expect("BRINE_SEED is a number"),
         Err(_) => rand::rng().next_u64(),
-    }
+    })
 }
 
 impl<M: Machine> Drop for Lab<'_, M> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("again: BRINE_SEED={} ({:?}, shift {})", self.seed, self.kind, self.shift);
+            eprintln!("again: BRINE_SEED={} ({:?}, shift {})", seed(), self.kind, self.shift);
         }
     }
 }
 
 impl<'m, M: Machine> Lab<'m, M> {
     pub(crate) fn new(machine: &'m M, kind: Kind, shift: usize) -> Self {
-        let seed = fresh_seed();
-        let random = RefCell::new(ChaCha8Rng::seed_from_u64(seed));
-        Self { machine, kind, shift, random, seed }
+        let random = RefCell::new(ChaCha8Rng::seed_from_u64(seed()));
+        Self { machine, kind, shift, random }
     }
 
     /// Numbers in -`size` .. `size` that `kind` can hold.
@@ -80,17 +80,17 @@ impl<'m, M: Machine> Lab<'m, M> {
     }
 
     pub(crate) fn floats(&self, kind: Kind, values: &[f32]) -> Tensor<'m, M> {
-        self.bytes(kind, values.len(), &to_bytes(kind, values))
+        self.input(kind, values.len(), to_bytes(kind, values))
     }
 
     pub(crate) fn integers(&self, values: &[i64]) -> Tensor<'m, M> {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-        self.bytes(Kind::Int64, values.len(), &bytes)
+        let bytes = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+        self.input(Kind::Int64, values.len(), bytes)
     }
 
     pub(crate) fn doubles(&self, values: &[f64]) -> Tensor<'m, M> {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-        self.bytes(Kind::Float64, values.len(), &bytes)
+        let bytes = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+        self.input(Kind::Float64, values.len(), bytes)
     }
 
     /// Of the lab's kind, poisoned: what a kernel does not write is not a number.
@@ -102,13 +102,19 @@ impl<'m, M: Machine> Lab<'m, M> {
         self.bytes(kind, len, &vec![0xff; len * kind.bytes()])
     }
 
+    fn input(&self, kind: Kind, len: usize, bytes: Vec<u8>) -> Tensor<'m, M> {
+        let mut tensor = self.bytes(kind, len, &bytes);
+        tensor.unread = Cell::new(Some(bytes));
+        tensor
+    }
+
     fn bytes(&self, kind: Kind, len: usize, bytes: &[u8]) -> Tensor<'m, M> {
         let start = GUARD.len() + self.shift * kind.bytes();
         let mut all = vec![0xff; start];
         all.extend_from_slice(bytes);
         all.extend_from_slice(&GUARD);
         let memory = self.machine.upload(&all);
-        Tensor { machine: self.machine, memory, start, len, kind }
+        Tensor { machine: self.machine, memory, start, len, kind, unread: Cell::new(None) }
     }
 }
 
@@ -120,6 +126,9 @@ pub(crate) struct Tensor<'m, M: Machine> {
     start: usize,
     len: usize,
     kind: Kind,
+    /// What it began with, if that is an input's, as long as the test has not read it: what nobody
+    /// looks at, no kernel may change.
+    unread: Cell<Option<Vec<u8>>>,
 }
 
 impl<M: Machine> Tensor<'_, M> {
@@ -138,6 +147,7 @@ impl<M: Machine> Tensor<'_, M> {
 
     pub(crate) fn read(&self) -> Vec<f32> {
         let bytes = self.bytes();
+        self.unread.set(None);
         match self.kind {
             Kind::Float32 => each_part(&bytes, f32::from_ne_bytes),
             Kind::BFloat16 => {
@@ -156,7 +166,9 @@ impl<M: Machine> Tensor<'_, M> {
 impl<M: Machine> Drop for Tensor<'_, M> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.bytes(); // Looks at the guards, of inputs too.
+            let bytes = self.bytes(); // Looks at the guards, of inputs too.
+            let input = self.unread.take();
+            assert!(input.is_none_or(|input| input == bytes), "a kernel wrote into its input");
         }
     }
 }

@@ -1,6 +1,6 @@
 use crate::emulator::Emulator;
 use crate::gpu::on_gpu;
-use crate::lab::{Lab, Machine, Tolerance, close, each, fresh_seed};
+use crate::lab::{Lab, Machine, Tolerance, close, each, seed};
 use kernels::KernelError;
 use kernels::launch::Stream;
 use kernels::logits::{cpu, cuda};
@@ -49,7 +49,7 @@ fn cases<M: Machine>(machine: &M) {
     let forward = cuda::Options { backward: None, ..plain };
     each(machine, |lab| {
         for (rows, width) in
-            [(1, 1), (1, 2), (4, 7), (5, 64), (23, 101), (11, 700), (2, 5_003), (3, 9_216)]
+            [(1, 1), (1, 2), (4, 7), (5, 64), (23, 101), (37, 700), (2, 5_003), (3, 9_216)]
         {
             for options in [plain, capped, forward] {
                 case(lab, rows, width, options);
@@ -60,12 +60,26 @@ fn cases<M: Machine>(machine: &M) {
 
 #[test]
 fn emulated() {
-    cases(&Emulator::new(1, fresh_seed()));
+    cases(&Emulator::new(1, seed()));
 }
 
 #[test]
 fn runs_on_gpu() {
     on_gpu(cases);
+}
+
+/// More than the multiprocessors of a card take at once; too slow for the emulator.
+fn large<M: Machine>(machine: &M) {
+    let options = cuda::Options { not_scored: NOT_SCORED, cap: None, backward: Some(0.25) };
+    each(machine, |lab| {
+        case(lab, 1_301, 1_009, options);
+        case(lab, 70, 50_304, options);
+    });
+}
+
+#[test]
+fn large_runs_on_gpu() {
+    on_gpu(large);
 }
 
 /// Losses and gradients of two rows of (3), as they are.
@@ -105,7 +119,7 @@ fn extremes<M: Machine>(machine: &M) {
 
 #[test]
 fn emulated_extremes() {
-    extremes(&Emulator::new(1, fresh_seed()));
+    extremes(&Emulator::new(1, seed()));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use crate::emulator::Emulator;
 use crate::gpu::on_gpu;
-use crate::lab::{Lab, Machine, Tensor, Tolerance, close, each, fresh_seed, round};
+use crate::lab::{Lab, Machine, Tensor, Tolerance, close, each, round, seed};
 use kernels::KernelError;
 use kernels::launch::Stream;
 use kernels::memory::{DeviceValues, Kind};
@@ -126,6 +126,7 @@ fn cases<M: Machine>(machine: &M) {
     each(machine, |lab| {
         for centring in [Centring::None, Centring::Mean] {
             for (rows, width) in [
+                (0, 40),
                 (1, 1),
                 (1, 8),
                 (3, 7),
@@ -146,13 +147,13 @@ fn cases<M: Machine>(machine: &M) {
 
 #[test]
 fn emulated() {
-    cases(&Emulator::new(1, fresh_seed()));
+    cases(&Emulator::new(1, seed()));
 }
 
 // Goal: as wide as it goes, where every thread has all the packs that it can have.
 #[test]
 fn emulated_widest() {
-    let machine = Emulator::new(1, fresh_seed());
+    let machine = Emulator::new(1, seed());
     for kind in [Kind::Float32, Kind::BFloat16] {
         let lab = Lab::new(&machine, kind, 0);
         let with = With { residual: true, weights: true };
@@ -164,6 +165,21 @@ fn emulated_widest() {
 #[test]
 fn runs_on_gpu() {
     on_gpu(cases);
+}
+
+/// More than the multiprocessors of a card take at once; too slow for the emulator.
+fn large<M: Machine>(machine: &M) {
+    each(machine, |lab| {
+        for centring in [Centring::None, Centring::Mean] {
+            case(lab, centring, 10_007, 64, With { residual: true, weights: true });
+            case(lab, centring, 2_048, 768, With { residual: true, weights: true });
+        }
+    });
+}
+
+#[test]
+fn large_runs_on_gpu() {
+    on_gpu(large);
 }
 
 #[test]

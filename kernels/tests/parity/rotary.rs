@@ -1,6 +1,6 @@
 use crate::emulator::Emulator;
 use crate::gpu::on_gpu;
-use crate::lab::{Lab, Machine, Tolerance, close, each, fresh_seed};
+use crate::lab::{Lab, Machine, Tolerance, close, each, seed};
 use kernels::KernelError;
 use kernels::launch::Stream;
 use kernels::memory::Kind;
@@ -134,6 +134,7 @@ fn shape(queries: usize, keys: usize, width: usize, rest: usize) -> Shape {
 fn cases<M: Machine>(machine: &M) {
     each(machine, |lab| {
         for norm in [Norm::None, Norm::Plain, Norm::Weighted] {
+            case(lab, 0, shape(2, 1, 4, 0), 1, norm);
             case(lab, 1, shape(1, 1, 2, 0), 1, norm);
             case(lab, 5, shape(3, 2, 6, 12), 5, norm);
             case(lab, 37, shape(2, 1, 8, 8), 7, norm);
@@ -147,12 +148,26 @@ fn cases<M: Machine>(machine: &M) {
 
 #[test]
 fn emulated() {
-    cases(&Emulator::new(1, fresh_seed()));
+    cases(&Emulator::new(1, seed()));
 }
 
 #[test]
 fn runs_on_gpu() {
     on_gpu(cases);
+}
+
+/// More than the multiprocessors of a card take at once; too slow for the emulator.
+fn large<M: Machine>(machine: &M) {
+    each(machine, |lab| {
+        for norm in [Norm::None, Norm::Weighted] {
+            case(lab, 3_001, shape(12, 12, 64, 768), 1_024, norm);
+        }
+    });
+}
+
+#[test]
+fn large_runs_on_gpu() {
+    on_gpu(large);
 }
 
 #[test]

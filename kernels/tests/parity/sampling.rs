@@ -1,6 +1,6 @@
 use crate::emulator::Emulator;
 use crate::gpu::on_gpu;
-use crate::lab::{Lab, Machine, fresh_seed};
+use crate::lab::{Lab, Machine, seed};
 use kernels::KernelError;
 use kernels::launch::Stream;
 use kernels::memory::Kind;
@@ -91,12 +91,26 @@ fn cases<M: Machine>(machine: &M) {
 
 #[test]
 fn emulated() {
-    cases(&Emulator::new(2, fresh_seed()));
+    cases(&Emulator::new(2, seed()));
 }
 
 #[test]
 fn runs_on_gpu() {
     on_gpu(cases);
+}
+
+/// More than the multiprocessors of a card take at once; too slow for the emulator.
+fn large<M: Machine>(machine: &M) {
+    let lab = Lab::new(machine, Kind::Float32, 0);
+    for sampler in [random(1.0, None, None), random(0.8, Some(50), Some(0.95))] {
+        case(&lab, &sampler, 300, 1_009, Kind::BFloat16);
+        case(&lab, &sampler, 30, 50_304, Kind::Float32);
+    }
+}
+
+#[test]
+fn large_runs_on_gpu() {
+    on_gpu(large);
 }
 
 fn extremes<M: Machine>(machine: &M) {
@@ -127,7 +141,7 @@ fn extremes<M: Machine>(machine: &M) {
 
 #[test]
 fn emulated_extremes() {
-    extremes(&Emulator::new(1, fresh_seed()));
+    extremes(&Emulator::new(1, seed()));
 }
 
 #[test]

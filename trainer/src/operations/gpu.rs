@@ -79,11 +79,13 @@ pub(super) fn are_usable(tensors: &[&Tensor]) -> bool {
 
 /// The address of a tensor that is in one piece.
 fn values(tensor: &Tensor) -> tch::Result<DeviceValues> {
-    let kind = match tensor.kind() {
-        Kind::Float => KernelKind::Float32,
-        Kind::BFloat16 => KernelKind::BFloat16,
-        Kind::Int64 => KernelKind::Int64,
-        other => return Err(TchError::Kind(format!("no kernel takes values of {other:?}"))),
+    let known = [
+        (Kind::Float, KernelKind::Float32),
+        (Kind::BFloat16, KernelKind::BFloat16),
+        (Kind::Int64, KernelKind::Int64),
+    ];
+    let Some((_, kind)) = known.into_iter().find(|(kind, _)| *kind == tensor.kind()) else {
+        return Err(TchError::Kind(format!("no kernel takes values of {:?}", tensor.kind())));
     };
     if !tensor.is_contiguous() {
         return Err(TchError::Shape("a kernel's tensor is not in one piece".to_owned()));
