@@ -228,7 +228,15 @@ impl<'a> Learner<'a> {
         let shape = [windows.sequences as i64, i64::from(self.spec.model.sequence)];
         let inputs = Tensor::f_from_slice(&windows.inputs)?.f_view(shape)?;
         let targets = Tensor::f_from_slice(&windows.targets)?;
-        Ok((inputs.f_to_device(self.device)?, targets.f_to_device(self.device)?))
+        let carry = |tensor: Tensor| match self.device {
+            // From memory that the GPU reads by itself, so that nobody waits until it comes to it.
+            Device::Cuda(_) => {
+                let pinned = tensor.f_pin_memory(self.device)?;
+                pinned.f_to_device_(self.device, pinned.kind(), true, false)
+            }
+            Device::Cpu | Device::Mps | Device::Vulkan => Ok(tensor),
+        };
+        Ok((carry(inputs)?, carry(targets)?))
     }
 }
 

@@ -4,7 +4,7 @@
 use proto::{GrpoSpec, Mlp, ModelSpec, Norm, Optimizer, Positions, Precision, Rest, TrainSpec};
 
 /// The formula in words.
-pub(super) const FORMULA: &str = "memory = 165 MB + 4 N (2 s + 1) + max(4 N, (1 + 1.2 / L) a B S) bytes in float32 on a processor: N parameters in L layers; s of their size, twice because a checkpoint is a copy: weights, moments, mean of the weights; a bytes of activations per token of B sequences of S; elsewhere, and for a policy, the scores of V distinct tokens are there three times: 12 V B S more";
+pub(super) const FORMULA: &str = "memory = 165 MB + 4 N (2 s + 1) + max(4 N, (1 + 1.2 / L) a B S) bytes in float32 on a processor: N parameters in L layers; s of their size, twice because a checkpoint is a copy: weights, moments, mean of the weights; a bytes of activations per token of B sequences of S; in bfloat16 there, and for a policy, the scores of V distinct tokens are there three times: 12 V B S more";
 
 /// Main memory of a process that has loaded libtorch and trained the smallest model.
 const PROCESS_BYTES: f64 = 165e6;
@@ -14,6 +14,8 @@ const GPU_CONTEXT_BYTES: f64 = 500e6;
 const FLOAT32: f64 = 4.0;
 /// Bytes of a value in bfloat16.
 const BF16: f64 = 2.0;
+/// Scores that the trainer makes at once on a GPU.
+const GPU_SCORES: f64 = 134e6;
 /// Intermediate results of one layer's backward pass over what its forward pass left, and what the
 /// allocator does not find a use for. Measured: 0.7 to 2.
 const BACKWARD_LAYERS: f64 = 1.2;
@@ -32,9 +34,11 @@ pub(super) fn of_training(spec: &TrainSpec, gpu: bool) -> f64 {
         Precision::Bf16 => 2.0 * BF16 / FLOAT32,
     };
     let rows = f64::from(parts) * f64::from(model.sequence);
-    let operations = Operations::of(spec.precision, gpu);
-    let scores = match operations {
-        Operations::Ours => 0.0,
+    let scores = match Operations::of(spec.precision, gpu) {
+        // Some rows at a time, which stay in the cache.
+        Operations::Processor => 0.0,
+        // Likewise, of many more rows.
+        Operations::Gpu => GPU_SCORES.min(rows * f64::from(model.vocabulary)) * FLOAT32,
         Operations::Libtorch => rows * score_bytes(model, spec.precision),
     };
     peak(model, gpu, spec.precision, kept, sets, rows) + scores
@@ -52,8 +56,10 @@ pub(super) fn of_policy(spec: &GrpoSpec, gpu: bool) -> f64 {
 /// Who computes a norm, a rotation and the loss: what they leave differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operations {
-    /// `trainer/src/operations`, which make the scores a few rows at a time.
-    Ours,
+    /// The trainer's own on the processor.
+    Processor,
+    /// The trainer's own on a GPU.
+    Gpu,
     /// libtorch's single operations.
     Libtorch,
 }
@@ -61,8 +67,9 @@ enum Operations {
 impl Operations {
     fn of(precision: Precision, gpu: bool) -> Self {
         match precision {
-            Precision::Float32 if !gpu => Self::Ours,
-            Precision::Float32 | Precision::Bf16 => Self::Libtorch,
+            Precision::Float32 | Precision::Bf16 if gpu => Self::Gpu,
+            Precision::Float32 => Self::Processor,
+            Precision::Bf16 => Self::Libtorch,
         }
     }
 }
@@ -111,7 +118,8 @@ fn activation_bytes(model: &ModelSpec, precision: Precision, operations: Operati
     // A norm's output; libtorch makes RMSNorm of single operations, which keep the values before
     // the weight too, and in float32 the values that come in.
     let norm = match (operations, model.norm, precision) {
-        (Operations::Ours, _, _) | (Operations::Libtorch, Norm::LayerNorm, _) => value,
+        (Operations::Processor | Operations::Gpu, _, _)
+        | (Operations::Libtorch, Norm::LayerNorm, _) => value,
         (Operations::Libtorch, Norm::RmsNorm | Norm::PlainRmsNorm, Precision::Float32) => {
             2.0 * value
         }
@@ -119,9 +127,10 @@ fn activation_bytes(model: &ModelSpec, precision: Precision, operations: Operati
             value + 2.0 * FLOAT32
         }
     };
+    // On the processor they are turned in place.
     let turned = match (operations, model.positions) {
-        (Operations::Ours, _) | (Operations::Libtorch, Positions::Learned) => 0.0,
-        (Operations::Libtorch, Positions::Rotary) => 2.0,
+        (Operations::Processor, _) | (_, Positions::Learned) => 0.0,
+        (Operations::Gpu | Operations::Libtorch, Positions::Rotary) => 2.0,
     };
     // Queries, keys and values, attention's output, and the residual stream twice. Attention's
     // scores are never stored.
@@ -157,10 +166,10 @@ mod tests {
     // N = 32,928; 8 sequences of 64 tokens; 32 wide, MLP 128, 2 layers, rotary, RMSNorm, GELU.
     const N: f64 = 4.0 * 32_928.0;
     const A: f64 = 1.6 * 512.0 * (2.0 * (2.0 * 4.0 * 32.0 + 4.0 * (6.0 * 32.0 + 256.0)) + 128.0);
-    // On a GPU, of libtorch's operations.
+    // On a GPU queries and keys are not turned in place.
     const A_GPU: f64 =
-        1.6 * 512.0 * (2.0 * (2.0 * 8.0 * 32.0 + 4.0 * (8.0 * 32.0 + 256.0)) + 256.0);
-    const SCORES: f64 = 512.0 * 256.0 * 12.0;
+        1.6 * 512.0 * (2.0 * (2.0 * 4.0 * 32.0 + 4.0 * (8.0 * 32.0 + 256.0)) + 128.0);
+    const SCORES: f64 = 512.0 * 256.0 * 4.0;
 
     #[track_caller]
     fn check(edit: impl Fn(&mut TrainSpec), wanted: f64) {
