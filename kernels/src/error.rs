@@ -25,6 +25,14 @@ pub enum KernelError {
         /// Values wanted.
         wanted: usize,
     },
+    /// A target is no token of the vocabulary.
+    #[error("target {target} is not in a vocabulary of {vocabulary} tokens")]
+    Target {
+        /// The target.
+        target: i64,
+        /// Number of tokens.
+        vocabulary: usize,
+    },
     /// A tensor holds something else.
     #[error("{name} holds {found:?} instead of {wanted:?}")]
     Kind {

@@ -1,10 +1,10 @@
-//! Kernels, one folder per operation: `mod.rs` (formula, shapes, constants), `cpu.rs` (for the
-//! processor, or the reference that says what is right on a GPU), `<operation>.cu` and `cuda.rs`
-//! (its launcher).
+//! Kernels, one folder per operation: `mod.rs` (formula, shapes, constants), `<operation>.cu` and
+//! `cuda.rs` (its launcher), `cpu.rs` (the plain reference that says what is right on a GPU), and
+//! `processor.rs` where the processor has a kernel of its own, written for its vectors.
 //!
 //! * [`activation`]: GELU, squared ReLU and SwiGLU; for GPUs.
 //! * [`adamw`]: the fused update of AdamW.
-//! * [`gelu`]: GELU with its derivative; for the processor.
+//! * [`gelu`]: GELU with its derivative; on the processor.
 //! * [`logits`]: cross-entropy over a piece of the logits, which become their gradient.
 //! * [`norm`]: RMSNorm and LayerNorm with the residual addition.
 //! * [`rotary`]: rotary positions, with the normalisation of queries and keys.
@@ -14,6 +14,7 @@
 //! * [`Gpu`]: a GPU with the kernels that were used on it, and their cache on disk.
 //! * [`compile`](mod@compile): CUDA C to machine code by NVRTC, with or without a GPU;
 //!   [`resources`]: what a kernel then needs.
+//! * `emulator`, a feature: kernels on the processor, for tests.
 //! * [`driver`]: whether there is a GPU, and its context.
 //!
 //! Builds without CUDA. The driver and NVRTC are opened at run time; everything here asks first
@@ -25,6 +26,8 @@ mod cache;
 mod columns;
 pub mod compile;
 pub mod driver;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 mod error;
 pub mod gelu;
 mod gpu;
@@ -35,6 +38,7 @@ pub mod norm;
 pub mod resources;
 pub mod rotary;
 pub mod sampling;
+mod simd;
 
 pub use driver::driver_present;
 pub use error::KernelError;

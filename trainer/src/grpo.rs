@@ -20,13 +20,14 @@ use crate::error::TrainError;
 use crate::generate::GenerateError;
 use crate::interval::Saves;
 use crate::log::now;
+use crate::operations::gpu::prepare;
 use crate::optimizer::moment_places;
 use crate::parameters::Layout;
-use crate::train::{End, Observer, Setting, check_belongs};
+use crate::train::{End, KERNELS, Observer, Setting, check_belongs};
 use crate::writer::Writer;
 use policy::{Measured, Trainee};
 use problems::{ProblemSet, identity};
-use proto::{Checkpoint, GrpoSpec, Optimizer};
+use proto::{Checkpoint, GrpoSpec, Optimizer, Precision};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,9 @@ pub fn train_policy(
 ) -> Result<End, TrainError> {
     check::check(spec, setting)?;
     let device = device::open(setting.device, setting.threads)?;
+    let cache = setting.kept.join(KERNELS);
+    let kernels = prepare(&(&spec.model).into(), Precision::Float32, device, &cache);
+    kernels.iter().for_each(|problem| observer.note(problem));
     let problems = ProblemSet::open(spec, setting.data)?;
     let layout = Layout::of(&spec.model);
     let moments = moment_places(&Optimizer::AdamW(spec.policy.optimizer.clone()), &layout);

@@ -3,7 +3,8 @@
 use crate::checkpoint::{Snapshot, State};
 use crate::data::{Text, Windows};
 use crate::error::TrainError;
-use crate::model::{Cache, Model, cross_entropy};
+use crate::model::{Cache, Model};
+use crate::operations::cross_entropy;
 use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters};
 use proto::{Scoring, TrainSpec};

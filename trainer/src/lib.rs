@@ -68,6 +68,7 @@ mod interval;
 mod learner;
 mod log;
 pub mod model;
+mod operations;
 pub mod optimizer;
 pub mod parameters;
 mod permutation;

@@ -13,17 +13,18 @@
 
 pub mod architecture;
 mod cache;
-mod gelu;
-mod rotary;
+pub(crate) mod rotary;
 
 pub use architecture::{Architecture, ArchitectureError, Sizes};
 pub use cache::Cache;
 
-use crate::data::NOT_SCORED;
+use crate::operations::{
+    HeadNorm, Heads, NormWeights, gelu, norm, output_loss, output_scores, relu_squared,
+    split_heads, swiglu,
+};
 use crate::parameters::Parameters;
 use architecture::{Mlp, Norm, Positions, QkNorm};
-use gelu::gelu;
-use rotary::{rotate, rotations};
+use rotary::rotations;
 use tch::{Device, Kind, Reduction, Tensor};
 
 /// A model whose tensors belong to [`Parameters`].
@@ -60,9 +61,7 @@ struct Linear {
 #[derive(Debug)]
 struct NormLayer {
     kind: Norm,
-    width: i64,
-    weight: Option<Tensor>,
-    bias: Option<Tensor>,
+    weights: NormWeights,
 }
 
 /// What all layers of one pass share.
@@ -92,9 +91,10 @@ impl Model {
         };
         let norm = |name: String| NormLayer {
             kind: architecture.norm,
-            width: i64::from(architecture.sizes.width),
-            weight: maybe(format!("{name}.weight")),
-            bias: maybe(format!("{name}.bias")),
+            weights: NormWeights {
+                weight: maybe(format!("{name}.weight")),
+                bias: maybe(format!("{name}.bias")),
+            },
         };
         let layer = |layer: u32| {
             let name = |part: &str| format!("layers.{layer}.{part}");
@@ -149,7 +149,8 @@ impl Model {
         targets: &Tensor,
         reduction: Reduction,
     ) -> tch::Result<Tensor> {
-        cross_entropy(&self.logits(tokens)?, targets, reduction)
+        let x = self.hidden(tokens)?;
+        output_loss(&x, &self.output, self.architecture.logit_cap, targets, reduction)
     }
 
     /// Scores of the next token, (B*S, V), float32, after `tokens` (B, S).
@@ -157,12 +158,17 @@ impl Model {
     /// # Errors
     /// As [`loss`](Self::loss), or S is more than the architecture's.
     pub fn logits(&self, tokens: &Tensor) -> tch::Result<Tensor> {
+        self.scores(&self.hidden(tokens)?)
+    }
+
+    /// What the output layer reads, (B*S, d), after `tokens` (B, S).
+    fn hidden(&self, tokens: &Tensor) -> tch::Result<Tensor> {
         let (batch, sequence) = tokens.size2()?;
         let positions = |table: &Tensor| table.f_narrow(0, 0, sequence);
         let rotation = self.rotation.as_ref().map(positions).transpose()?;
         let position = self.position_embedding.as_ref().map(positions).transpose()?;
         let pass = Pass { batch, sequence, rotation, cached: None };
-        self.scores(&self.blocks(tokens, position, pass)?)
+        self.blocks(tokens, position, pass)
     }
 
     /// Scores of the token after the last of `tokens` (B, S), (B, V), float32, where `cache` holds
@@ -191,7 +197,7 @@ impl Model {
         })
     }
 
-    /// `tokens` (B, S) to what the last block leaves, (B*S, d).
+    /// `tokens` (B, S) to what the output layer reads, (B*S, d).
     fn blocks(
         &self,
         tokens: &Tensor,
@@ -207,23 +213,22 @@ impl Model {
         if self.architecture.embedding_norm {
             x = x.f_rms_norm(width, None::<&Tensor>, self.architecture.norm.epsilon())?;
         }
+        // What the next norm adds to the residual stream first.
+        let mut delta = None;
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed = layer.attention_norm.forward(&x)?;
-            x = x.f_add(&self.attention(index, &normed, &mut pass)?)?;
-            let normed = layer.mlp_norm.forward(&x)?;
-            x = x.f_add(&self.mlp(layer, &normed)?)?;
+            let [sum, normed] = layer.attention_norm.forward(&x, delta.as_ref())?;
+            let attended = self.attention(index, &normed, &mut pass)?;
+            let [sum, normed] = layer.mlp_norm.forward(&sum, Some(&attended))?;
+            delta = Some(self.mlp(layer, &normed)?);
+            x = sum;
         }
-        Ok(x)
+        let [_, normed] = self.final_norm.forward(&x, delta.as_ref())?;
+        Ok(normed)
     }
 
     /// `x` (rows, d) to (rows, V), float32.
     fn scores(&self, x: &Tensor) -> tch::Result<Tensor> {
-        let logits = self.final_norm.forward(x)?.f_mm(&self.output.f_tr()?)?;
-        let logits = logits.f_to_kind(Kind::Float)?;
-        match self.architecture.logit_cap {
-            None => Ok(logits),
-            Some(cap) => logits.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap),
-        }
+        output_scores(x, &self.output, self.architecture.logit_cap)
     }
 
     /// `x` (B*S, d) to (B*S, d).
@@ -256,26 +261,17 @@ impl Model {
         pass: &Pass<'_>,
     ) -> tch::Result<[Tensor; 3]> {
         let [h, kv] = [self.architecture.sizes.heads, self.architecture.sizes.kv_heads];
-        let [h, kv, head] = [h, kv, self.architecture.head_width].map(i64::from);
-        let qkv = layer.qkv.forward(x)?;
-        let qkv = qkv.f_view([pass.batch, pass.sequence, h + 2 * kv, head])?;
-        if pass.rotation.is_none() && self.architecture.qk_norm == QkNorm::Absent {
-            return Ok(exactly(qkv.f_split_with_sizes([h, kv, kv], 2)?));
-        }
-        // Queries and keys are treated as one tensor of h + kv heads.
-        let [mut qk, v] = exactly(qkv.f_split_with_sizes([h + kv, kv], 2)?);
-        if self.architecture.qk_norm != QkNorm::Absent {
-            qk = qk.f_rms_norm(head, None::<&Tensor>, self.architecture.norm.epsilon())?;
-        }
-        if let Some([q, k]) = &layer.qk_norm {
-            let weights = [q.f_expand([h, head], true)?, k.f_expand([kv, head], true)?];
-            qk = qk.f_mul(&Tensor::f_cat(&weights, 0)?)?;
-        }
-        if let Some(rotation) = &pass.rotation {
-            qk = rotate(&qk, rotation)?;
-        }
-        let [q, k] = exactly(qk.f_split_with_sizes([h, kv], 2)?);
-        Ok([q, k, v])
+        let [h, kv, width] = [h, kv, self.architecture.head_width].map(i64::from);
+        let Pass { batch, sequence, .. } = *pass;
+        let heads = Heads { batch, sequence, counts: [h, kv, kv], width };
+        let norm = match self.architecture.qk_norm {
+            QkNorm::Absent => None,
+            QkNorm::Plain | QkNorm::Weighted => Some(HeadNorm {
+                epsilon: self.architecture.norm.epsilon(),
+                weights: layer.qk_norm.as_ref().map(|[q, k]| [q, k]),
+            }),
+        };
+        split_heads(heads, layer.qkv.forward(x)?, pass.rotation.as_ref(), norm.as_ref())
     }
 
     /// `x` (B*S, d) to (B*S, d).
@@ -283,26 +279,17 @@ impl Model {
         let up = layer.up.forward(x)?;
         let hidden = match self.architecture.mlp {
             Mlp::Gelu => gelu(&up)?,
-            Mlp::SwiGlu => {
-                let parts = up.f_chunk(2, 1)?;
-                parts[0].f_silu()?.f_mul(&parts[1])?
-            }
-            Mlp::ReluSquared => up.f_relu()?.f_square()?,
+            Mlp::SwiGlu => swiglu(&up)?,
+            Mlp::ReluSquared => relu_squared(&up)?,
         };
         layer.down.forward(&hidden)
     }
 }
 
 impl NormLayer {
-    /// `x` (rows, d) to (rows, d).
-    fn forward(&self, x: &Tensor) -> tch::Result<Tensor> {
-        let (weight, bias) = (self.weight.as_ref(), self.bias.as_ref());
-        match self.kind {
-            Norm::Layer { epsilon } => x.f_layer_norm([self.width], weight, bias, epsilon, false),
-            Norm::Rms { epsilon } | Norm::PlainRms { epsilon } => {
-                x.f_rms_norm([self.width], weight, epsilon)
-            }
-        }
+    /// `x` (rows, d), plus `delta` if there is one, and its norm.
+    fn forward(&self, x: &Tensor, delta: Option<&Tensor>) -> tch::Result<[Tensor; 2]> {
+        norm(self.kind, &self.weights, x, delta)
     }
 }
 
@@ -317,28 +304,10 @@ impl Linear {
     }
 }
 
-/// Cross-entropy in nats of `targets` (rows) under `scores` (rows, V).
-///
-/// # Errors
-/// libtorch refuses: no memory, or a token outside the vocabulary.
-pub(crate) fn cross_entropy(
-    scores: &Tensor,
-    targets: &Tensor,
-    reduction: Reduction,
-) -> tch::Result<Tensor> {
-    scores.f_cross_entropy_loss(targets, None::<&Tensor>, reduction, NOT_SCORED, 0.0)
-}
-
-fn exactly<const N: usize>(parts: Vec<Tensor>) -> [Tensor; N] {
-    let Ok(parts) = <[Tensor; N]>::try_from(parts) else {
-        unreachable!("a split into N sizes has N parts")
-    };
-    parts
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::NOT_SCORED;
     use crate::parameters::Layout;
     use architecture::Projections;
     use proto::{ModelSpec, Precision};

@@ -17,6 +17,7 @@
 mod muon;
 
 use crate::checkpoint::MomentPlace;
+use crate::operations::gpu::{self, Machine, machine_of};
 use crate::parameters::{Entry, Layout, Parameters};
 use proto::{AdamW, Lion, Muon, Rest, Sgd};
 use std::ops::Range;
@@ -122,19 +123,20 @@ impl Optimizer {
     pub fn step(
         &mut self,
         parameters: &Parameters,
-        mut gradient: Tensor,
+        gradient: Tensor,
         rate_share: f64,
         t: u64,
     ) -> tch::Result<Tensor> {
         no_grad(|| {
             let norm = gradient.f_norm()?;
-            if let Some(clip) = self.clip {
-                let factor = norm.f_add_scalar(CLIP_EPSILON)?.f_reciprocal_()?;
-                let factor = (factor * clip).f_clamp_max(1.0)?;
-                let _ = gradient.f_mul_(&factor)?;
-            }
+            let update = Update {
+                gradient: &gradient,
+                clip: self.clip.map(|clip| clip_factor(&norm, clip)).transpose()?,
+                share: rate_share,
+                t,
+            };
             for part in &mut self.parts {
-                part.step(parameters, &gradient, self.piece, rate_share, t)?;
+                part.step(parameters, &update, self.piece)?;
             }
             parameters.changed()?;
             Ok(norm)
@@ -185,16 +187,30 @@ fn place(layout: &Layout, entries: Range<usize>) -> Place {
     Place { entries, start: start as i64, len: len as i64, decayed: decayed as i64 }
 }
 
+/// One update of everything.
+struct Update<'a> {
+    /// (N), used up.
+    gradient: &'a Tensor,
+    /// What the gradient is multiplied by, a scalar.
+    clip: Option<Tensor>,
+    /// Of each rule's peak learning rate.
+    share: f64,
+    t: u64,
+}
+
+/// `min(1, clip / (norm + 1e-6))`, a scalar tensor.
+fn clip_factor(norm: &Tensor, clip: f64) -> tch::Result<Tensor> {
+    let factor = norm.f_add_scalar(CLIP_EPSILON)?.f_reciprocal_()?;
+    (factor * clip).f_clamp_max(1.0)
+}
+
 impl Part {
-    /// Moves this part of the parameters by its part of `gradient` (N), at most `piece` values at
-    /// once.
+    /// Moves this part of the parameters, at most `piece` values at once.
     fn step(
         &mut self,
         parameters: &Parameters,
-        gradient: &Tensor,
+        update: &Update<'_>,
         piece: i64,
-        share: f64,
-        t: u64,
     ) -> tch::Result<()> {
         let Place { start, len, decayed, .. } = self.place;
         let piece = match &self.rule {
@@ -208,12 +224,12 @@ impl Part {
             let moments = self.moments.iter().map(|moment| part(moment, done));
             let piece = Piece {
                 values: part(parameters.flat(), start + done)?,
-                gradient: part(gradient, start + done)?,
+                gradient: part(update.gradient, start + done)?,
                 moments: moments.collect::<tch::Result<_>>()?,
                 decayed: (decayed - done).clamp(0, len),
             };
             let entries = &parameters.layout().entries()[self.place.entries.clone()];
-            piece.step(&self.rule, entries, share, t)?;
+            piece.step(&self.rule, entries, update)?;
             done += len;
         }
         Ok(())
@@ -231,7 +247,14 @@ struct Piece {
 
 impl Piece {
     /// `entries` are those of the whole part.
-    fn step(mut self, rule: &Rule, entries: &[Entry], share: f64, t: u64) -> tch::Result<()> {
+    fn step(mut self, rule: &Rule, entries: &[Entry], update: &Update<'_>) -> tch::Result<()> {
+        if let (Rule::AdamW(config), Some(gpu)) = (rule, machine_of(&self.values)) {
+            return self.adamw_at_once(gpu, config, update);
+        }
+        if let Some(clip) = &update.clip {
+            let _ = self.gradient.f_mul_(clip)?;
+        }
+        let Update { share, t, .. } = *update;
         let Self { values, gradient, decayed, .. } = self;
         match (rule, self.moments.as_mut_slice()) {
             (Rule::AdamW(config), [first, second]) => {
@@ -250,6 +273,33 @@ impl Piece {
                 unreachable!("a part is made with its rule's moments")
             }
         }
+    }
+
+    /// As [`adamw`], in one launch on `gpu`.
+    fn adamw_at_once(&self, gpu: &Machine, config: &AdamW, update: &Update<'_>) -> tch::Result<()> {
+        let [first, second] = self.moments.as_slice() else {
+            unreachable!("a part is made with its rule's moments")
+        };
+        let config = kernels::adamw::Config {
+            learning_rate: config.learning_rate * update.share,
+            beta1: config.beta1,
+            beta2: config.beta2,
+            epsilon: config.epsilon,
+            weight_decay: config.weight_decay,
+            gradient_scale: 1.0,
+        };
+        gpu::adamw(
+            gpu,
+            &config,
+            &gpu::Moved {
+                parameters: &self.values,
+                gradient: &self.gradient,
+                moments: [first, second],
+                clip: update.clip.as_ref(),
+                decayed: self.decayed as usize,
+            },
+            update.t,
+        )
     }
 }
 

@@ -8,6 +8,7 @@ use crate::error::TrainError;
 use crate::interval::{CheckpointEvery, Saves};
 use crate::learner::Learner;
 use crate::log::{Log, now};
+use crate::operations::gpu::prepare;
 use crate::optimizer::moment_places;
 use crate::parameters::Layout;
 use crate::schedule::rate_share;
@@ -18,6 +19,9 @@ use std::f64::consts::LN_2;
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::thread;
+
+/// Folder of compiled kernels within that of kept things.
+pub(crate) const KERNELS: &str = "kernels";
 
 /// Everything about one training that is not part of what it computes, and the seed.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +38,8 @@ pub struct Setting<'a> {
     pub data: &'a Path,
     /// The specification's tokenizer, where it has one.
     pub tokenizer: Option<&'a Path>,
-    /// Folder in which the tokens that it makes are kept for the next training on the same text.
+    /// Folder in which the tokens that it makes, and the kernels that it compiles, are kept for the
+    /// next training.
     pub kept: &'a Path,
     /// Folder of this attempt's checkpoints; it exists.
     pub checkpoints: &'a Path,
@@ -107,6 +112,9 @@ pub fn train(
     check(spec)?;
     within("threads", setting.threads, 1..=THREADS_MAX)?;
     let device = device::open(setting.device, setting.threads)?;
+    let kernels =
+        prepare(&(&spec.model).into(), spec.precision, device, &setting.kept.join(KERNELS));
+    kernels.iter().for_each(|problem| observer.note(problem));
     let [vocabulary, sequence] = [spec.model.vocabulary, spec.model.sequence];
     let from_file = tokenizer(spec, setting)?;
     let encoding = match &from_file {

@@ -132,9 +132,9 @@ const LIBRARIES: [Library; 12] = [
     },
     Library {
         package: "libloading",
-        users: &["brine-trainer"],
+        users: &["brine-trainer", "brine-kernels"],
         reach: Reach::OneFile,
-        advice: "CUDA's back end is opened in one place",
+        advice: "CUDA's back end is opened in one place, and the emulator of kernels",
     },
 ];
 

@@ -1,4 +1,4 @@
-//! References: float32, value by value. GELU's is [`gelu::cpu`](crate::gelu::cpu).
+//! References: float32, value by value. GELU's is [`gelu::processor`](crate::gelu::processor).
 
 /// y and y' of the squared ReLU.
 pub fn relu_squared(x: f32) -> [f32; 2] {

@@ -8,4 +8,4 @@
 //! processor the time is the exponential's, of which libtorch computes two, as tanh, in the
 //! forward pass and again in the backward pass.
 
-pub mod cpu;
+pub mod processor;

@@ -17,6 +17,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod processor;
 
 use crate::launch::{Module, variants};
 

@@ -19,6 +19,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod processor;
 
 use crate::launch::{Module, variants};
 

@@ -17,10 +17,9 @@ fn reference(activation: Pointwise, x: &[f32]) -> [Vec<f32>; 2] {
             x.iter().map(value).collect()
         }),
         Pointwise::Gelu => {
-            let (mut rest, mut slope) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-            kernels::gelu::cpu::linearize(x, &mut rest, &mut slope).unwrap();
-            let y = x.iter().zip(&rest).zip(&slope).map(|((x, rest), slope)| rest + x * slope);
-            [y.collect(), slope]
+            let (mut y, mut slope) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            kernels::gelu::processor::forward(x, &mut y, &mut slope).unwrap();
+            [y, slope]
         }
     }
 }

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 /// Turns each pair of neighbouring values of `x` (B, S, H, hd) by its angle: one complex product,
 /// because on small tensors the number of operations is the cost. `rotation` is (S, 1, hd/2), or
 /// (B, S, 1, hd/2) where sequences have positions of their own.
-pub(super) fn rotate(x: &Tensor, rotation: &Tensor) -> tch::Result<Tensor> {
+pub(crate) fn rotate(x: &Tensor, rotation: &Tensor) -> tch::Result<Tensor> {
     let shape = x.size();
     let mut pairs = shape.clone();
     let head = pairs.pop().unwrap_or_default();
@@ -24,7 +24,7 @@ pub(super) fn rotate(x: &Tensor, rotation: &Tensor) -> tch::Result<Tensor> {
 
 /// `exp(i p base^(-2j / hd))` for positions p below `sequence` and pairs j of a head of
 /// `head_width`: complex, (S, 1, hd/2).
-pub(super) fn rotations(
+pub(crate) fn rotations(
     sequence: u32,
     head_width: u32,
     base: f64,

@@ -1,89 +1,10 @@
-//! Kernels on the processor: the CUDA source is compiled as C++ behind [`cuda.h`](cuda.h) and
-//! called by the real launchers.
+//! The emulator as a machine of the cases, and its own tests.
 
 use crate::lab::Machine;
-use kernels::KernelError;
-use kernels::launch::{Argument, Call, Launch, Module};
-use libloading::{Library, Symbol};
+pub(crate) use kernels::emulator::Emulator;
 use std::cell::UnsafeCell;
-use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, OsString, c_char, c_void};
-use std::fmt::Write as _;
-use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 mod tests;
-
-/// Undefined behaviour that a processor would forgive ends the test.
-const OPTIONS: [&str; 12] = [
-    "-x",
-    "c++",
-    "-std=c++17",
-    "-O1",
-    "-shared",
-    "-fPIC",
-    "-ffp-contract=off",
-    "-fno-strict-aliasing",
-    "-U_FORTIFY_SOURCE",
-    "-fsanitize=alignment,bounds,shift,integer-divide-by-zero,null",
-    "-fsanitize-undefined-trap-on-error",
-    "-Wno-psabi",
-];
-
-type Emulated =
-    unsafe extern "C" fn(u32, u32, u64, *const c_char, *mut *mut c_void) -> *const c_char;
-
-/// A GPU of few multiprocessors, so that small grids loop.
-pub(crate) struct Emulator {
-    multiprocessors: u32,
-    seed: AtomicU64,
-}
-
-impl Emulator {
-    pub(crate) fn new(multiprocessors: u32, seed: u64) -> Self {
-        Self { multiprocessors, seed: AtomicU64::new(seed) }
-    }
-
-    /// Runs `call`, or says what the kernel did wrong.
-    ///
-    /// # Safety
-    /// As [`Launch::launch`].
-    pub(crate) unsafe fn run(&self, call: &Call<'_>) -> Result<(), String> {
-        let library = library(call.module);
-        let name = format!("emulate_{}", call.function);
-        let types: String = call.arguments.iter().map(letter).collect();
-        let types = CString::new(types).map_err(|error| error.to_string())?;
-        let mut arguments: Vec<_> = call.arguments.iter().map(Argument::address).collect();
-        let seed = self.seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        // A library runs one grid at a time.
-        let library = library.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the function has this type by the macro EMULATE of cuda.h, which compares the
-        // types of the arguments; the pointers are the caller's.
-        let fault = unsafe {
-            let run: Symbol<'_, Emulated> =
-                library.get(name.as_bytes()).map_err(|error| error.to_string())?;
-            let (types, arguments) = (types.as_ptr(), arguments.as_mut_ptr());
-            let fault = run(call.blocks, call.threads, seed, types, arguments);
-            (!fault.is_null()).then(|| CStr::from_ptr(fault).to_string_lossy().into_owned())
-        };
-        fault.map_or(Ok(()), Err)
-    }
-}
-
-impl Launch for Emulator {
-    fn multiprocessors(&self) -> u32 {
-        self.multiprocessors
-    }
-
-    unsafe fn launch(&self, call: &Call<'_>) -> Result<(), KernelError> {
-        // SAFETY: the caller's.
-        if let Err(fault) = unsafe { self.run(call) } {
-            panic!("{} of {:?}: {fault}", call.function, call.module.name);
-        }
-        Ok(())
-    }
-}
 
 /// Memory that kernels write to behind Rust's back.
 pub(crate) struct Memory {
@@ -113,48 +34,4 @@ impl Machine for Emulator {
         let words = memory.words.iter().map(|word| unsafe { *word.get() });
         words.flat_map(u128::to_ne_bytes).take(memory.bytes).collect()
     }
-}
-
-fn letter(argument: &Argument) -> char {
-    match argument {
-        Argument::Pointer(_) => 'p',
-        Argument::U32(_) => 'u',
-        Argument::U64(_) => 'U',
-        Argument::I64(_) => 'I',
-        Argument::F32(_) => 'f',
-        Argument::F64(_) => 'd',
-    }
-}
-
-/// Compiled once per process.
-fn library(module: &'static Module) -> Arc<Mutex<Library>> {
-    type Compiled = Arc<OnceLock<Arc<Mutex<Library>>>>;
-    static LIBRARIES: Mutex<BTreeMap<Module, Compiled>> = Mutex::new(BTreeMap::new());
-    let mut libraries = LIBRARIES.lock().unwrap_or_else(PoisonError::into_inner);
-    let compiled = Arc::clone(libraries.entry(*module).or_default());
-    drop(libraries);
-    Arc::clone(compiled.get_or_init(|| Arc::new(Mutex::new(compile(module)))))
-}
-
-fn compile(module: &Module) -> Library {
-    let folder = tempfile::tempdir().unwrap();
-    let [source, library] = ["kernel.cpp", "kernel.so"].map(|name| folder.path().join(name));
-    let mut text = format!("{}\n{}\n", include_str!("cuda.h"), module.text());
-    for function in module.functions {
-        writeln!(text, "EMULATE({function})").unwrap();
-    }
-    std::fs::write(&source, text).unwrap();
-    let compiler = std::env::var_os("CXX").unwrap_or_else(|| OsString::from("c++"));
-    let output = Command::new(&compiler)
-        .args(OPTIONS)
-        .args(module.options)
-        .arg(&source)
-        .arg("-o")
-        .arg(&library)
-        .output()
-        .unwrap_or_else(|error| panic!("cannot start {}: {error}", compiler.display()));
-    let messages = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{} as C++: {messages}", module.name);
-    // SAFETY: the library has no initialisers but the compiler's own.
-    unsafe { Library::new(&library) }.unwrap()
 }

@@ -1,0 +1,208 @@
+//! Kernels are compiled for the GPU at hand, which nobody may have tried before. So each training
+//! first compares them with libtorch's operations, on a small model of its own kind.
+
+use super::{Machine, set_machine};
+use crate::data::NOT_SCORED;
+use crate::model::Model;
+use crate::model::architecture::{Architecture, Sizes};
+use crate::optimizer::Optimizer;
+use crate::parameters::{Layout, Parameters};
+use kernels::Gpu;
+use proto::{AdamW, Precision};
+use std::path::Path;
+use tch::{Device, Kind, Reduction, Tensor};
+
+/// Sizes of the small model: no whole packs, more than one warp, two groups of heads.
+const VOCABULARY: u32 = 523;
+const SEQUENCE: u32 = 9;
+const SEQUENCES: i64 = 3;
+/// Largest differences of loss, gradient and update, relative to their size: sums in another order,
+/// or other roundings to bfloat16.
+const LIMIT_FLOAT32: f64 = 1e-5;
+const LIMIT_BF16: f64 = 3e-2;
+
+/// Lets the operations of a training of `architecture` use the kernels, if it is on a GPU, and if
+/// they do what libtorch's operations do. Otherwise those are used, and the sentence says why.
+/// Compiled kernels are kept in the folder `cache`.
+pub(crate) fn prepare(
+    architecture: &Architecture,
+    precision: Precision,
+    device: Device,
+    cache: &Path,
+) -> Option<String> {
+    let Device::Cuda(index) = device else { return None };
+    set_machine(None);
+    let compare = || -> Result<(), String> {
+        let gpu = Gpu::open(index as u32, Some(cache)).map_err(|error| error.to_string())?;
+        let find = || results(architecture, precision, device).map_err(|error| error.to_string());
+        let theirs = find()?;
+        set_machine(Some((index, Machine::new(gpu))));
+        differences(&find()?, &theirs, precision)
+    };
+    let problem = compare().err()?;
+    set_machine(None);
+    Some(format!("the GPU's kernels are not used, libtorch's operations are: {problem}"))
+}
+
+/// Loss, gradient and one update by AdamW of a small model of the kind of `architecture`.
+pub(super) fn results(
+    architecture: &Architecture,
+    precision: Precision,
+    device: Device,
+) -> tch::Result<[Tensor; 3]> {
+    let small = small(architecture);
+    let layout = Layout::of(&small);
+    let values = layout
+        .initial_values(1)
+        .map_err(|_| tch::TchError::Torch("no memory for a small model".to_owned()))?;
+    let parameters = Parameters::new(layout, &values, precision, device)?;
+    // Layers that begin with zeros would hide what is before them.
+    fill(&mut parameters.flat().shallow_clone())?;
+    parameters.changed()?;
+    let model = Model::new(&small, &parameters)?;
+    let count = SEQUENCES * i64::from(SEQUENCE);
+    let tokens = Tensor::f_arange(count, (Kind::Int64, device))?.f_mul_scalar(37)?;
+    let tokens = tokens.f_remainder(i64::from(VOCABULARY))?;
+    let targets = tokens.f_roll([-1], [0])?;
+    let _ = targets.f_narrow(0, 4, 2)?.f_fill_(NOT_SCORED)?;
+    let tokens = tokens.f_view([SEQUENCES, i64::from(SEQUENCE)])?;
+    let loss = model.loss(&tokens, &targets, Reduction::Mean)?;
+    let gradient = parameters.gradient(&loss)?;
+    let adamw = AdamW {
+        learning_rate: 0.1,
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        clip: Some(0.5),
+    };
+    let mut optimizer = Optimizer::new(&proto::Optimizer::AdamW(adamw), &parameters)?;
+    // Of a gradient of its own: the first step follows signs, which tiny differences turn.
+    let mut slope = gradient.f_empty_like()?;
+    fill(&mut slope)?;
+    let _norm = optimizer.step(&parameters, slope, 1.0, 1)?;
+    Ok([loss.f_detach()?, gradient, parameters.flat().shallow_clone()])
+}
+
+/// Waves of size 0.1, the same on every device but for the last bits.
+fn fill(tensor: &mut Tensor) -> tch::Result<()> {
+    let place = Tensor::f_arange(tensor.numel() as i64, (Kind::Double, tensor.device()))?;
+    let wave = place.f_mul_scalar(1.7)?.f_sin_()?.f_mul_scalar(0.1)?;
+    tch::no_grad(|| tensor.f_copy_(&wave))
+}
+
+/// All that decides which operations there are, and heads as wide as the real ones.
+fn small(architecture: &Architecture) -> Architecture {
+    let grouped = architecture.sizes.heads != architecture.sizes.kv_heads;
+    let width = 2 * architecture.head_width;
+    let sizes = Sizes {
+        vocabulary: VOCABULARY,
+        sequence: SEQUENCE,
+        width,
+        layers: 1,
+        heads: 2,
+        kv_heads: if grouped { 1 } else { 2 },
+        mlp_width: 3 * width + 1,
+    };
+    Architecture { sizes, ..architecture.clone() }
+}
+
+/// # Errors
+/// What differs, and by how much.
+pub(super) fn differences(
+    ours: &[Tensor; 3],
+    theirs: &[Tensor; 3],
+    precision: Precision,
+) -> Result<(), String> {
+    let limit = match precision {
+        Precision::Float32 => LIMIT_FLOAT32,
+        Precision::Bf16 => LIMIT_BF16,
+    };
+    // The update is of float32 in both.
+    let limits = [limit, limit, LIMIT_FLOAT32];
+    let names = ["loss", "gradient", "update"];
+    for ((name, limit), (ours, theirs)) in names.iter().zip(limits).zip(ours.iter().zip(theirs)) {
+        let size = |tensor: &Tensor| {
+            let norm = tensor.f_norm().and_then(|norm| norm.f_double_value(&[]));
+            norm.map_err(|error| error.to_string())
+        };
+        let difference = ours.f_sub(theirs).map_err(|error| error.to_string())?;
+        let (found, whole) = (size(&difference)?, size(theirs)?);
+        if found.is_nan() || found > limit * whole {
+            return Err(format!(
+                "their {name} of a small model differs by {found:.2e} of {whole:.2e}; please tell \
+                 Brine's developers the card and this line"
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operations::emulated::emulating;
+
+    fn kinds() -> Vec<Architecture> {
+        let sizes = Sizes {
+            vocabulary: 1_000,
+            sequence: 64,
+            width: 64,
+            layers: 3,
+            heads: 4,
+            kv_heads: 2,
+            mlp_width: 256,
+        };
+        vec![
+            Architecture::gpt2(Sizes { kv_heads: 4, ..sizes }),
+            Architecture::llama(sizes),
+            Architecture::qwen3(sizes),
+            Architecture::speedrun(sizes),
+        ]
+    }
+
+    // Goal: in the emulator, every kind of model passes in both precisions.
+    #[test]
+    fn kernels_agree_with_libtorch() {
+        for architecture in kinds() {
+            for precision in [Precision::Float32, Precision::Bf16] {
+                let find = || results(&architecture, precision, Device::Cpu).unwrap();
+                let (ours, theirs) = (emulating(find), find());
+                differences(&ours, &theirs, precision).unwrap();
+                assert_ne!(ours[1], theirs[1], "both are libtorch's: {architecture:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let theirs = results(&kinds()[1], Precision::Float32, Device::Cpu).unwrap();
+        for (index, name) in ["loss", "gradient", "update"].iter().enumerate() {
+            for factor in [1.001, f64::NAN] {
+                let mut ours = theirs.each_ref().map(Tensor::copy);
+                ours[index] = &theirs[index] * factor;
+                let problem = differences(&ours, &theirs, Precision::Float32).unwrap_err();
+                assert!(problem.contains(&format!("their {name} of")), "{problem}");
+            }
+        }
+    }
+
+    // Goal: the loss does not hide a layer: each tensor has a gradient.
+    #[test]
+    fn every_tensor_takes_part() {
+        for architecture in kinds() {
+            let [_, gradient, _] = results(&architecture, Precision::Float32, Device::Cpu).unwrap();
+            for entry in Layout::of(small(&architecture)).entries() {
+                let part = gradient.narrow(0, entry.start as i64, entry.len as i64);
+                let size = part.norm().double_value(&[]);
+                assert!(size > 1e-6, "{}: {size}", entry.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_processor_needs_no_kernels() {
+        let kind = &kinds()[0];
+        assert_eq!(prepare(kind, Precision::Float32, Device::Cpu, Path::new("none")), None);
+    }
+}
