@@ -1,6 +1,7 @@
 //! Kernels on the processor, for tests where there is no GPU: the CUDA source is compiled by the
-//! system's C++ compiler behind `emulator/cuda.h` and called by the real launchers. Each CUDA thread
-//! is a fiber. Thousands of times slower than a GPU; what it can not see is in this crate's README.
+//! system's C++ compiler behind `emulator/cuda.h` and called by the real launchers. Each CUDA
+//! thread is a fiber. Thousands of times slower than a GPU; what it can not see is in this crate's
+//! README.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a tool of tests: what goes wrong ends one")]
 
 use crate::KernelError;

@@ -9,9 +9,9 @@ use crate::memory::{DevicePtr, DeviceValues, Kind, aligned, checked_option};
 /// As in rotary.cu.
 const OWNED: usize = 2;
 const THREADS: usize = 256;
-/// Blocks of a multiprocessor that loop over heads: forward some times as many as run there at once,
-/// so that none waits long for the last; backward just as many, because each costs a row of partial
-/// sums.
+/// Blocks of a multiprocessor that loop over heads: forward some times as many as run there at
+/// once, so that none waits long for the last; backward just as many, because each costs a row of
+/// partial sums.
 const FORWARD_BLOCKS: usize = 32;
 const BACKWARD_BLOCKS: usize = 2;
 

@@ -211,3 +211,45 @@ fn sizes_that_do_not_fit_are_refused() {
     assert!(matches!(check(4, &scales, None), KernelError::Length { name: "the means", .. }));
     assert!(matches!(check(1 << 20, &scales, means), KernelError::Limit { .. }));
 }
+
+/// Bits of ds, dw and db of a backward pass whose inputs depend on the seed only.
+fn gradient_bits<M: Machine>(machine: &M) -> Vec<u32> {
+    let (rows, width, centring) = (301, 70, Centring::Mean);
+    let lab = Lab::new(machine, Kind::Float32, 0);
+    let inputs = [rows * width, rows * width, width, rows, rows].map(|len| lab.random(len, 2.0));
+    let [dy, s, weight, means, scales] = inputs.each_ref().map(|values| lab.tensor(values));
+    let ds = lab.output(rows * width);
+    let gradients = [lab.output(width), lab.output(width)];
+    let len = cuda::partial_len(machine, lab.kind, rows, width);
+    let partial = [lab.output(len), lab.output(len)];
+    let pair = |which: usize| Some([gradients[which].values(), partial[which].values()]);
+    let tensors = cuda::Backward {
+        y_gradient: dy.values(),
+        s: s.values(),
+        weight: Some(weight.values()),
+        passed: None,
+        s_gradient: ds.values(),
+        means: Some(means.values()),
+        scales: scales.values(),
+        weight_gradient: pair(0),
+        bias_gradient: pair(1),
+    };
+    // SAFETY: the tensors are contiguous, of this machine, and alive.
+    unsafe { cuda::backward(machine, Stream::DEFAULT, centring, &tensors, width) }.unwrap();
+    let [dw, db] = &gradients;
+    [&ds, dw, db].iter().flat_map(|tensor| tensor.read()).map(f32::to_bits).collect()
+}
+
+// Goal: the order in which threads and blocks run changes no bit.
+#[test]
+fn emulated_bits_do_not_depend_on_the_order() {
+    let first = gradient_bits(&Emulator::new(3, seed()));
+    for i in 1..4 {
+        assert!(first == gradient_bits(&Emulator::new(3, seed().wrapping_add(i))));
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_the_order_on_gpu() {
+    on_gpu(|card| assert!(gradient_bits(card) == gradient_bits(card)));
+}
