@@ -64,14 +64,10 @@ pub enum KernelError {
         wanted: &'static str,
     },
     /// A number of a sampler that means nothing.
-    #[error(
-        "{name} is {found}; a temperature is above 0 and a float32, top_k at least 1, top_p in (0, 1]"
-    )]
+    #[error("{fault}")]
     Sampler {
-        /// Which number.
-        name: &'static str,
-        /// Its value.
-        found: f64,
+        /// Which, and what it must be.
+        fault: String,
     },
     /// The folder for compiled kernels can not be written.
     #[error("cannot keep a compiled kernel at {}; choose another folder, or none", path.display())]

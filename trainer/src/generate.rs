@@ -1,12 +1,14 @@
 //! Text that a model writes: a batch of prompts of any lengths, with a cache of keys and values.
 
-pub mod sampler;
+mod generator;
 
-pub use sampler::{Generator, Sampler};
+pub use generator::Generator;
+pub use kernels::sampling::Sampler;
 
 use crate::model::{Cache, Model};
+use crate::operations::choose_tokens;
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 
 /// What to write.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,19 +121,27 @@ pub fn generate(
     let mut going = vec![true; prompts.len()];
     let mut next = padded(prompts, longest);
     for step in 0..request.tokens_max {
-        let scores = scores(model, device, &next, prompts.len(), &mut cache).map_err(at(step))?;
+        let tokens = Tensor::f_from_slice(&next).and_then(|t| t.f_view([prompts.len() as i64, -1]));
+        let tokens = tokens.and_then(|tokens| tokens.f_to_device(device)).map_err(at(step))?;
+        let scores = model.next_logits(&tokens, &mut cache).map_err(at(step))?;
+        // The text of a prompt that is over is not looked at, but computed with the others.
+        let draw = |(generator, going): (&mut Generator, &bool)| match going {
+            true => generator.uniform(),
+            false => 0.0,
+        };
+        let uniforms: Vec<f64> = generators.iter_mut().zip(&going).map(draw).collect();
+        let chosen = choose_tokens(&scores, &request.sampler, &uniforms).map_err(at(step))?;
         next.clear();
-        for (prompt, row) in scores.chunks_exact(scores.len() / prompts.len()).enumerate() {
+        for (prompt, token) in chosen.into_iter().enumerate() {
+            let text = &mut texts[prompt];
             if !going[prompt] {
-                next.push(0); // its column is computed with the others and not looked at
+                next.push(0);
                 continue;
             }
-            let text = &mut texts[prompt];
-            if !row.iter().all(|score| score.is_finite()) {
+            let Some(token) = token else {
                 let place = prompts[prompt].len() + text.len();
                 return Err(GenerateError::NotFinite { prompt, place });
-            }
-            let token = request.sampler.choose(row, generators[prompt].uniform());
+            };
             text.push(token);
             next.push(i64::from(token));
             going[prompt] = !request.stop_tokens.contains(&token) && !ended(prompt, text)?;
@@ -207,27 +217,12 @@ fn padded(prompts: &[Vec<u32>], longest: usize) -> Vec<i64> {
         .collect()
 }
 
-/// Scores (B, V) after `tokens` (B, S), on the host.
-fn scores(
-    model: &Model,
-    device: Device,
-    tokens: &[i64],
-    prompts: usize,
-    cache: &mut Cache,
-) -> tch::Result<Vec<f32>> {
-    let tokens = Tensor::f_from_slice(tokens)?.f_view([prompts as i64, -1])?;
-    let logits = model.next_logits(&tokens.f_to_device(device)?, cache)?;
-    let logits = logits.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
-    let mut scores = vec![0.0; logits.numel()];
-    logits.f_copy_data(&mut scores, logits.numel())?;
-    Ok(scores)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{Architecture, Sizes};
     use crate::parameters::{Layout, Parameters};
+    use kernels::sampling::cpu::choose;
     use tch::no_grad;
 
     const SIZES: Sizes = Sizes {
@@ -282,7 +277,7 @@ mod tests {
             let tokens = Tensor::from_slice(&text).view([1, -1]);
             let row = no_grad(|| model.logits(&tokens)).unwrap().select(0, -1);
             let row = Vec::<f32>::try_from(row).unwrap();
-            let token = request.sampler.choose(&row, generator.uniform());
+            let token = choose(&request.sampler, &row, generator.uniform()).unwrap() as u32;
             text.push(i64::from(token));
             added.push(token);
         }

@@ -14,9 +14,11 @@ mod heads;
 mod host;
 mod norm;
 mod output;
+mod sampling;
 
 pub(crate) use gelu::gelu;
 pub(crate) use gpu::{relu_squared, swiglu};
 pub(crate) use heads::{HeadNorm, Heads, split_heads};
 pub(crate) use norm::{NormWeights, norm};
 pub(crate) use output::{cross_entropy, output_loss, output_scores};
+pub(crate) use sampling::choose_tokens;

@@ -30,6 +30,9 @@ pub unsafe fn sample(
     uniforms: &DeviceValues,
     tokens: &DeviceValues,
 ) -> Result<(), KernelError> {
+    if let Some(fault) = sampler.fault() {
+        return Err(KernelError::Sampler { fault });
+    }
     let rows = tokens.len;
     let tokens = tokens.checked("the tokens", Kind::Int64, rows)?;
     let uniforms = uniforms.checked("the random numbers", Kind::Float64, rows)?;
@@ -51,9 +54,6 @@ pub unsafe fn sample(
             (uniforms, temperature, top_k.unwrap_or(u32::MAX), top_p.unwrap_or(1.0))
         }
     };
-    check("the temperature", temperature, (temperature as f32).is_normal() && temperature > 0.0)?;
-    check("top_k", f64::from(top_k), top_k > 0)?;
-    check("top_p", top_p, top_p > 0.0 && top_p <= 1.0)?;
     let whole = width.is_multiple_of(Kind::Float32.lanes()) && aligned(&[pointer]);
     let arguments: [Argument; 9] = [
         pointer.into(),
@@ -77,10 +77,6 @@ pub unsafe fn sample(
     // SAFETY: these are the kernel's arguments, of the lengths checked above. The rest is the
     // caller's.
     unsafe { gpu.launch(&call) }
-}
-
-fn check(name: &'static str, found: f64, good: bool) -> Result<(), KernelError> {
-    if good { Ok(()) } else { Err(KernelError::Sampler { name, found }) }
 }
 
 #[cfg(test)]

@@ -24,18 +24,59 @@ pub(crate) static MODULES: [Module; 1] = [Module {
     functions: &["sample"],
 }];
 
-/// Which tokens may be taken.
+/// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Sampler {
-    /// The highest score.
+    /// The highest score; of equal ones the lowest token.
     Greedy,
     /// At random.
     Random {
-        /// Above 0 and finite.
+        /// Above 0; below 1 sharpens, above 1 flattens.
         temperature: f64,
-        /// At least 1; None keeps all.
+        /// At least 1; `None` keeps all.
         top_k: Option<u32>,
-        /// In (0, 1]; None keeps all.
+        /// In (0, 1]; `None` keeps all.
         top_p: Option<f64>,
     },
+}
+
+impl Sampler {
+    /// What is wrong with it, if anything.
+    pub fn fault(&self) -> Option<String> {
+        let Self::Random { temperature, top_k, top_p } = *self else { return None };
+        // Kernels divide by it in 32 bits.
+        if !((temperature as f32).is_normal() && temperature > 0.0) {
+            return Some(format!("temperature is {temperature}, it must be positive and finite"));
+        }
+        if top_k == Some(0) {
+            return Some("top_k is 0, it must be at least 1".to_owned());
+        }
+        match top_p {
+            Some(p) if !(p > 0.0 && p <= 1.0) => {
+                Some(format!("top_p is {p}, it must be above 0 and at most 1"))
+            }
+            Some(_) | None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_samplers_are_named() {
+        let random = |temperature, top_k, top_p| Sampler::Random { temperature, top_k, top_p };
+        for (sampler, word) in [
+            (random(0.0, None, None), "temperature is 0"),
+            (random(f64::NAN, None, None), "temperature is NaN"),
+            (random(1e-45, None, None), "temperature is 0.0"),
+            (random(1.0, Some(0), None), "top_k is 0"),
+            (random(1.0, None, Some(1.5)), "top_p is 1.5"),
+        ] {
+            assert!(sampler.fault().unwrap().starts_with(word), "{sampler:?}");
+        }
+        assert_eq!(random(0.5, Some(1), Some(1.0)).fault(), None);
+        assert_eq!(Sampler::Greedy.fault(), None);
+    }
 }

@@ -7,6 +7,7 @@ mod check;
 mod heads;
 mod norm;
 mod output;
+mod sampling;
 
 pub(crate) use activation::{relu_squared, swiglu};
 pub(crate) use adamw::{Moved, adamw};
@@ -14,6 +15,7 @@ pub(crate) use check::prepare;
 pub(super) use heads::heads;
 pub(super) use norm::norm;
 pub(super) use output::loss;
+pub(super) use sampling::choose_tokens;
 
 use kernels::KernelError;
 use kernels::launch::{Call, Launch, Stream};
@@ -82,6 +84,7 @@ fn values(tensor: &Tensor) -> tch::Result<DeviceValues> {
     let known = [
         (Kind::Float, KernelKind::Float32),
         (Kind::BFloat16, KernelKind::BFloat16),
+        (Kind::Double, KernelKind::Float64),
         (Kind::Int64, KernelKind::Int64),
     ];
     let Some((_, kind)) = known.into_iter().find(|(kind, _)| *kind == tensor.kind()) else {
