@@ -375,4 +375,47 @@ mod tests {
         let error = generate(&model, Device::Cpu, &[vec![0]], &GREEDY, &mut never).unwrap_err();
         assert!(matches!(error, GenerateError::NotFinite { prompt: 0, place: 1 }), "{error}");
     }
+
+    /// One word per token of the vocabulary: `w0`, `w1`, ...
+    fn words() -> (tempfile::TempDir, Tokenizer) {
+        let vocabulary: Vec<String> =
+            (0..SIZES.vocabulary).map(|i| format!("\"w{i}\": {i}")).collect();
+        let text = format!(
+            r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "pre_tokenizer": {{"type": "Whitespace"}}, "post_processor": null,
+            "decoder": null,
+            "model": {{"type": "WordLevel", "vocab": {{{}}}, "unk_token": "w0"}}}}"#,
+            vocabulary.join(",")
+        );
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(crate::tokenizer::FILE), text).unwrap();
+        let tokenizer = Tokenizer::load(folder.path(), SIZES.vocabulary).unwrap();
+        (folder, tokenizer)
+    }
+
+    // Goal: a text ends before the first of the stop strings, which may lie across tokens, and
+    // nobody else's text changes.
+    #[test]
+    fn a_text_ends_before_a_stop_string() {
+        let model = build(&Architecture::llama(SIZES));
+        let (_folder, tokenizer) = words();
+        let prompts = ["w3 w1 w4", "w2 w7"];
+        // A high temperature: a greedy model of this size repeats itself.
+        let sampler = Sampler::Random { temperature: 3.0, top_k: None, top_p: None };
+        let request = Request { sampler, ..GREEDY };
+        let texts = |stops: &[&str]| {
+            generate_text(&model, Device::Cpu, &tokenizer, &prompts, &request, stops).unwrap()
+        };
+        let whole = texts(&[]);
+        let words: Vec<&str> = whole[0].split(' ').collect();
+        assert_eq!(words.len(), request.tokens_max as usize);
+        // The end of one word and the beginning of the next.
+        let stop = format!("{} {}", &words[4][1..], words[5]);
+        let place = whole[0].find(&stop).unwrap();
+        assert!(!whole[1].contains(&stop), "another seed is needed: {whole:?}");
+        let stopped = texts(&["never", &stop]);
+        assert_eq!(stopped, [whole[0][..place].to_owned(), whole[1].clone()]);
+        let refused = generate_text(&model, Device::Cpu, &tokenizer, &prompts, &request, &[""]);
+        assert!(refused.unwrap_err().to_string().contains("stop string is empty"));
+    }
 }

@@ -11,6 +11,7 @@ use tch::Device;
 use trainer::hf::{self, HfError, SHARD_BYTES};
 use trainer::model::{Architecture, Model, Sizes};
 use trainer::parameters::{Layout, Parameters};
+use trainer::tokenizer::Tokenizer;
 
 /// Type, shape and bytes by name.
 type Weights = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
@@ -45,6 +46,25 @@ fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
 fn refusal(folder: &Path) -> String {
     let error = hf::load(folder, Device::Cpu).unwrap_err();
     error.to_string().replace(&format!("{}/", folder.display()), "")
+}
+
+#[test]
+fn a_tokenizer_is_saved_with_its_model() {
+    const WORDS: &str = r#"{
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
+        "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"to": 0, "be": 1, "?": 2}, "unk_token": "?"}
+    }"#;
+    let (outer, original) = folder(FAMILIES[0]);
+    fs::write(original.join("tokenizer.json"), WORDS).unwrap();
+    let (parameters, model) = hf::load(&original, Device::Cpu).unwrap();
+    let tokenizer = Tokenizer::load(&original, 3).unwrap();
+    let copy = outer.path().join("copy");
+    hf::save(&copy, &model, &parameters, Some(&tokenizer), SHARD_BYTES).unwrap();
+    let read = Tokenizer::load(&copy, 3).unwrap();
+    assert_eq!(read.encode("to be or").unwrap(), [0, 1, 2]);
+    assert_eq!(fs::read_to_string(copy.join("tokenizer.json")).unwrap(), WORDS);
 }
 
 #[test]
