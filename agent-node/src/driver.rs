@@ -17,9 +17,10 @@ use agent_core::{Core, Effect, Input, Lease, Moment, TrialEnd};
 use agent_keeper::order::{Folders, Order, TrialRecord};
 use agent_keeper::say::Ask;
 use agent_keeper::{clock, process};
+use proto::train::numerics_label;
 use proto::wire;
 use proto::{AttemptKey, Checkpoint, FailureClass, Outcome, Runner};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -162,11 +163,16 @@ impl Driver {
             gpus: gpus.collect(),
             memory_bytes: self.setup.inventory.memory_bytes,
             running: session::running(self.core.held()),
-            labels: self.setup.inventory.labels.clone().into_iter().collect(),
+            labels: self.labels(),
             extras: self.setup.inventory.extras.clone().into_iter().collect(),
             instance: self.instance,
             number: self.hellos,
         }
+    }
+
+    /// The operator's, and what its trainer says of itself.
+    fn labels(&self) -> HashMap<String, String> {
+        self.setup.inventory.labels.clone().into_iter().chain([numerics_label()]).collect()
     }
 
     fn session(&mut self, event: SessionEvent) {

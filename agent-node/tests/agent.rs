@@ -6,6 +6,7 @@ mod coordinator;
 mod support;
 
 use coordinator::{Lab, TOKEN, blob, lease};
+use proto::train::numerics_label;
 use proto::wire::{AttemptRef, Gang, Lease, Report};
 use proto::{CommandSpec, FailureClass, Outcome, Resources, Retries, Runner, TrialSpec};
 use rustix::process::{Pid, Signal, kill_process};
@@ -47,7 +48,10 @@ async fn a_trial_without_a_process_completes_at_once() {
     let mut lab = Lab::start(TTL_MS, Vec::new()).await;
     let agent = Agent::start(&lab, &["--label", "zone=a", "--extra", "licence=2"]);
     let mut session = lab.session().await;
-    assert_eq!(session.hello.labels, HashMap::from([("zone".to_owned(), "a".to_owned())]));
+    assert_eq!(
+        session.hello.labels,
+        HashMap::from([("zone".to_owned(), "a".to_owned()), numerics_label()])
+    );
     assert_eq!(session.hello.extras, HashMap::from([("licence".to_owned(), 2)]));
     let noop = |seed| TrialSpec { runner: Runner::Noop, seed, ..shell("") };
     let leases = (0..100).map(|seed| Lease { cpus: Vec::new(), ..lease(&noop(seed), 1) });

@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 /// different arithmetic are never mixed. Raise it with every change that moves a loss.
 pub const NUMERICS_VERSION: u32 = 3;
 
+/// The label by which an agent says which [`NUMERICS_VERSION`] it trains with, so that a training
+/// waits for one that has its own instead of being refused by another, as during an upgrade.
+pub const NUMERICS_LABEL: &str = "brine.dev/numerics";
+
+/// [`NUMERICS_LABEL`] with this code's version.
+pub fn numerics_label() -> (String, String) {
+    (NUMERICS_LABEL.to_owned(), NUMERICS_VERSION.to_string())
+}
+
 /// One training run from scratch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,6 +5,7 @@ use crate::random::Random;
 use crate::workload::Workload;
 use crate::world::{Pace, Settings};
 use coordinator::core::{Capacity, Gpu};
+use proto::train::numerics_label;
 use std::collections::BTreeMap;
 
 impl Settings {
@@ -45,7 +46,7 @@ fn machine(random: &mut Random, index: u64) -> (String, Capacity) {
         gpus: (0..random.below(3)).map(gpu).collect(),
         memory_bytes: 16 << 30,
         code_version: "simulated".to_owned(),
-        labels: BTreeMap::from([("zone".to_owned(), zone)]),
+        labels: BTreeMap::from([("zone".to_owned(), zone), numerics_label()]),
         extras: BTreeMap::new(),
     };
     (format!("m{index}"), capacity)

@@ -5,6 +5,7 @@ use crate::workload::{Client, Wish, Workload};
 use crate::world::{Failure, Finished, Pace, Settings, World};
 use coordinator::core::{Capacity, Gpu};
 use proto::Inputs;
+use proto::train::numerics_label;
 use std::collections::BTreeMap;
 
 /// How often a simulated agent reports: rarely, because a forecast of days on hundreds of machines
@@ -88,7 +89,7 @@ impl Cluster {
             gpus: (0..self.gpus).map(gpu).collect(),
             memory_bytes: self.memory_bytes,
             code_version: "simulated".to_owned(),
-            labels: BTreeMap::new(),
+            labels: BTreeMap::from([numerics_label()]),
             extras: BTreeMap::new(),
         };
         (format!("agent-{index}"), capacity)

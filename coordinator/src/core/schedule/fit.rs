@@ -1,6 +1,7 @@
 //! Whether what is free on an agent fills what a trial wants.
 
 use super::super::agent::{Capacity, Free, Held};
+use proto::train::NUMERICS_LABEL;
 use proto::{Devices, Resources};
 use std::fmt;
 
@@ -8,6 +9,7 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) enum Misfit {
     Label { name: String, wanted: String },
+    Numerics { has: Option<String>, wanted: u32 },
     Cpus { free: usize, wanted: u32 },
     Gpus { free: usize, wanted: u32 },
     GpuShare { wanted_milli: u32 },
@@ -21,6 +23,10 @@ impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Label { name, wanted } => write!(f, "its label {name} is not {wanted:?}"),
+            Self::Numerics { has, wanted } => {
+                let has = has.as_deref().unwrap_or("an unknown version of the trainer");
+                write!(f, "it trains with arithmetic {has}, not {wanted}; another Brine version")
+            }
             Self::Cpus { free, wanted } => write!(f, "{free} CPU slots free of {wanted}"),
             Self::Gpus { free, wanted } => write!(f, "{free} fitting GPUs free of {wanted}"),
             Self::GpuShare { wanted_milli } => {
@@ -133,9 +139,16 @@ pub(in super::super) fn room(has: &Capacity, free: &Free, spec: &proto::TrialSpe
     spec.choices().map(|(_, wants)| under(wants)).max().unwrap_or(0)
 }
 
-/// The first label that the trial asks for and the agent does not have.
+/// The first label that the trial asks for and the agent does not have; a training asks for the
+/// version of its arithmetic too.
 pub(super) fn label_misfit(has: &Capacity, spec: &proto::TrialSpec) -> Option<Misfit> {
     let mut wanted = spec.placement.labels.iter();
     let lacking = wanted.find(|(name, value)| has.labels.get(*name) != Some(*value));
-    lacking.map(|(name, wanted)| Misfit::Label { name: name.clone(), wanted: wanted.clone() })
+    if let Some((name, wanted)) = lacking {
+        return Some(Misfit::Label { name: name.clone(), wanted: wanted.clone() });
+    }
+    let wanted = spec.runner.numerics()?;
+    let has = has.labels.get(NUMERICS_LABEL);
+    let same = has.is_some_and(|has| has.parse() == Ok(wanted));
+    (!same).then(|| Misfit::Numerics { has: has.cloned(), wanted })
 }

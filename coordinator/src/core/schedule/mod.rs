@@ -64,7 +64,10 @@ pub(super) fn master_port(trial: &TrialId, attempt: proto::Attempt) -> u16 {
 
 /// Whether two trials find a place exactly alike.
 pub(super) fn is_same_shape(a: &TrialSpec, b: &TrialSpec) -> bool {
-    a.resources == b.resources && a.placement == b.placement && a.time_limit_ms == b.time_limit_ms
+    a.resources == b.resources
+        && a.placement == b.placement
+        && a.time_limit_ms == b.time_limit_ms
+        && a.runner.numerics() == b.runner.numerics()
 }
 
 /// Whether agents are kept for a trial since lower ones were asked to give way.

@@ -4,7 +4,8 @@
 use super::lab::{Lab, TTL, capacity, completed, failed, spec};
 use super::*;
 use proto::FailureClass::{Cancelled, Infrastructure};
-use proto::{Devices, Placement, Resources, TrialSpec};
+use proto::train::NUMERICS_LABEL;
+use proto::{Devices, Placement, Resources, Runner, TrialSpec};
 use studies::recipe::Policy;
 
 fn wanting(seed: u64, resources: Resources) -> TrialSpec {
@@ -123,6 +124,35 @@ fn labels_and_extras_must_be_there() {
     let b = Capacity { cpus: 4, labels, extras: extras.clone(), ..capacity() };
     lab.join("b", b, &[]).unwrap();
     lab.expect(["lease 1/1 b[0]", "lease 2/1 b[1]"]);
+}
+
+// Goal: during an upgrade a training waits for an agent with its own arithmetic; another would refuse
+// it for good.
+#[test]
+fn a_training_goes_to_an_agent_with_its_arithmetic() {
+    let text = concat!(
+        r#"{"numerics":7,"model":{"vocabulary":256,"sequence":8,"width":8,"layers":1,"heads":2,"#,
+        r#""mlp_width":8,"mlp":"gelu","tied":false,"positions":"rotary","norm":"rms_norm"},"#,
+        r#""data":{"text":{"blob":""#,
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        r#"","bytes":7},"format":"bytes","held_out":0.1},"batch":1,"steps":1,"#,
+        r#""optimizer":{"learning_rate":0.1,"beta1":0.9,"beta2":0.9,"epsilon":1e-8,"#,
+        r#""weight_decay":0.1,"clip":1.0},"schedule":{"warmup":0.1,"decay":0.2},"#,
+        r#""validation":{"every_steps":0,"tokens":8}}"#,
+    );
+    let runner = Runner::Train(Box::new(serde_json::from_str(text).unwrap()));
+    let mut lab = Lab::new().agent("old", 2).plan([TrialSpec { runner, ..spec(1) }, spec(2)]);
+    lab.expect(["lease 2/1 old[0]"]);
+    for (name, label) in [("older", "6"), ("odd", "seven")] {
+        let labels = BTreeMap::from([(NUMERICS_LABEL.to_owned(), label.to_owned())]);
+        lab.join(name, Capacity { labels, ..capacity() }, &[]).unwrap();
+        lab.expect([]);
+    }
+    let why = lab.why(1);
+    assert!(why.contains("arithmetic 6, not 7") && why.contains("unknown version"), "{why}");
+    let labels = BTreeMap::from([(NUMERICS_LABEL.to_owned(), "7".to_owned())]);
+    lab.join("new", Capacity { labels, ..capacity() }, &[]).unwrap();
+    lab.expect(["lease 1/1 new[0]"]);
 }
 
 #[test]
