@@ -1,0 +1,13 @@
+#!/bin/sh
+# One command on a machine with a GPU and PyTorch 2.11: everything that needs a card. See README.md.
+#
+#     bash run.sh OUT [sweep] [--device cpu]
+#
+# PYTHON names another Python than python3.
+set -eu
+folder=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python3}
+torch=$("$python" -c 'import torch; print(torch.__path__[0])')
+# The libtorch of PyTorch, and CUDA's libraries (NVRTC) beside it.
+export LD_LIBRARY_PATH="$torch/lib:$(dirname "$torch")/nvidia/cu13/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+exec "$python" "$folder/check.py" "$@"
