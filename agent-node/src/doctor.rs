@@ -172,13 +172,23 @@ fn cuda_in_libtorch(torch: &trainer::Environment) -> Check {
 
 fn nvrtc() -> Check {
     let name = "nvrtc";
-    if kernels::compile::compiler_present() {
-        return Check { name, state: State::Works, found: "the library opens".into(), advice: "" };
-    }
-    Check {
-        name,
-        state: State::Absent,
-        found: "the library does not open".into(),
-        advice: "only Brine's own CUDA kernels need it: pip install nvidia-cuda-nvrtc==13.0.88 and put its lib folder on LD_LIBRARY_PATH",
+    match kernels::compile::compiler_version() {
+        Ok((major, minor)) => {
+            let found = format!("{major}.{minor}");
+            Check { name, state: State::Works, found, advice: "" }
+        }
+        Err(kernels::compile::CompileError::NoCompiler) => Check {
+            name,
+            state: State::Absent,
+            found: "the library does not open".into(),
+            advice: "only Brine's own CUDA kernels need it: pip install nvidia-cuda-nvrtc==13.0.88 \
+                     and put its lib folder on LD_LIBRARY_PATH",
+        },
+        Err(error) => Check {
+            name,
+            state: State::Broken,
+            found: crate::trial::chain(&error),
+            advice: "install the wheel nvidia-cuda-nvrtc==13.0.88 again",
+        },
     }
 }

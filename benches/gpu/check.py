@@ -36,8 +36,10 @@ STEPS = [
     (steps.resume, 90),
     (steps.checkpoints, 70),
     (steps.packing, 80),
+    (steps.bandwidth, 60),
 ]
 SWEEP = [(steps.doctor, 30), (steps.sweep, 1_800)]
+SWEEP_SECONDS_MAX = 1_800
 
 
 class Ground:
@@ -50,7 +52,7 @@ class Ground:
         self.use_gpu = device == "cuda"
         self.shape = steps.GPT2 if self.use_gpu else steps.TINY
         self.batch = 32 if self.use_gpu else 4
-        # Of the step `speed`, for the steps after it.
+        # Tokens per second over all windows of the step `speed`, for the steps after it.
         self.brine_rate = None
         without = ("processor", "none", "")
         self.card, self.driver, self.card_line = card() if self.use_gpu else without
@@ -58,6 +60,9 @@ class Ground:
 
 def card():
     """Name and driver of the first GPU, and a line about it."""
+    if not shutil.which("nvidia-smi"):
+        name = torch.cuda.get_device_name(0)
+        return name, "unknown", f"{name}; there is no nvidia-smi"
     query = "--query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm"
     line = subprocess.run(["nvidia-smi", query, "--format=csv,noheader"], capture_output=True,
                           text=True, timeout=60, check=True).stdout.splitlines()[0]
@@ -92,7 +97,8 @@ def check(arguments, ground, begun):
     }
     version = [ground.programs / "brine", "--version"]
     results["brine"] = call(version, Limit(30), ground.log).strip().removeprefix("brine ")
-    wanted, most = (SWEEP, 2_000) if arguments.what == "sweep" else (STEPS, arguments.seconds)
+    wanted = SWEEP if arguments.what == "sweep" else STEPS
+    most = arguments.seconds or (SWEEP_SECONDS_MAX if arguments.what == "sweep" else SECONDS_MAX)
     for step, seconds in wanted:
         left = most - (time.monotonic() - begun)
         if left < STEP_SECONDS_MIN:
@@ -115,7 +121,7 @@ def main():
     parser.add_argument("out", type=Path, help="folder for the results")
     parser.add_argument("what", nargs="?", default="check", choices=["check", "sweep"])
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--seconds", type=float, default=SECONDS_MAX, help="for all steps together")
+    parser.add_argument("--seconds", type=float, help="for all steps together")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="brine-gpu-check-"))

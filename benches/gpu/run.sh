@@ -8,6 +8,12 @@ set -eu
 folder=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
 torch=$("$python" -c 'import torch; print(torch.__path__[0])')
-# The libtorch of PyTorch, and CUDA's libraries (NVRTC) beside it.
-export LD_LIBRARY_PATH="$torch/lib:$(dirname "$torch")/nvidia/cu13/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+# The libtorch of PyTorch, and CUDA's libraries (NVRTC and others) beside it.
+libraries=$torch/lib
+for found in "$(dirname "$torch")"/nvidia/*/lib; do
+    libraries=$libraries:$found
+done
+export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+# Some ways of carrying a folder lose this.
+[ -x "$folder/bin/brine" ] || chmod -R +x "$folder/bin"
 exec "$python" "$folder/check.py" "$@"

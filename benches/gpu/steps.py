@@ -2,17 +2,18 @@
 what is wrong."""
 
 import json
-import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from array import array
 
 import figures
 import text
-from brine import Failed, Run, call
+from brine import Failed, Limit, Run, call
 from figures import number, percent, row
 
 # Largest relative difference of a final loss that a killed and resumed training may have on a GPU,
@@ -20,7 +21,10 @@ from figures import number, percent, row
 RESUMED_DIFFERENCE_MAX = 5e-3
 # Time after which a training's step is taken for settled.
 WARMUP_SECONDS = 3.0
-MEMORY_POLL_SECONDS = 0.2
+# Of a sweep's time, for its report.
+REPORT_SECONDS = 30
+# Memory is steady while a training goes on, and asking for it takes the driver's locks.
+MEMORY_POLL_SECONDS = 2.0
 
 GPT2 = {"width": 768, "layers": 12, "heads": 12, "vocabulary": 50_304, "sequence": 1_024}
 TINY = {"width": 64, "layers": 2, "heads": 2, "vocabulary": 512, "sequence": 64}
@@ -41,22 +45,43 @@ def doctor(ground, limit):
 
 
 def kernels(ground, limit):
-    """The kernels' own tests; with a GPU they compare every kernel with its reference on it."""
+    """The kernels' own tests that compare every kernel with its reference on a GPU; without one
+    they say that they are skipped."""
     required = {"BRINE_REQUIRE_GPU": "1", "BRINE_REQUIRE_NVRTC": "1"} if ground.use_gpu else {}
     passed = wrong = skipped = 0
     names = sorted((ground.programs / "kernels").iterdir())
     for program in names:
-        printed = call([program, "--test-threads=1", "--nocapture"], limit, ground.log, required,
-                       check=False)
+        command = [program, "on_gpu", "--test-threads=1", "--nocapture"]
+        printed = call(command, limit, ground.log, required, check=False)
         line = re.search(r"test result: .*?(\d+) passed; (\d+) failed; (\d+) ignored", printed)
         if not line:
             raise Failed(f"{program.name} did not come to its end; see log.txt")
         passed, wrong = passed + int(line[1]), wrong + int(line[2])
         skipped += int(line[3])
-    where = "on the GPU" if ground.use_gpu else "without a GPU"
+    where = "on the GPU" if ground.use_gpu else "skipped without a GPU"
     found = f"{passed} passed, {wrong} failed, {skipped} ignored"
-    rows = [row(f"tests {where}", found, "0 failed", wrong == 0 and passed > 0)]
-    return rows, {"passed": passed, "failed": wrong}, f"{wrong} tests failed" if wrong else None
+    met = wrong == 0 and passed > 0 if ground.use_gpu else None
+    rows = [row(f"tests {where}", found, "0 failed", met)]
+    problem = f"{wrong} tests failed" if wrong else None
+    if ground.use_gpu and passed + wrong == 0:
+        problem = "no test compares a kernel on the GPU"
+    return rows, {"passed": passed, "failed": wrong}, problem
+
+
+def bandwidth(ground, limit):
+    """The kernels' examples, which print each kernel's rate beside the card's limit."""
+    programs = sorted((ground.programs / "examples").iterdir())
+    if not ground.use_gpu or not programs:
+        return [row("kernels", "not measured")], {}, None
+    rows, raw = [], {}
+    for program in programs:
+        raw[program.name] = call([program], limit, ground.log)
+        title, _, *lines = raw[program.name].splitlines()
+        rows.append(row("limit", title))
+        for line in lines:
+            name, *numbers = re.split(r"\s{2,}", line.strip())
+            rows.append(row(name, " ".join(numbers) + " (us, GB/s, share)"))
+    return rows, raw, None
 
 
 def recipe(ground, name, shape, training, gpus=1, **more):
@@ -139,12 +164,17 @@ def only_trial(found):
     return trial
 
 
+# What an agent adds to the metrics of a trial with a GPU.
+GPU_METRICS = ["gpu_memory_bytes", "gpu_utilisation", "mfu"]
+
+
 class Memory:
     """The most memory of the GPU that was in use while this was watched, over that before."""
 
     def __init__(self, ground):
-        self.ground, self.done = ground, threading.Event()
-        self.before = self.most = self.used() if ground.use_gpu else None
+        self.done = threading.Event()
+        self.is_seen = ground.use_gpu and shutil.which("nvidia-smi") is not None
+        self.before = self.most = self.used() if self.is_seen else None
         self.thread = threading.Thread(target=self.watch, daemon=True)
 
     def used(self):
@@ -157,13 +187,13 @@ class Memory:
             self.most = max(self.most, self.used())
 
     def __enter__(self):
-        if self.ground.use_gpu:
+        if self.is_seen:
             self.thread.start()
         return self
 
     def __exit__(self, *_):
         self.done.set()
-        if self.ground.use_gpu:
+        if self.is_seen:
             self.thread.join()
 
     def peak(self):
@@ -189,7 +219,8 @@ def brine_speed(ground, limit, name, seconds, every):
     run.remove()
     return {"windows": windows, "parameters": int(trial["metrics"]["parameters"]),
             "first_loss": rates["loss"][0][1], "last_loss": rates["loss"][-1][1],
-            "used_bytes": memory.peak(), "log": noted, "mfu": trial["metrics"].get("mfu")}
+            "used_bytes": memory.peak(), "log": noted,
+            "of_gpu": {name: rates[name][-1][1] for name in GPU_METRICS if name in rates}}
 
 
 def torch_speed(ground, limit, mode, seconds):
@@ -237,15 +268,31 @@ def speed(ground, limit):
     counts = {run["parameters"] for runs in sides.values() for run in runs}
     if len(counts) > 1:
         problem = problem or f"the sides have different models: {sorted(counts)} parameters"
-    ground.brine_rate = rates.get("Brine")
+    ours = [window for run in sides["Brine"] for window in settled(ground, run)]
+    ground.brine_rate = mean_rate(ground, ours) if ours else None
+    if ground.use_gpu and sides["Brine"]:
+        told = sides["Brine"][-1]["of_gpu"]
+        found = ", ".join(f"{name} {number(value)}" for name, value in told.items())
+        rows.append(row("metrics of the agent", found or "none", ", ".join(GPU_METRICS),
+                        len(told) == len(GPU_METRICS)))
     return rows, {"sides": sides, "batch": ground.batch, "shape": ground.shape}, problem
+
+
+def settled(ground, run):
+    """The windows of a run after its warm-up."""
+    return figures.after(run["windows"], WARMUP_SECONDS if ground.use_gpu else 1.0)
+
+
+def mean_rate(ground, windows):
+    """Tokens per second over all of them."""
+    steps, seconds = (sum(column) for column in zip(*windows))
+    return steps * ground.batch * ground.shape["sequence"] / seconds
 
 
 def side_rows(ground, side, runs, rows):
     """Adds a side's rows; answers its tokens per second."""
     shape = ground.shape
-    kept = [figures.after(run["windows"], WARMUP_SECONDS if ground.use_gpu else 1.0)
-            for run in runs]
+    kept = [settled(ground, run) for run in runs]
     times = [time for windows in kept for time in figures.step_times(windows)]
     if not times:
         raise Failed(f"{side} reported nothing after its warm-up")
@@ -284,10 +331,7 @@ def checkpoints(ground, limit):
     if not noted:
         raise Failed("the training did not say what a checkpoint costs")
     every, still = float(noted[1]), float(noted[2]) / 1e3
-    windows = figures.after(found["windows"], WARMUP_SECONDS)
-    steps, spent = (sum(column) for column in zip(*windows))
-    rate = steps * ground.batch * ground.shape["sequence"] / spent
-    usual = ground.brine_rate
+    rate, usual = mean_rate(ground, settled(ground, found)), ground.brine_rate
     rows = [
         row("stands still, once", f"{1e3 * still:.1f} ms, about every {every:.0f} s"),
         row("share of the time", percent(still / every), "under 1 %", still / every < 0.01),
@@ -325,15 +369,23 @@ def sweep(ground, limit):
     source = (ground.folder / "recipes" / f"{name}.yaml").read_text()
     (folder / f"{name}.yaml").write_text(source)
     data = folder / "data"
-    command = [ground.programs / "brine", "run", folder / f"{name}.yaml", "--data-dir", data,
-               "--output", "json"]
-    found = json.loads(call(command, limit, ground.log))
-    for page in data.glob("reports/*/report.html"):
-        os.replace(page, ground.out / "sweep.html")
-    trials = found["trials"]
+    brine = ground.programs / "brine"
+    begun, problem = time.monotonic(), None
+    try:
+        run_limit = Limit(limit.left() - REPORT_SECONDS)
+        call([brine, "run", folder / f"{name}.yaml", "--data-dir", data], run_limit, ground.log)
+    except Failed as error:
+        # What has ended until then is worth a report too.
+        problem = f"the sweep is not complete: {error}"
+    seconds = time.monotonic() - begun
+    ask = [brine, "results", "--data-dir", data, "--report", folder / "report", "--output", "json"]
+    found = json.loads(call(ask, limit, ground.log))
+    shutil.copy(folder / "report" / "report.html", ground.out / "sweep.html")
+    trials = [trial for trial in found["trials"] if trial["state"] == "completed"]
     flops = sum(trial["metrics"]["training_flops"] for trial in trials)
     rows = [row("text", f"{written / 1e6:.0f} MB"),
-            row("trials", f"{len(trials)}, {number(flops / 1e15)}e15 counted FLOPs")]
+            row("trials", f"{len(trials)} of {len(found['trials'])} in {seconds:.0f} s"),
+            row("counted FLOP/s together", f"{flops / seconds:.3g}")]
     for section in found["sections"]:
         rows += [row(section["heading"], line) for line in section["text"][:2]]
-    return rows, {"study": found["study"]}, None
+    return rows, {"study": found["study"]}, problem

@@ -20,6 +20,9 @@ const PACK_BYTES_MAX: u64 = 64 << 20;
 const PROGRAMS: [&str; 3] = ["brine", "brine-agent", "brine-agent-keeper"];
 /// Recipes that the check runs as they are.
 const RECIPES: [&str; 1] = ["isoflop-h200.yaml"];
+/// Folders of the kernels' programs.
+const TESTS: &str = "kernels";
+const EXAMPLES: &str = "examples";
 /// The scripts' tests stay here.
 const TEST_PREFIX: &str = "test_";
 
@@ -31,18 +34,20 @@ pub(crate) fn gpu_check(workspace: &Workspace) -> Result<ExitCode> {
     require_cxx_compiler()?;
     let libtorch = libtorch::ready(&workspace.root)?;
     workspace.build_programs(&libtorch)?;
-    let tests = kernel_tests(workspace, &libtorch)?;
+    let built = kernels(workspace, &libtorch)?;
     let pack = workspace.root.join("target/gpu-check");
     if pack.exists() {
         fs::remove_dir_all(&pack).context("cannot empty target/gpu-check")?;
     }
-    let kernels = pack.join("bin/kernels");
-    fs::create_dir_all(&kernels).context("cannot create target/gpu-check")?;
-    for name in PROGRAMS {
-        strip(&workspace.program(name), &pack.join("bin").join(name))?;
+    let bin = pack.join("bin");
+    for folder in [TESTS, EXAMPLES] {
+        fs::create_dir_all(bin.join(folder)).context("cannot create target/gpu-check")?;
     }
-    for (name, program) in tests {
-        strip(&program, &kernels.join(name))?;
+    for name in PROGRAMS {
+        strip(&workspace.program(name), &bin.join(name))?;
+    }
+    for Built { folder, name, path } in built {
+        strip(&path, &bin.join(folder).join(name))?;
     }
     copy_scripts(&workspace.root.join("benches/gpu"), &pack)?;
     fs::create_dir(pack.join("recipes")).context("cannot create a folder for the recipes")?;
@@ -54,26 +59,43 @@ pub(crate) fn gpu_check(workspace: &Workspace) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The test programs of the kernels, which compare every kernel with its reference on a GPU.
-fn kernel_tests(workspace: &Workspace, libtorch: &Libtorch) -> Result<Vec<(String, PathBuf)>> {
+/// A program of the kernels.
+#[derive(Debug, PartialEq, Eq)]
+struct Built {
+    /// Where it goes: [`TESTS`] or [`EXAMPLES`].
+    folder: &'static str,
+    name: String,
+    path: PathBuf,
+}
+
+/// The tests of the kernels, which compare every kernel with its reference on a GPU, and their
+/// examples, which measure them.
+fn kernels(workspace: &Workspace, libtorch: &Libtorch) -> Result<Vec<Built>> {
     let mut cargo = workspace.cargo(libtorch);
     cargo.args(["test", "--release", "--package", "brine-kernels", "--no-run"]);
     cargo.args(["--message-format", "json-render-diagnostics"]);
     let output = cargo.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(output.status.success(), "the kernels' tests were not built ({})", output.status);
-    let programs = test_programs(&String::from_utf8_lossy(&output.stdout));
-    ensure!(!programs.is_empty(), "cargo names no test program of the kernels");
+    let programs = built(&String::from_utf8_lossy(&output.stdout));
+    let has_tests = programs.iter().any(|program| program.folder == TESTS);
+    ensure!(has_tests, "cargo names no test program of the kernels");
     Ok(programs)
 }
 
-/// Names and paths of the test programs in cargo's messages, one JSON object per line.
-fn test_programs(messages: &str) -> Vec<(String, PathBuf)> {
+/// The tests and examples in cargo's messages, one JSON object per line.
+fn built(messages: &str) -> Vec<Built> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let program = |message: Value| {
-        let is_test = message["profile"]["test"].as_bool()?;
-        let name = message["target"]["name"].as_str()?.to_owned();
+        let target = &message["target"];
+        let is_example = target["kind"].as_array()?.iter().any(|kind| kind == "example");
+        let folder = match (message["profile"]["test"].as_bool()?, is_example) {
+            (true, _) => TESTS,
+            (false, true) => EXAMPLES,
+            (false, false) => return None,
+        };
+        let name = target["name"].as_str()?.to_owned();
         let path = PathBuf::from(message["executable"].as_str()?);
-        is_test.then_some((name, path))
+        Some(Built { folder, name, path })
     };
     messages.filter_map(program).collect()
 }
@@ -162,22 +184,31 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn only_test_programs_are_taken_from_cargos_messages() {
-        let artifact = |name: &str, is_test: bool, executable: Value| {
-            let (target, profile) = (json!({"name": name}), json!({"test": is_test}));
+    fn only_tests_and_examples_are_taken_from_cargos_messages() {
+        let artifact = |name: &str, kind: &str, is_test: bool, executable: Value| {
+            let target = json!({"name": name, "kind": [kind]});
+            let profile = json!({"test": is_test});
             json!({"target": target, "profile": profile, "executable": executable}).to_string()
         };
         let messages = [
-            artifact("anyhow", false, Value::Null),
-            artifact("tool", false, "/t/tool".into()),
-            artifact("kernels", true, "/t/kernels-1".into()),
+            artifact("anyhow", "lib", false, Value::Null),
+            artifact("tool", "bin", false, "/t/tool".into()),
+            artifact("kernels", "lib", true, "/t/kernels-1".into()),
             "not JSON".to_owned(),
-            artifact("parity", true, "/t/parity-2".into()),
+            artifact("bandwidth", "example", false, "/t/bandwidth-3".into()),
+            artifact("parity", "test", true, "/t/parity-2".into()),
             json!({"reason": "build-finished", "success": true}).to_string(),
         ];
-        let expected = [("kernels", "/t/kernels-1"), ("parity", "/t/parity-2")];
-        let expected = expected.map(|(name, path)| (name.to_owned(), PathBuf::from(path)));
-        assert_eq!(test_programs(&messages.join("\n")), expected);
+        let program = |folder, name: &str, path: &str| {
+            let (name, path) = (name.to_owned(), path.into());
+            Built { folder, name, path }
+        };
+        let expected = [
+            program(TESTS, "kernels", "/t/kernels-1"),
+            program(EXAMPLES, "bandwidth", "/t/bandwidth-3"),
+            program(TESTS, "parity", "/t/parity-2"),
+        ];
+        assert_eq!(built(&messages.join("\n")), expected);
     }
 
     #[test]
