@@ -102,10 +102,17 @@ class Run:
         return json.loads(printed), time.monotonic() - begun
 
     def complete_with_a_kill(self, limit):
-        """The same, and its trial's process is killed when the first checkpoint is there."""
-        process = start(self.command(), self.log)
+        """The same, and its trial's process is killed when a second checkpoint is begun: the agent
+        has recorded the first one by then."""
+        process, seen = start(self.command(), self.log), set()
+
+        def is_second_begun():
+            ended(process)
+            seen.update(self.checkpoints())
+            return len(seen) > 1
+
         try:
-            limit.until("the first checkpoint", lambda: self.checkpoints() or ended(process))
+            limit.until("the second checkpoint", is_second_begun)
             trials = descendants(process.pid, b"run-trial")
             if not trials:
                 raise Failed("no process of a trial is there to be killed")
@@ -121,9 +128,9 @@ class Run:
         return json.loads(printed)
 
     def checkpoints(self):
-        """Checkpoints that are recorded or will be at once: the record follows the last file."""
+        """Folders of checkpoints that are there now; they are named after attempt and step."""
         names = self.data.glob("agents/checkpoints/**/*.safetensors")
-        return sorted({str(name.parent) for name in names})
+        return {name.parent.name for name in names}
 
     def ask(self, limit, *arguments):
         """What another command of brine prints about the data folder."""
@@ -153,7 +160,7 @@ class Run:
 
 def ended(process):
     if process.poll() is not None:
-        raise Failed(f"brine ended with {process.returncode} before the first checkpoint")
+        raise Failed(f"brine ended with {process.returncode} before the second checkpoint")
 
 
 def descendants(ancestor, argument):

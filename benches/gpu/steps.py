@@ -124,7 +124,7 @@ def run_of(ground, name, shape, training, **more):
 
 
 def resume(ground, limit):
-    """A training that is killed after its first checkpoint beside two that are not."""
+    """A training that is killed after a checkpoint beside two that are not."""
     steps = 2_000 if ground.use_gpu else 300
     training = {"batch": 16, "length": {"steps": steps}}
     shape = SMALL if ground.use_gpu else TINY
