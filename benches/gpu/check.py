@@ -22,6 +22,7 @@ import torch
 
 import figures
 import steps
+import sweep
 from brine import Failed, Limit, call
 
 # All steps together, the start of this script included: 9 minutes with room to write the results.
@@ -37,8 +38,9 @@ STEPS = [
     (steps.checkpoints, 70),
     (steps.packing, 80),
     (steps.bandwidth, 60),
+    (sweep.small_sweep, 75),
 ]
-SWEEP = [(steps.doctor, 30), (steps.sweep, 1_800)]
+SWEEP = [(steps.doctor, 30), (sweep.sweep, 1_800)]
 SWEEP_SECONDS_MAX = 1_800
 
 

@@ -8,12 +8,10 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from array import array
 
 import figures
-import text
-from brine import Failed, Limit, Run, call
+from brine import Failed, Run, call
 from figures import number, percent, row
 
 # Largest relative difference of a final loss that a killed and resumed training may have on a GPU,
@@ -21,8 +19,6 @@ from figures import number, percent, row
 RESUMED_DIFFERENCE_MAX = 5e-3
 # Time after which a training's step is taken for settled.
 WARMUP_SECONDS = 3.0
-# Of a sweep's time, for its report.
-REPORT_SECONDS = 30
 # Memory is steady while a training goes on, and asking for it takes the driver's locks.
 MEMORY_POLL_SECONDS = 2.0
 
@@ -358,34 +354,3 @@ def packing(ground, limit):
             row("5 trials one after the other", f"{seconds[1]:.1f} s"),
             row("at once over one at a time", f"{seconds[1] / seconds[5]:.2f} times as fast")]
     return rows, {"seconds": seconds}, None
-
-
-def sweep(ground, limit):
-    """recipes/isoflop-h200.yaml to its report."""
-    folder = ground.work / "sweep"
-    folder.mkdir()
-    name = "isoflop-h200"
-    written = text.write(folder / name, text.MEGABYTES_MAX * text.MEGABYTE)
-    source = (ground.folder / "recipes" / f"{name}.yaml").read_text()
-    (folder / f"{name}.yaml").write_text(source)
-    data = folder / "data"
-    brine = ground.programs / "brine"
-    begun, problem = time.monotonic(), None
-    try:
-        run_limit = Limit(limit.left() - REPORT_SECONDS)
-        call([brine, "run", folder / f"{name}.yaml", "--data-dir", data], run_limit, ground.log)
-    except Failed as error:
-        # What has ended until then is worth a report too.
-        problem = f"the sweep is not complete: {error}"
-    seconds = time.monotonic() - begun
-    ask = [brine, "results", "--data-dir", data, "--report", folder / "report", "--output", "json"]
-    found = json.loads(call(ask, limit, ground.log))
-    shutil.copy(folder / "report" / "report.html", ground.out / "sweep.html")
-    trials = [trial for trial in found["trials"] if trial["state"] == "completed"]
-    flops = sum(trial["metrics"]["training_flops"] for trial in trials)
-    rows = [row("text", f"{written / 1e6:.0f} MB"),
-            row("trials", f"{len(trials)} of {len(found['trials'])} in {seconds:.0f} s"),
-            row("counted FLOP/s together", f"{flops / seconds:.3g}")]
-    for section in found["sections"]:
-        rows += [row(section["heading"], line) for line in section["text"][:2]]
-    return rows, {"study": found["study"]}, problem
