@@ -32,8 +32,8 @@ pub(crate) struct GpuUse {
     pub(crate) index: u32,
     /// Memory in use, by whomever.
     pub(crate) memory_bytes: u64,
-    /// Share of the time in which a kernel ran.
-    pub(crate) utilisation: f64,
+    /// Share of the time in which a kernel ran; `None` where the driver does not tell.
+    pub(crate) utilisation: Option<f64>,
     /// What attempts' processes do on it.
     pub(crate) processes: Vec<ProcessUse>,
 }
@@ -121,8 +121,8 @@ impl Holders {
 /// Memory of all GPUs together, and their mean utilisation.
 fn whole(held: &[&GpuUse]) -> (Option<f64>, Option<f64>) {
     let memory: u64 = held.iter().map(|gpu| gpu.memory_bytes).sum();
-    let busy: f64 = held.iter().map(|gpu| gpu.utilisation).sum();
-    (Some(memory as f64), Some(busy / held.len() as f64))
+    let busy: Option<f64> = held.iter().map(|gpu| gpu.utilisation).sum();
+    (Some(memory as f64), busy.map(|busy| busy / held.len() as f64))
 }
 
 /// Memory and utilisation of the attempt's own processes.
@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn gpu(index: u32, memory_bytes: u64, utilisation: f64) -> GpuUse {
-        GpuUse { index, memory_bytes, utilisation, processes: Vec::new() }
+        GpuUse { index, memory_bytes, utilisation: Some(utilisation), processes: Vec::new() }
     }
 
     fn found(holders: &Holders, uses: &[GpuUse]) -> Vec<(u32, String, u64, f64)> {
@@ -187,7 +187,9 @@ mod tests {
         let uses = [gpu(0, 10, 0.5), gpu(1, 99, 0.1), gpu(2, 5, 1.0)];
         let memory = (0, "gpu_memory_bytes".to_owned(), 7, 15.0);
         let utilisation = (0, "gpu_utilisation".to_owned(), 7, 0.75);
-        assert_eq!(found(&holders, &uses), [memory, utilisation]);
+        assert_eq!(found(&holders, &uses), [memory.clone(), utilisation]);
+        let silent = GpuUse { utilisation: None, ..gpu(2, 5, 0.0) };
+        assert_eq!(found(&holders, &[gpu(0, 10, 0.5), silent]), [memory]);
         assert_eq!(found(&holders, &uses[..2]), []);
         holders.end(&key(0));
         assert_eq!(found(&holders, &uses), []);

@@ -48,8 +48,11 @@ pub(crate) fn gpus() -> Result<Vec<Gpu>, NvmlError> {
     let gpus = (0..count).map(|index| {
         let device = nvml.device_by_index(index)?;
         let memory_bytes = device.memory_info()?.total;
-        let capability = device.cuda_compute_capability()?;
-        let capability = format!("{}.{}", capability.major, capability.minor);
+        // For people only, so an agent does without.
+        let capability = match device.cuda_compute_capability() {
+            Ok(capability) => format!("{}.{}", capability.major, capability.minor),
+            Err(error) => format!("unknown ({error})"),
+        };
         Ok(Gpu { index, name: device.name()?, memory_bytes, capability })
     });
     gpus.collect()
@@ -78,15 +81,22 @@ pub(crate) fn versions() -> Result<Option<(String, String)>, NvmlError> {
 /// Tells what happens on these GPUs until nobody listens. Blocks, so it has a thread of its own.
 ///
 /// # Errors
-/// The driver fails for good.
+/// The driver does not answer at the start. What it cannot tell later is left out.
 pub(crate) fn watch(indices: &[u32], told: &mpsc::Sender<Seen>) -> Result<(), NvmlError> {
     let Some(nvml) = open()? else { return Ok(()) };
-    let mut set = listen(&nvml, indices)?;
+    let mut set = listen(&nvml, indices).unwrap_or_else(|error| {
+        tracing::warn!(%error, "errors of GPUs are not heard");
+        None
+    });
     let mut sampled_us = BTreeMap::new();
     let period_ms = u32::try_from(SAMPLE_PERIOD.as_millis()).unwrap_or(u32::MAX);
     loop {
         // A GPU that is lost says so by its Xid; what the others do is still worth knowing.
-        let uses = indices.iter().filter_map(|&index| sample(&nvml, index, &mut sampled_us).ok());
+        let mut use_of = |&index: &u32| {
+            let sampled = sample(&nvml, index, &mut sampled_us);
+            sampled.inspect_err(|error| tracing::debug!(%error, gpu = index, "not sampled")).ok()
+        };
+        let uses = indices.iter().filter_map(&mut use_of);
         if told.blocking_send(Seen::Used(uses.collect())).is_err() {
             return Ok(());
         }
@@ -165,7 +175,7 @@ fn sample(
     Ok(GpuUse {
         index,
         memory_bytes: device.memory_info()?.used,
-        utilisation: f64::from(device.utilization_rates()?.gpu) / 100.0,
+        utilisation: device.utilization_rates().ok().map(|rates| f64::from(rates.gpu) / 100.0),
         processes: processes.collect(),
     })
 }
