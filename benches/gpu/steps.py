@@ -80,9 +80,9 @@ def bandwidth(ground, limit):
     return rows, raw, None
 
 
-def recipe(ground, name, shape, training, gpus=1, **more):
+def recipe(ground, name, shape, training, resources=None, **more):
     """A recipe of the study `train` on random tokens; `training` wins over the study here, and
-    `more` stands beside it."""
+    `more` stands beside it. Without a GPU a trial has one CPU and not `resources`."""
     model = {key: shape[key] for key in ["sequence", "width", "layers", "heads"]}
     study = {
         "data": {"files": str(tokens(ground, shape["vocabulary"])), "format": "u16"},
@@ -96,8 +96,8 @@ def recipe(ground, name, shape, training, gpus=1, **more):
         "validation": {"tokens": 16 * shape["sequence"]},
         **training,
     }
-    gpus = {"gpus": gpus} if ground.use_gpu else {}
-    spec = {"study": {"train": study}, "resources": {"cpus": 1, **gpus}, **more}
+    resources = (resources or {"gpus": 1, "cpus": 4}) if ground.use_gpu else {"cpus": 1}
+    spec = {"study": {"train": study}, "resources": resources, **more}
     return {"apiVersion": "brine.dev/v1", "kind": "Experiment", "metadata": {"name": name},
             "spec": spec}
 
@@ -114,8 +114,8 @@ def tokens(ground, vocabulary):
     return path
 
 
-def run_of(ground, name, shape, training, **more):
-    made = recipe(ground, name, shape, training, **more)
+def run_of(ground, name, shape, training, resources=None, **more):
+    made = recipe(ground, name, shape, training, resources, **more)
     return Run(ground.programs, ground.work / name, made, ground.use_gpu, ground.log)
 
 
@@ -224,9 +224,11 @@ def torch_speed(ground, limit, mode, seconds):
                "batch": ground.batch}
     command = [sys.executable, ground.folder / "torch_train.py", json.dumps(request)]
     # What was compiled once is found by the second run.
-    cache = {"TORCHINDUCTOR_CACHE_DIR": str(ground.work / "inductor")}
+    variables = {"TORCHINDUCTOR_CACHE_DIR": str(ground.work / "inductor")}
+    if not ground.use_gpu:
+        variables["OMP_NUM_THREADS"] = "1"  # as many as the recipes have CPUs
     with Memory(ground) as memory:
-        printed = call(command, limit, ground.log, cache)
+        printed = call(command, limit, ground.log, variables)
     return {**json.loads(printed), "used_bytes": memory.peak()}
 
 
@@ -343,7 +345,7 @@ def packing(ground, limit):
     for at_once in [5, 1]:
         training = {"batch": 16, "length": {"steps": steps}, "seeds": [1, 2, 3, 4, 5]}
         shape = SMALL if ground.use_gpu else TINY
-        run = run_of(ground, f"packing-{at_once}", shape, training, gpus=0.2,
+        run = run_of(ground, f"packing-{at_once}", shape, training, {"gpus": 0.2, "cpus": 1},
                      limits={"trials_at_once": at_once})
         found, seconds[at_once] = run.complete(limit)
         states = [trial["state"] for trial in found["trials"]]
