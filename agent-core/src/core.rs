@@ -12,9 +12,10 @@
 use crate::attempt::{STOP_GRACE_MS, TrialEnd};
 use crate::busy::Busy;
 use crate::clock::Moment;
-use crate::held::{Held, State, StopReason, Unsettled, interrupted};
+use crate::held::{Held, State, StopReason, Unsettled};
 use crate::messages::{Assignment, Effect, Input, Report};
 use crate::pulse::Pulse;
+use crate::xid::Xid;
 use proto::{AttemptKey, Devices, FailureClass, Outcome};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -115,6 +116,9 @@ impl Core {
                 }
             }
             Input::Exited { key, end, how } => self.exited(&key, end, &how),
+            Input::Xid { gpu, number } => {
+                self.attempts.values_mut().for_each(|held| held.xid(Xid { gpu, number }));
+            }
             Input::Shutdown => self.shut_down(now, &mut effects),
             Input::Tick => {}
         }
@@ -386,22 +390,13 @@ impl Core {
         let Some(held) = self.attempts.get_mut(key) else {
             return;
         };
-        let (reason, killed) = match &held.state {
-            State::Stopping { reason, .. } => (Some(*reason), false),
-            State::Killed { reason } => (Some(*reason), true),
-            State::Waiting(_) | State::Active => (None, false),
+        match &held.state {
             State::Ended(_) => return,
-        };
-        if reason == Some(StopReason::Unwanted) {
-            self.remove(key);
-            return;
+            State::Stopping { reason: StopReason::Unwanted, .. }
+            | State::Killed { reason: StopReason::Unwanted } => return self.remove(key),
+            State::Waiting(_) | State::Active | State::Stopping { .. } | State::Killed { .. } => {}
         }
-        let outcome = match end {
-            // A failure that was seen while everything was being killed is not the trial's own.
-            Some(TrialEnd::Outcome(Outcome::Failed { .. })) if killed => interrupted(reason, how),
-            Some(TrialEnd::Outcome(outcome)) => outcome,
-            Some(TrialEnd::Stopped) | None => interrupted(reason, how),
-        };
+        let outcome = held.outcome(end, how);
         held.state = State::Ended(Unsettled { fact: outcome, said_since: None });
         self.report_is_due = true;
     }

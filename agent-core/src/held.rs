@@ -1,8 +1,10 @@
 //! One attempt that the agent holds.
 
+use crate::attempt::TrialEnd;
 use crate::clock::Moment;
 use crate::messages::{Effect, Lease};
 use crate::pulse::Pulse;
+use crate::xid::{Scene, XIDS_MAX, Xid, classed};
 use proto::{AttemptKey, Checkpoint, Devices, FailureClass, Notice, Outcome};
 
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub(crate) struct Held {
     /// From the start of its process on.
     pub(crate) pulse: Option<Pulse>,
     pub(crate) notices: Vec<Unsettled<Notice>>,
+    /// Errors of its GPUs since its process began.
+    xids: Vec<Xid>,
 }
 
 /// Something that is reported until a reply settles it.
@@ -66,6 +70,7 @@ impl Held {
             checkpoint: None,
             pulse: None,
             notices: Vec::new(),
+            xids: Vec::new(),
         }
     }
 
@@ -73,6 +78,35 @@ impl Held {
     pub(crate) fn notice(&mut self, notices: impl IntoIterator<Item = Notice>) {
         let unsettled = |fact| Unsettled { fact, said_since: None };
         self.notices.extend(notices.into_iter().map(unsettled));
+    }
+
+    /// A GPU reported an error; it may be one of its own.
+    pub(crate) fn xid(&mut self, xid: Xid) {
+        let is_own = self.has_process() && self.devices.gpus.contains(&xid.gpu);
+        if is_own && self.xids.len() < XIDS_MAX {
+            self.xids.push(xid);
+        }
+    }
+
+    /// The outcome of its process, which is gone.
+    pub(crate) fn outcome(&self, end: Option<TrialEnd>, how: &str) -> Outcome {
+        let (reason, killed) = match &self.state {
+            State::Stopping { reason, .. } => (Some(*reason), false),
+            State::Killed { reason } => (Some(*reason), true),
+            State::Waiting(_) | State::Active | State::Ended(_) => (None, false),
+        };
+        let is_silent = end.is_none();
+        let outcome = match end {
+            // A failure that was seen while everything was being killed is not the trial's own.
+            Some(TrialEnd::Outcome(Outcome::Failed { .. })) if killed => interrupted(reason, how),
+            Some(TrialEnd::Outcome(outcome)) => outcome,
+            Some(TrialEnd::Stopped) | None => interrupted(reason, how),
+        };
+        if reason.is_some() {
+            return outcome;
+        }
+        let is_shared = self.devices.gpu_share_milli > 0;
+        classed(outcome, Scene { is_silent, is_shared }, &self.xids)
     }
 
     pub(crate) fn has_process(&self) -> bool {
@@ -128,7 +162,7 @@ impl Held {
 
 /// The outcome of a process that ended before its trial did. An attempt that is given back because
 /// the agent was asked to end is nobody's failure and costs none of the recipe's retries.
-pub(crate) fn interrupted(reason: Option<StopReason>, how: &str) -> Outcome {
+fn interrupted(reason: Option<StopReason>, how: &str) -> Outcome {
     use FailureClass::{Cancelled, Infrastructure};
     match reason {
         Some(StopReason::LeaseExpired) => {

@@ -99,6 +99,13 @@ pub enum Input {
         /// How the process ended, as the end of "it ...".
         how: String,
     },
+    /// A GPU's driver reported an error, by the number that NVIDIA gave it.
+    Xid {
+        /// Which GPU.
+        gpu: u32,
+        /// Number of the error.
+        number: u64,
+    },
     /// Somebody asked the agent to end: trials save their state and stop.
     Shutdown,
     /// Time passed. Comes at least at every

@@ -73,8 +73,6 @@ pub(crate) fn command(
 fn variables(order: &Order, metric_pipe: &Path, metrics_fd: i32) -> BTreeMap<String, OsString> {
     let text = |value: &dyn ToString| OsString::from(value.to_string());
     let mut variables = BTreeMap::from([
-        ("BRINE_TRIAL".into(), text(&order.key.trial)),
-        ("BRINE_ATTEMPT".into(), text(&order.key.attempt)),
         ("BRINE_SEED".into(), text(&order.spec.seed)),
         ("BRINE_CPUS".into(), text(&environment::threads(&order.devices))),
         ("BRINE_GPUS".into(), text(&environment::numbers(&order.devices.gpus))),

@@ -15,10 +15,20 @@ const HEAP: [(&str, &str); 4] = [
     ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
 ];
 
+/// The trial that a process belongs to, by id.
+pub const TRIAL: &str = "BRINE_TRIAL";
+/// Which attempt of it, from 1.
+pub const ATTEMPT: &str = "BRINE_ATTEMPT";
+/// Which member of it; 0 where there is one.
+pub const RANK: &str = "BRINE_RANK";
+
 /// What every trial's process finds, whatever its runner.
 pub fn variables(order: &Order) -> BTreeMap<&'static str, String> {
     let threads = threads(&order.devices).to_string();
     let mut variables = BTreeMap::from([
+        (TRIAL, order.key.trial.to_string()),
+        (ATTEMPT, order.key.attempt.to_string()),
+        (RANK, order.key.rank.to_string()),
         ("OMP_NUM_THREADS", threads.clone()),
         ("MKL_NUM_THREADS", threads),
         // An empty list hides all GPUs from a trial that leased none.
@@ -83,6 +93,9 @@ mod tests {
             &[
                 ("OMP_NUM_THREADS", Some("3")),
                 ("CUDA_VISIBLE_DEVICES", Some("2,0")),
+                ("BRINE_TRIAL", Some("0123456789abcdef")),
+                ("BRINE_ATTEMPT", Some("1")),
+                ("BRINE_RANK", Some("0")),
                 ("BRINE_GPU_SHARE", None),
                 ("RANK", None),
             ],

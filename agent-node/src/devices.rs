@@ -1,7 +1,6 @@
-//! What this machine offers. The only file that knows NVML.
+//! What this machine offers.
 
-use nvml_wrapper::Nvml;
-use nvml_wrapper::error::NvmlError;
+use crate::nvml::{self, Gpu};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -28,17 +27,6 @@ pub(crate) struct Inventory {
     pub(crate) labels: BTreeMap<String, String>,
     /// Amounts of things that the operator names.
     pub(crate) extras: BTreeMap<String, u64>,
-}
-
-/// One GPU.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Gpu {
-    /// NVML's number, which is the order on the PCI bus.
-    pub(crate) index: u32,
-    /// Its product name.
-    pub(crate) name: String,
-    /// Its memory in bytes.
-    pub(crate) memory_bytes: u64,
 }
 
 /// Which GPUs an agent offers.
@@ -84,7 +72,7 @@ pub(crate) enum DeviceError {
     },
     /// The driver is there but does not answer.
     #[error("the NVIDIA driver does not list its GPUs; --gpus none goes on without them")]
-    Driver(#[from] NvmlError),
+    Driver(#[from] nvml::NvmlError),
 }
 
 fn known(found: &[u32]) -> String {
@@ -103,8 +91,8 @@ pub(crate) fn inventory(cpus: Option<u32>, gpus: &GpuChoice) -> Result<Inventory
     let cores = || std::thread::available_parallelism().map_or(1, |count| clamp(count.get()));
     let offered = match gpus {
         GpuChoice::None => Vec::new(),
-        GpuChoice::All => driver_gpus()?,
-        GpuChoice::These(wanted) => chosen(wanted, driver_gpus()?)?,
+        GpuChoice::All => nvml::gpus()?,
+        GpuChoice::These(wanted) => chosen(wanted, nvml::gpus()?)?,
     };
     Ok(Inventory {
         cpus: cpus.unwrap_or_else(cores),
@@ -126,40 +114,6 @@ fn chosen(wanted: &[u32], found: Vec<Gpu>) -> Result<Vec<Gpu>, DeviceError> {
         return Err(DeviceError::Missing { wanted, found });
     }
     Ok(found.into_iter().filter(|gpu| wanted.contains(&gpu.index)).collect())
-}
-
-/// All GPUs of the machine; none when there is no driver.
-///
-/// # Errors
-/// There is a driver, and it fails.
-pub(crate) fn driver_gpus() -> Result<Vec<Gpu>, DeviceError> {
-    let nvml = match Nvml::init() {
-        Ok(nvml) => nvml,
-        Err(NvmlError::LibloadingError(_) | NvmlError::DriverNotLoaded) => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
-    let count = nvml.device_count()?.min(DEVICES_MAX);
-    let gpus = (0..count).map(|index| {
-        let device = nvml.device_by_index(index)?;
-        let memory_bytes = device.memory_info()?.total;
-        Ok(Gpu { index, name: device.name()?, memory_bytes })
-    });
-    gpus.collect()
-}
-
-/// The driver's version and the newest CUDA version that it serves; `None` without a driver.
-///
-/// # Errors
-/// There is a driver, and it fails.
-pub(crate) fn driver_version() -> Result<Option<(String, String)>, DeviceError> {
-    let nvml = match Nvml::init() {
-        Ok(nvml) => nvml,
-        Err(NvmlError::LibloadingError(_) | NvmlError::DriverNotLoaded) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let cuda = nvml.sys_cuda_driver_version()?;
-    let cuda = format!("{}.{}", cuda / 1_000, cuda % 1_000 / 10);
-    Ok(Some((nvml.sys_driver_version()?, cuda)))
 }
 
 /// The machine's memory, or the container's when that is less.
@@ -293,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_that_lists_the_others() {
-        let gpu = Gpu { index: 1, name: "X".into(), memory_bytes: 1 };
+        let gpu = Gpu { index: 1, name: "X".into(), memory_bytes: 1, capability: "9.0".into() };
         let error = chosen(&[1, 3], vec![gpu]).unwrap_err();
         assert_eq!(error.to_string(), "there is no GPU 3 here; the driver knows 1");
     }

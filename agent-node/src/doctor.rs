@@ -1,6 +1,7 @@
 //! What works on this machine, for `brine-agent doctor` and, through it, `brine doctor`.
 
 use crate::devices;
+use crate::nvml::{self, Gpu};
 use serde::Serialize;
 
 /// One finding.
@@ -106,7 +107,7 @@ fn memory() -> Check {
 
 fn driver() -> Check {
     let name = "nvidia_driver";
-    match devices::driver_version() {
+    match nvml::versions() {
         Ok(Some((version, cuda))) => {
             let found = format!("{version}, serves CUDA {cuda}");
             Check { name, state: State::Works, found, advice: "" }
@@ -121,14 +122,15 @@ fn driver() -> Check {
 
 fn gpus() -> Check {
     let name = "gpus";
-    match devices::driver_gpus() {
+    match nvml::gpus() {
         Ok(gpus) if gpus.is_empty() => {
             Check { name, state: State::Absent, found: "none".into(), advice: "" }
         }
         Ok(gpus) => {
             let gpus = gpus.iter().map(|gpu| {
                 let gib = gpu.memory_bytes as f64 / f64::from(1 << 30);
-                format!("{}: {}, {gib:.0} GiB", gpu.index, gpu.name)
+                let Gpu { index, name, capability, .. } = gpu;
+                format!("{index}: {name}, {gib:.0} GiB, compute capability {capability}")
             });
             let found = gpus.collect::<Vec<_>>().join("; ");
             Check { name, state: State::Works, found, advice: "" }
@@ -137,7 +139,7 @@ fn gpus() -> Check {
     }
 }
 
-fn broken_driver(name: &'static str, error: &devices::DeviceError) -> Check {
+fn broken_driver(name: &'static str, error: &nvml::NvmlError) -> Check {
     let found = crate::trial::chain(error);
     let advice = "see whether nvidia-smi works; after an update of the driver, restart the machine";
     Check { name, state: State::Broken, found, advice }
@@ -170,13 +172,23 @@ fn cuda_in_libtorch(torch: &trainer::Environment) -> Check {
 
 fn nvrtc() -> Check {
     let name = "nvrtc";
-    if kernels::compile::compiler_present() {
-        return Check { name, state: State::Works, found: "the library opens".into(), advice: "" };
-    }
-    Check {
-        name,
-        state: State::Absent,
-        found: "the library does not open".into(),
-        advice: "only Brine's own CUDA kernels need it: pip install nvidia-cuda-nvrtc==13.0.88 and put its lib folder on LD_LIBRARY_PATH",
+    match kernels::compile::compiler_version() {
+        Ok((major, minor)) => {
+            let found = format!("{major}.{minor}");
+            Check { name, state: State::Works, found, advice: "" }
+        }
+        Err(kernels::compile::CompileError::NoCompiler) => Check {
+            name,
+            state: State::Absent,
+            found: "the library does not open".into(),
+            advice: "only Brine's own CUDA kernels need it: pip install nvidia-cuda-nvrtc==13.0.88 \
+                     and put its lib folder on LD_LIBRARY_PATH",
+        },
+        Err(error) => Check {
+            name,
+            state: State::Broken,
+            found: crate::trial::chain(&error),
+            advice: "install the wheel nvidia-cuda-nvrtc==13.0.88 again",
+        },
     }
 }

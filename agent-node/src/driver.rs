@@ -5,6 +5,7 @@ use crate::attempts::{Attempts, KeeperBehind};
 use crate::blobs::{self, Blobs};
 use crate::checkpoints::CheckpointStore;
 use crate::folders::AttemptNames;
+use crate::gpus::{self, Holders, Seen};
 use crate::keeper::{self, KeeperSetup};
 use crate::link::Link;
 use crate::operator::{self, Wanted};
@@ -17,10 +18,8 @@ use agent_core::{Core, Effect, Input, Lease, Moment, TrialEnd};
 use agent_keeper::order::{Folders, Order, TrialRecord};
 use agent_keeper::say::Ask;
 use agent_keeper::{clock, process};
-use proto::train::numerics_label;
-use proto::wire;
 use proto::{AttemptKey, Checkpoint, FailureClass, Outcome, Runner};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -54,6 +53,8 @@ pub(crate) async fn serve(setup: Setup) -> Result<(), DriverError> {
     let (recorder, mut recorded) = Recorder::start(store, folders.attempts()?)?;
     let mut session = Box::pin(session::keep(client, session_sender));
     let (keeper_sender, keeper_asks) = mpsc::channel(keeper::ASKS_MAX);
+    let indices = setup.inventory.gpus.iter().map(|gpu| gpu.index);
+    let mut gpus = gpus::watch(indices.collect());
     let keeper = KeeperSetup { agent: setup.program.clone(), folder: setup.folders.keeper() };
     let mut driver = Driver::new(setup, recorder, keeper_sender, trial_sender, blob_sender);
     driver.spawned.spawn(blobs.serve(blob_requests));
@@ -70,6 +71,7 @@ pub(crate) async fn serve(setup: Setup) -> Result<(), DriverError> {
                 }
             }
             Some(event) = session_events.recv() => driver.session(event),
+            Some(seen) = gpus.recv() => driver.gpus(seen),
             answer = recorded.recv() => match answer {
                 Some(answer) => driver.recorded(answer),
                 None => break Err(DriverError::Recorder),
@@ -107,6 +109,7 @@ struct Driver {
     /// Attempts that may have checkpoints and are not settled.
     trainings: BTreeSet<AttemptKey>,
     leaders: Leaders,
+    holders: Holders,
     spawned: JoinSet<()>,
     trial_sender: mpsc::Sender<TrialEvent>,
     blob_sender: mpsc::Sender<blobs::Request>,
@@ -139,6 +142,7 @@ impl Driver {
             names: setup.folders.names(),
             trainings: BTreeSet::new(),
             leaders: Leaders::default(),
+            holders: Holders::default(),
             spawned: JoinSet::new(),
             trial_sender,
             blob_sender,
@@ -147,32 +151,9 @@ impl Driver {
         }
     }
 
-    fn hello(&mut self) -> wire::Hello {
+    fn hello(&mut self) -> proto::wire::Hello {
         self.hellos += 1;
-        let gpus = self.setup.inventory.gpus.iter().map(|gpu| wire::Gpu {
-            index: gpu.index,
-            name: gpu.name.clone(),
-            memory_bytes: gpu.memory_bytes,
-        });
-        wire::Hello {
-            format_version: proto::FORMAT_VERSION,
-            agent: self.setup.agent.to_string(),
-            host: crate::devices::host(),
-            brine_version: self.setup.version.clone(),
-            cpus: self.setup.inventory.cpus,
-            gpus: gpus.collect(),
-            memory_bytes: self.setup.inventory.memory_bytes,
-            running: session::running(self.core.held()),
-            labels: self.labels(),
-            extras: self.setup.inventory.extras.clone().into_iter().collect(),
-            instance: self.instance,
-            number: self.hellos,
-        }
-    }
-
-    /// The operator's, and what its trainer says of itself.
-    fn labels(&self) -> HashMap<String, String> {
-        self.setup.inventory.labels.clone().into_iter().chain([numerics_label()]).collect()
+        self.setup.hello(self.instance, self.hellos, session::running(self.core.held()))
     }
 
     fn session(&mut self, event: SessionEvent) {
@@ -208,6 +189,7 @@ impl Driver {
             TrialEvent::Said(key, TrialRecord::Metric(metric)) => {
                 let (name, step, value) = (metric.metric.clone(), metric.step, metric.value);
                 self.outbox.metric(&key, metric);
+                self.holders.step(&key, step);
                 self.feed(Input::Metric { key, metric: name, step, value });
             }
             TrialEvent::Said(key, TrialRecord::Checkpoint(checkpoint)) => {
@@ -229,6 +211,21 @@ impl Driver {
                     self.training_exited(key, end, how);
                 } else {
                     self.exited(key, end, how);
+                }
+            }
+        }
+    }
+
+    /// What the GPUs do is no sign that a trial makes steps, so the core does not hear it.
+    fn gpus(&mut self, seen: Seen) {
+        match seen {
+            Seen::Xid { gpu, number } => {
+                tracing::warn!(gpu, xid = number, "a GPU reported an error");
+                self.feed(Input::Xid { gpu, number });
+            }
+            Seen::Used(uses) => {
+                for (key, metric) in self.holders.metrics(&uses) {
+                    self.outbox.metric(&key, metric);
                 }
             }
         }
@@ -259,6 +256,7 @@ impl Driver {
 
     fn exited(&mut self, key: AttemptKey, end: Option<TrialEnd>, how: String) {
         self.attempts.remove(&key);
+        self.holders.end(&key);
         self.outbox.log_ended(&key);
         tracing::debug!(attempt = %key, how, "ended");
         self.feed(Input::Exited { key, end, how });
@@ -281,6 +279,7 @@ impl Driver {
                 | Input::Reply { .. }
                 | Input::Started(_)
                 | Input::Metric { .. }
+                | Input::Xid { .. }
                 | Input::Tick => {}
             }
             for effect in self.core.handle(clock::now(), input) {
@@ -308,6 +307,7 @@ impl Driver {
     fn start(&mut self, lease: Box<Lease>, lease_until: Moment) -> Option<Input> {
         let key = lease.key.clone();
         tracing::debug!(attempt = %key, "starting");
+        self.holders.begin(&key, &lease.devices);
         let started = match &lease.spec.runner {
             Runner::Noop => return Some(completed_at_once(key)),
             Runner::Command(spec) => {
@@ -417,6 +417,7 @@ impl Driver {
 
     fn not_started(&mut self, key: AttemptKey, message: String) -> Input {
         self.attempts.remove(&key);
+        self.holders.end(&key);
         let outcome = Outcome::failed(FailureClass::Infrastructure, message);
         let end = Some(TrialEnd::Outcome(outcome));
         Input::Exited { key, end, how: "was not started".into() }

@@ -9,8 +9,10 @@
 //!   `folders`: the data folder; `blobs`: files by content.
 //! * `keeper`: the agent's side of `agent_keeper`, the process that keeps programs; `supervisor`:
 //!   one training's process as the agent sees it; `trial`: that process itself.
-//! * `devices`: CPU slots and GPUs (NVML); [`cli`]: the command line of `brine-agent`; `report`: a
-//!   metric from inside a program; `doctor`: what works on this machine.
+//! * `devices`: CPU slots and GPUs; `gpus`: what the GPUs do for the attempts that hold them;
+//!   `mfu`: how much of one a training uses; `nvml`: the driver.
+//! * [`cli`]: the command line of `brine-agent`; `report`: a metric from inside a program;
+//!   `doctor`: what works on this machine.
 //!
 //! A trial is a process; nothing of it outlives its agent or its lease.
 
@@ -22,9 +24,12 @@ mod devices;
 mod doctor;
 mod driver;
 mod folders;
+mod gpus;
 mod keeper;
 mod lines;
 mod link;
+mod mfu;
+mod nvml;
 mod operator;
 mod outbox;
 mod recorder;

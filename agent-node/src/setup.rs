@@ -4,7 +4,8 @@ use crate::checkpoints::CheckpointError;
 use crate::devices::Inventory;
 use crate::folders::{DataFolders, FolderError};
 use crate::session::SessionError;
-use proto::AgentId;
+use proto::train::numerics_label;
+use proto::{AgentId, wire};
 use std::io;
 use std::path::PathBuf;
 
@@ -27,6 +28,38 @@ pub(crate) struct Setup {
     pub(crate) version: String,
     /// Whether it ends when its standard input does.
     pub(crate) exit_with_stdin: bool,
+}
+
+impl Setup {
+    /// What the agent says of itself in the hello of this number. `instance` tells this process
+    /// from another one of the same name.
+    pub(crate) fn hello(
+        &self,
+        instance: u64,
+        number: u64,
+        running: Vec<wire::Running>,
+    ) -> wire::Hello {
+        let gpus = self.inventory.gpus.iter().map(|gpu| wire::Gpu {
+            index: gpu.index,
+            name: gpu.name.clone(),
+            memory_bytes: gpu.memory_bytes,
+        });
+        wire::Hello {
+            format_version: proto::FORMAT_VERSION,
+            agent: self.agent.to_string(),
+            host: crate::devices::host(),
+            brine_version: self.version.clone(),
+            cpus: self.inventory.cpus,
+            gpus: gpus.collect(),
+            memory_bytes: self.inventory.memory_bytes,
+            running,
+            // The operator's, and what the trainer here says of itself.
+            labels: self.inventory.labels.clone().into_iter().chain([numerics_label()]).collect(),
+            extras: self.inventory.extras.clone().into_iter().collect(),
+            instance,
+            number,
+        }
+    }
 }
 
 /// Why an agent ended before anybody asked it to.

@@ -2,7 +2,7 @@
 
 mod memory;
 
-use proto::{Budget, Runner, TrialSpec};
+use proto::{Budget, Devices, Resources, Runner, TrialSpec};
 use serde::Serialize;
 
 /// FLOP/s that one CPU slot reaches in training small models in float32: models 16 to 128 wide
@@ -22,7 +22,8 @@ pub(crate) const FORMULAS: [&str; 3] = [
 /// The cost of one trial. `None` where only the program knows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Estimate {
-    /// Trained values N.
+    /// Trained values N. A plan has the study's `parameters` beside it.
+    #[serde(rename = "model_parameters")]
     pub(crate) parameters: Option<u64>,
     /// Training tokens D.
     pub(crate) tokens: Option<u64>,
@@ -40,13 +41,14 @@ pub(crate) struct Estimate {
 
 /// The cost of `spec` at `flops_per_second`, or at the assumed rate of its devices.
 pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estimate {
-    let assumed = if spec.resources.gpus > 0 {
-        f64::from(spec.resources.gpus) * GPU_FLOPS_PER_SECOND
+    let gpus = gpus(&spec.resources);
+    let assumed = if gpus > 0.0 {
+        gpus * GPU_FLOPS_PER_SECOND
     } else {
         f64::from(spec.resources.cpus) * CPU_SLOT_FLOPS_PER_SECOND
     };
     let rate = flops_per_second.unwrap_or(assumed);
-    let gpus = spec.resources.gpus > 0;
+    let gpus = gpus > 0.0;
     match &spec.runner {
         Runner::Train(train) => {
             let flops = train.model.training_flops(train.tokens());
@@ -84,12 +86,25 @@ pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estim
     }
 }
 
+/// GPUs, or the part of one.
+fn gpus(resources: &Resources) -> f64 {
+    let whole = f64::from(Devices::WHOLE_MILLI);
+    f64::from(resources.gpus) + f64::from(resources.gpu_share_milli) / whole
+}
+
+/// GPU memory in bytes that a trial can count on: of the least GPU that its recipe allows, the part
+/// that it shares. `None` when the recipe allows every GPU.
+pub(crate) fn gpu_room_bytes(resources: &Resources) -> Option<f64> {
+    let wanted = resources.gpu_memory_bytes;
+    (wanted > 0).then(|| wanted as f64 * gpus(resources).min(1.0))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use proto::{
         AdamW, BlobId, BlobRef, CommandSpec, DataSpec, Mlp, ModelSpec, Norm, Optimizer, Packing,
-        Positions, Precision, Resources, Retries, Schedule, TokenFormat, TrainSpec, Validation,
+        Positions, Precision, Retries, Schedule, TokenFormat, TrainSpec, Validation,
     };
     use std::collections::BTreeMap;
 
@@ -194,6 +209,22 @@ pub(crate) mod tests {
         spec.resources.gpus = 2;
         assert_eq!(estimate(&spec, None).flops_per_second, 2e14);
         assert_eq!(estimate(&spec, Some(5.0)).flops_per_second, 5.0);
+    }
+
+    #[test]
+    fn a_share_of_a_gpu_has_its_rate_and_its_memory() {
+        let [mut whole, mut share] = [training(1), training(1)];
+        whole.resources.gpus = 1;
+        share.resources.gpu_share_milli = 250;
+        let [of_whole, of_share] = [&whole, &share].map(|spec| estimate(spec, None));
+        assert_eq!(of_share.flops_per_second, of_whole.flops_per_second / 4.0);
+        assert_eq!(of_share.memory_bytes, of_whole.memory_bytes);
+        assert_ne!(of_share.memory_bytes, estimate(&training(1), None).memory_bytes);
+        assert_eq!(gpu_room_bytes(&share.resources), None);
+        for (resources, room) in [(&mut whole.resources, 8e9), (&mut share.resources, 2e9)] {
+            resources.gpu_memory_bytes = 8_000_000_000;
+            assert_eq!(gpu_room_bytes(resources), Some(room));
+        }
     }
 
     #[test]

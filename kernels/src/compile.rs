@@ -63,6 +63,21 @@ pub enum CompileError {
     Compiler(#[from] NvrtcError),
 }
 
+/// NVRTC's version, such as (13, 0).
+///
+/// # Errors
+/// The library is not there, or does not answer.
+pub fn compiler_version() -> Result<(i32, i32), CompileError> {
+    if !compiler_present() {
+        return Err(CompileError::NoCompiler);
+    }
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: the library is there, and both are places for its answer.
+    #[expect(unsafe_code, reason = "NVRTC is a C library")]
+    unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) }.result()?;
+    Ok((major, minor))
+}
+
 /// Whether NVRTC's library can be opened.
 pub fn compiler_present() -> bool {
     // SAFETY: opens a library by the names under which NVIDIA installs it and closes it again;
@@ -179,6 +194,16 @@ pub(crate) mod tests {
         let arch = Arch { major: 1, minor: 0 };
         let error = compile("extern \"C\" __global__ void k() {}", &[], arch);
         assert!(matches!(error, Err(CompileError::Source { .. })), "{error:?}");
+    }
+
+    #[test]
+    fn the_version_is_that_which_the_driver_interface_is_written_for() {
+        match compiler_version() {
+            Ok((major, _)) => assert_eq!(major, 13),
+            Err(error) => {
+                assert_eq!((error, compiler_or_skip()), (CompileError::NoCompiler, false));
+            }
+        }
     }
 
     #[test]

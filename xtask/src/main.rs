@@ -4,6 +4,7 @@
 
 mod chaos;
 mod fuzz;
+mod gpu_check;
 mod install;
 mod libtorch;
 mod parity;
@@ -39,6 +40,8 @@ enum Chore {
     Fuzz(fuzz::Options),
     /// Compare the trainer's numbers with those of PyTorch and transformers
     Parity(parity::Options),
+    /// Pack what a machine with a GPU needs for its check into target/gpu-check
+    GpuCheck,
     /// Cleans up after a chaos, whatever it ended of
     #[command(hide = true)]
     ChaosJanitor {
@@ -62,6 +65,7 @@ fn perform(chore: Chore) -> Result<ExitCode> {
         Chore::Quickstart => quickstart::quickstart(&Workspace::open()?),
         Chore::Test => test::test(&Workspace::open()?),
         Chore::Parity(options) => parity::parity(&Workspace::open()?, &options),
+        Chore::GpuCheck => gpu_check::gpu_check(&Workspace::open()?),
         Chore::Chaos(options) => torment(&options),
         Chore::Fuzz(options) => fuzz(&options),
         Chore::ChaosJanitor { folder } => chaos::janitor::serve(&folder),

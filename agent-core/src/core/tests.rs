@@ -43,6 +43,30 @@ fn an_outcome_is_repeated_until_a_reply_to_a_report_that_said_it() {
 }
 
 #[test]
+fn an_error_of_a_gpu_is_that_of_the_attempts_that_run_on_it() {
+    let mut lab = Lab::connected();
+    let on_gpu = |trial, cpu, gpu| {
+        let mut lease = lease(trial, 1, cpu);
+        lease.devices.gpus = vec![gpu];
+        lease
+    };
+    lab.put(Input::Xid { gpu: 0, number: 79 });
+    lab.assign(1, &[on_gpu("a", 0, 0), on_gpu("b", 1, 1), on_gpu("c", 2, 1)]);
+    // The third waits for the second's GPU.
+    lab.put(Input::Xid { gpu: 1, number: 79 });
+    for trial in ["a", "b", "c"] {
+        lab.exit(trial, 1, Outcome::failed(FailureClass::Trial, "x"));
+    }
+    let class = |(_, outcome): &(AttemptKey, Outcome)| match outcome {
+        Outcome::Failed { class, .. } => *class,
+        Outcome::Completed { .. } | Outcome::Diverged { .. } => panic!("{outcome:?}"),
+    };
+    let classes: Vec<_> = lab.report().ended.iter().map(class).collect();
+    use FailureClass::{Infrastructure, Trial};
+    assert_eq!(classes, [Trial, Infrastructure, Trial]);
+}
+
+#[test]
 fn messages_that_come_twice_or_late_change_nothing() {
     let mut lab = Lab::connected();
     lab.assign(2, &[lease("a", 1, 0)]).expect(&[start("a", 1, TTL_MS)]);

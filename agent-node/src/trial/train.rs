@@ -1,12 +1,14 @@
 //! The runners `train` and `grpo`: Brine's own trainer, in this process.
 
 use super::{Lifeline, Records, chain};
+use crate::mfu::{self, Scale};
+use crate::nvml;
 use agent_core::TrialEnd;
 use agent_keeper::environment;
 use agent_keeper::log::Log;
 use agent_keeper::order::{Order, TrialRecord};
 use agent_keeper::stop::StopCause;
-use proto::{Checkpoint, Outcome};
+use proto::{Checkpoint, Outcome, Runner};
 use std::cell::Cell;
 use std::time::Duration;
 use trainer::{CheckpointEvery, Device, End, Observer, Setting, TrainError};
@@ -15,6 +17,10 @@ use trainer::{CheckpointEvery, Device, End, Observer, Setting, TrainError};
 /// a coordinator believes that has seen none.
 const MTBF_UNKNOWN: Duration = Duration::from_secs(24 * 3_600);
 
+/// The trainer's name of its rate.
+const RATE: &str = "tokens_per_second";
+const MFU: &str = "mfu";
+
 /// Trains to the end, by `train`.
 pub(crate) fn run(
     order: &Order,
@@ -22,7 +28,7 @@ pub(crate) fn run(
     records: &Records,
     train: impl FnOnce(&Setting<'_>, &mut dyn Observer) -> Result<End, TrainError>,
 ) -> TrialEnd {
-    let log = Log::new(&order.folders.attempt);
+    let mut log = Log::new(&order.folders.attempt);
     // Without a file there is nothing to read in that folder.
     let blobs = &order.folders.blobs;
     let file = order.spec.runner.data();
@@ -42,9 +48,13 @@ pub(crate) fn run(
         attempt: order.key.attempt,
         agent: &order.agent,
     };
-    let mut observer = Watched { lifeline, records, log, cause: Cell::new(None) };
+    let scale = scale(order, &mut log);
+    let mut observer = Watched { lifeline, records, log, scale, cause: Cell::new(None) };
     match train(&setting, &mut observer) {
         Ok(End::Completed { mut metrics, checkpoint }) => {
+            let rate = metrics.get(RATE).copied();
+            let mfu = scale.zip(rate).map(|(scale, rate)| (MFU.to_owned(), scale.mfu(rate)));
+            metrics.extend(mfu);
             let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
             let peak = peak_memory_bytes(&status);
             metrics.extend(peak.map(|bytes| ("peak_memory_bytes".to_owned(), bytes)));
@@ -61,6 +71,25 @@ pub(crate) fn run(
             TrialEnd::Outcome(Outcome::failed(error.class(), message))
         }
     }
+}
+
+/// How the rate of this training becomes its MFU; `None` on the processor, for a policy, whose
+/// operations do not follow from its tokens, and on a GPU whose peak is not known.
+fn scale(order: &Order, log: &mut Log) -> Option<Scale> {
+    let gpu = *order.devices.gpus.first()?;
+    let Runner::Train(spec) = &order.spec.runner else { return None };
+    let name = match nvml::name(gpu) {
+        Ok(name) => name?,
+        Err(error) => {
+            log.note(&format!("no MFU: the driver does not name GPU {gpu} ({error})"));
+            return None;
+        }
+    };
+    let Some(peak) = mfu::peak(&name, spec.precision) else {
+        log.note(&format!("no MFU: the peak of {name} is not known"));
+        return None;
+    };
+    Some(Scale { flops_per_token: spec.model.training_flops(1), peak })
 }
 
 /// The most main memory that a process had, in bytes, by its `/proc/self/status`. The part of a
@@ -84,6 +113,7 @@ struct Watched<'a> {
     lifeline: &'a Lifeline,
     records: &'a Records,
     log: Log,
+    scale: Option<Scale>,
     /// Why the trainer was told to stop, so that its obedience is not read as another cause.
     cause: Cell<Option<StopCause>>,
 }
@@ -91,6 +121,9 @@ struct Watched<'a> {
 impl Observer for Watched<'_> {
     fn metric(&mut self, step: u64, name: &str, value: f64) {
         self.records.metric(name, step, value);
+        if let (Some(scale), RATE) = (self.scale, name) {
+            self.records.metric(MFU, step, scale.mfu(value));
+        }
     }
 
     fn checkpoint(&mut self, checkpoint: Checkpoint) {

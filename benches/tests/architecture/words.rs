@@ -18,12 +18,13 @@ const WORDS: [(&str, &str); 9] = [
 ];
 
 /// Other people's names, which we cannot choose. They are taken out before the words are sought.
-const FOREIGN: [(&str, &str); 11] = [
+const FOREIGN: [(&str, &str); 12] = [
     ("tokio_util", "the crate"),
     ("http_body_util", "the crate"),
     ("hyper_util", "the crate"),
     ("std::task", "the module of std"),
     ("tch::utils", "the module of tch"),
+    (".sm_util", "the field of NVML's samples"),
     ("tokio::task", "the module of tokio"),
     ("task::JoinSet", "the module of tokio"),
     ("task::spawn_blocking", "the module of tokio"),

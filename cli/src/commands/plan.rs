@@ -1,7 +1,7 @@
 //! `brine plan`.
 
 use crate::error::CliError;
-use crate::estimate::{Estimate, FORMULAS, estimate};
+use crate::estimate::{Estimate, FORMULAS, estimate, gpu_room_bytes};
 use crate::inputs::RecipeFile;
 use crate::number;
 use crate::output::{OutputMode, Printer};
@@ -61,7 +61,11 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> Result<(), CliError> {
             (Vec::new(), "the study asks for no trial".to_owned())
         }
     };
+    let room = gpu_room_bytes(&file.recipe.resources);
     let plan = Plan::new(file.recipe.id(&gathered.inputs), reason, trials, args);
+    if let Some(words) = room.and_then(|room| plan.crowded(room)) {
+        printer.warning(&words);
+    }
     if printer.mode() == OutputMode::Json {
         return printer.json(&plan);
     }
@@ -132,6 +136,22 @@ impl Plan {
             unknown: estimates().filter(|estimate| estimate.seconds.is_none()).count(),
         };
         Self { experiment, reason, trials, total, formulas: FORMULAS }
+    }
+
+    /// What to say when trials need more GPU memory than they can count on.
+    fn crowded(&self, room: f64) -> Option<String> {
+        let needs =
+            |trial: &&Planned| trial.estimate.memory_bytes.is_some_and(|needs| needs > room);
+        let count = self.trials.iter().filter(needs).count();
+        (count > 0).then(|| {
+            format!(
+                "{} may need up to {} of GPU memory, but spec.resources gives each {}: ask for a \
+                 larger gpu_memory or a larger share in gpus",
+                number::plural(count, "trial"),
+                number::bytes(self.total.memory_bytes as u64),
+                number::bytes(room as u64)
+            )
+        })
     }
 
     fn print(&self, printer: &Printer) -> Result<(), CliError> {

@@ -224,10 +224,14 @@ impl Args {
             ))
             .hint("lower spec.resources.cpus in the recipe, start fewer agents, or give --cpus-per-agent"));
         }
-        if self.agents > 0 && resources.gpus > 0 && self.gpus == Gpus::None {
+        let needs = match (resources.gpus, resources.gpu_share_milli) {
+            (0, 0) => None,
+            (0, _) => Some("a share of a GPU".to_owned()),
+            (gpus, _) => Some(number::plural(gpus as usize, "GPU")),
+        };
+        if let (Some(needs), Gpus::None, 1..) = (needs, self.gpus, self.agents) {
             return Err(CliError::user(format!(
-                "a trial needs {}, but --gpus none forbids them",
-                number::plural(resources.gpus as usize, "GPU")
+                "a trial needs {needs}, but --gpus none forbids it"
             )));
         }
         Ok(())

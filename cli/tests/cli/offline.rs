@@ -131,6 +131,35 @@ fn plan_counts_the_cost_of_training() {
     assert_eq!(json["total"]["device_seconds"].as_f64().unwrap(), flops / 1e9);
 }
 
+// Goal: five trials of the sweep find room on one GPU, and a share that is too small is said.
+#[test]
+fn plan_predicts_the_memory_of_a_shared_gpu() {
+    let bench = Bench::new();
+    let recipe = include_str!("../../../recipes/isoflop-h200.yaml");
+    bench.write("sweep.yaml", recipe);
+    bench.write("isoflop-h200/libraries.txt", &"text ".repeat(100_000));
+    let arguments = ["plan", "sweep.yaml", "--output", "json"];
+    let ended = bench.brine(&arguments).code(0);
+    assert_eq!(ended.stderr, "");
+    let json = ended.json();
+    let trials = json["trials"].as_array().unwrap();
+    let mut budgets: Vec<f64> =
+        trials.iter().map(|t| t["parameters"]["flop_budget"].as_f64().unwrap()).collect();
+    budgets.dedup();
+    assert_eq!(budgets, [3e16, 1e16, 3e15, 1e15]);
+    for trial in trials {
+        let [parameters, steps, memory] =
+            ["model_parameters", "steps", "memory_bytes"].map(|key| trial[key].as_f64());
+        assert!((1e6..=60e6).contains(&parameters.unwrap()), "{trial}");
+        assert!((500.0..10_000.0).contains(&steps.unwrap()), "{trial}");
+        // The context of CUDA is not main memory's 165 MB, and a fifth of 70 GiB is 15 GB.
+        assert!((500e6..15e9).contains(&memory.unwrap()), "{trial}");
+    }
+    bench.write("sweep.yaml", &recipe.replace("70GiB", "10GiB"));
+    let crowded = bench.brine(&arguments).code(0);
+    assert!(crowded.stderr.contains("of GPU memory"), "{}", crowded.stderr);
+}
+
 #[test]
 fn files_that_a_recipe_names_must_be_there() {
     let bench = Bench::new();
