@@ -1,5 +1,6 @@
 //! Where tensors live, and what libtorch found on this machine.
 
+use std::ffi::c_void;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Once, OnceLock};
@@ -127,6 +128,24 @@ fn load_cuda_library() -> Result<(), DeviceError> {
     // libtorch keeps pointers into it until the process ends.
     std::mem::forget(library);
     Ok(())
+}
+
+/// Calls a function with a pointer in so many threads at once, and returns when all have returned.
+pub(crate) type Parallel =
+    unsafe extern "C" fn(unsafe extern "C" fn(*mut c_void), *mut c_void, u32, u32);
+
+/// How libtorch's own threads are called: by the OpenMP that it is linked to. Others beside them
+/// would wait for a core, because those stay awake for a while after their work.
+pub(crate) fn openmp() -> Option<Parallel> {
+    static FOUND: OnceLock<Option<Parallel>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let program = libloading::os::unix::Library::this();
+        // SAFETY: a function of libgomp's interface with compilers, which has this type. It stays as
+        // long as libtorch, which is linked to it.
+        #[expect(unsafe_code, reason = "a function found by its name")]
+        let found = unsafe { program.get::<Parallel>(b"GOMP_parallel\0") };
+        found.ok().map(|function| *function)
+    })
 }
 
 fn loaded_library() -> Option<PathBuf> {

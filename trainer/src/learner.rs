@@ -231,7 +231,7 @@ impl<'a> Learner<'a> {
         let carry = |tensor: Tensor| match self.device {
             // From memory that the GPU reads by itself, so that nobody waits until it comes to it.
             Device::Cuda(_) => {
-                let pinned = tensor.f_pin_memory(self.device)?;
+                let pinned = tensor.f_internal_pin_memory(self.device)?;
                 pinned.f_to_device_(self.device, pinned.kind(), true, false)
             }
             Device::Cpu | Device::Mps | Device::Vulkan => Ok(tensor),

@@ -5,6 +5,7 @@
 //! Where the values of one operation are shared out between threads, they go in pieces of a fixed
 //! size, so that no number depends on how many threads there are.
 
+mod adamw;
 #[cfg(test)]
 pub(crate) mod emulated;
 mod function;
@@ -16,6 +17,7 @@ mod norm;
 mod output;
 mod sampling;
 
+pub(crate) use adamw::{Moved, adamw};
 pub(crate) use gelu::gelu;
 pub(crate) use gpu::{relu_squared, swiglu};
 pub(crate) use heads::{HeadNorm, Heads, split_heads};

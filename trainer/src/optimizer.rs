@@ -17,7 +17,7 @@
 mod muon;
 
 use crate::checkpoint::MomentPlace;
-use crate::operations::gpu::{self, Machine, machine_of};
+use crate::operations::{self, Moved};
 use crate::parameters::{Entry, Layout, Parameters};
 use proto::{AdamW, Lion, Muon, Rest, Sgd};
 use std::ops::Range;
@@ -214,8 +214,9 @@ impl Part {
     ) -> tch::Result<()> {
         let Place { start, len, decayed, .. } = self.place;
         let piece = match &self.rule {
-            Rule::Muon(_) => len, // It needs whole matrices.
-            Rule::AdamW(_) | Rule::Lion(_) | Rule::Sgd(_) => piece,
+            // The first needs whole matrices, the second goes in pieces by itself.
+            Rule::Muon(_) | Rule::AdamW(_) => len,
+            Rule::Lion(_) | Rule::Sgd(_) => piece,
         };
         let mut done = 0;
         while done < len {
@@ -248,8 +249,11 @@ struct Piece {
 impl Piece {
     /// `entries` are those of the whole part.
     fn step(mut self, rule: &Rule, entries: &[Entry], update: &Update<'_>) -> tch::Result<()> {
-        if let (Rule::AdamW(config), Some(gpu)) = (rule, machine_of(&self.values)) {
-            return self.adamw_at_once(gpu, config, update);
+        if let Rule::AdamW(config) = rule {
+            match self.adamw_at_once(config, update)? {
+                Ok(()) => return Ok(()),
+                Err(back) => self = back,
+            }
         }
         if let Some(clip) = &update.clip {
             let _ = self.gradient.f_mul_(clip)?;
@@ -275,11 +279,8 @@ impl Piece {
         }
     }
 
-    /// As [`adamw`], in one launch on `gpu`.
-    fn adamw_at_once(&self, gpu: &Machine, config: &AdamW, update: &Update<'_>) -> tch::Result<()> {
-        let [first, second] = self.moments.as_slice() else {
-            unreachable!("a part is made with its rule's moments")
-        };
+    /// As [`adamw`], in one pass, where that can be done.
+    fn adamw_at_once(self, config: &AdamW, update: &Update<'_>) -> tch::Result<Result<(), Self>> {
         let config = kernels::adamw::Config {
             learning_rate: config.learning_rate * update.share,
             beta1: config.beta1,
@@ -288,18 +289,19 @@ impl Piece {
             weight_decay: config.weight_decay,
             gradient_scale: 1.0,
         };
-        gpu::adamw(
-            gpu,
-            &config,
-            &gpu::Moved {
-                parameters: &self.values,
-                gradient: &self.gradient,
-                moments: [first, second],
-                clip: update.clip.as_ref(),
-                decayed: self.decayed as usize,
-            },
-            update.t,
-        )
+        let Self { values, gradient, moments, decayed } = self;
+        let Ok(moments) = <[Tensor; 2]>::try_from(moments) else {
+            unreachable!("a part is made with its rule's moments")
+        };
+        let clip = update.clip.as_ref();
+        let decayed = decayed as usize;
+        let moved = Moved { parameters: values, gradient, moments, clip, decayed };
+        Ok(operations::adamw(&config, moved, update.t)?.map_err(|moved| Self {
+            values: moved.parameters,
+            gradient: moved.gradient,
+            moments: moved.moments.into(),
+            decayed: moved.decayed as i64,
+        }))
     }
 }
 

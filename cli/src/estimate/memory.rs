@@ -4,7 +4,7 @@
 use proto::{GrpoSpec, Mlp, ModelSpec, Norm, Optimizer, Positions, Precision, Rest, TrainSpec};
 
 /// The formula in words.
-pub(super) const FORMULA: &str = "memory = 165 MB + 4 N (2 s + 1) + max(4 N, (1 + 1.2 / L) a B S) bytes in float32 on a processor: N parameters in L layers; s of their size, twice because a checkpoint is a copy: weights, moments, mean of the weights; a bytes of activations per token of B sequences of S; in bfloat16 there, and for a policy, the scores of V distinct tokens are there three times: 12 V B S more";
+pub(super) const FORMULA: &str = "memory = 165 MB + 4 N (2 s + 1) + max(4 N, (1 + 1.2 / L) a B S) + 4 d (B S + V) bytes in float32 on a processor: N parameters in L layers; s of their size, twice because a checkpoint is a copy: weights, moments, mean of the weights; a bytes of activations per token of B sequences of S; width d, V distinct tokens; in bfloat16 there, and for a policy, the scores of V distinct tokens are there three times: 12 V B S more";
 
 /// Main memory of a process that has loaded libtorch and trained the smallest model.
 const PROCESS_BYTES: f64 = 165e6;
@@ -34,11 +34,14 @@ pub(super) fn of_training(spec: &TrainSpec, gpu: bool) -> f64 {
         Precision::Bf16 => 2.0 * BF16 / FLOAT32,
     };
     let rows = f64::from(parts) * f64::from(model.sequence);
+    // The loss's gradients, which are made with it.
+    let width = f64::from(model.width);
+    let made = FLOAT32 * width * (rows + f64::from(model.vocabulary));
     let scores = match Operations::of(spec.precision, gpu) {
         // Some rows at a time, which stay in the cache.
-        Operations::Processor => 0.0,
+        Operations::Processor => made,
         // Likewise, of many more rows.
-        Operations::Gpu => GPU_SCORES.min(rows * f64::from(model.vocabulary)) * FLOAT32,
+        Operations::Gpu => made + GPU_SCORES.min(rows * f64::from(model.vocabulary)) * FLOAT32,
         Operations::Libtorch => rows * score_bytes(model, spec.precision),
     };
     peak(model, gpu, spec.precision, kept, sets, rows) + scores
@@ -171,6 +174,11 @@ mod tests {
         1.6 * 512.0 * (2.0 * (2.0 * 4.0 * 32.0 + 4.0 * (8.0 * 32.0 + 256.0)) + 128.0);
     const SCORES: f64 = 512.0 * 256.0 * 4.0;
 
+    /// The loss's gradients with respect to what the output layer reads and to its weights.
+    fn made(rows: f64) -> f64 {
+        4.0 * 32.0 * (rows + 256.0)
+    }
+
     #[track_caller]
     fn check(edit: impl Fn(&mut TrainSpec), wanted: f64) {
         let mut spec = spec();
@@ -181,14 +189,14 @@ mod tests {
 
     #[test]
     fn the_peak_follows_the_formula() {
-        check(|_| (), 165e6 + 7.0 * N + A);
-        check(|s| s.ema = Some(0.9), 165e6 + 9.0 * N + A);
-        check(|s| s.accumulation = 4, 165e6 + 8.0 * N + A / 4.0);
+        check(|_| (), 165e6 + 7.0 * N + A + made(512.0));
+        check(|s| s.ema = Some(0.9), 165e6 + 9.0 * N + A + made(512.0));
+        check(|s| s.accumulation = 4, 165e6 + 8.0 * N + A / 4.0 + made(128.0));
         // With few tokens the gradients are larger than the activations.
-        check(|s| s.batch = 1, 165e6 + 7.0 * N + A / 8.0);
-        check(|s| s.model.sequence = 1, 165e6 + 7.0 * N + N);
+        check(|s| s.batch = 1, 165e6 + 7.0 * N + A / 8.0 + made(64.0));
+        check(|s| s.model.sequence = 1, 165e6 + 7.0 * N + N + made(8.0));
         let gpu = of_training(&spec(), true);
-        assert!((gpu - (500e6 + 4.0 * N + A_GPU + SCORES)).abs() < 1.0, "{gpu}");
+        assert!((gpu - (500e6 + 4.0 * N + A_GPU + SCORES + made(512.0))).abs() < 1.0, "{gpu}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! The reference: plain float32, value by value, in the kernel's order of operations.
+//! Plain float32, value by value, in the kernel's order of operations: the reference, and the
+//! processor's kernel, because it rounds alike however wide the vectors are.
 
 use super::{Constants, check_lengths};
 use crate::KernelError;
+use crate::simd::vectorized;
 
 /// One update in place.
 ///
@@ -15,6 +17,26 @@ pub fn update(
     constants: &Constants,
 ) -> Result<(), KernelError> {
     check_lengths(parameters.len(), gradient.len(), first_moment.len(), second_moment.len())?;
+    each(parameters, gradient, first_moment, second_moment, constants);
+    Ok(())
+}
+
+vectorized! {
+    fn each(
+        parameters: &mut [f32], gradient: &[f32], first_moment: &mut [f32],
+        second_moment: &mut [f32], constants: &Constants,
+    ) = values;
+}
+
+/// Whether there is a fused instruction does not matter: none may be used.
+#[inline(always)]
+fn values<const FUSED: bool>(
+    parameters: &mut [f32],
+    gradient: &[f32],
+    first_moment: &mut [f32],
+    second_moment: &mut [f32],
+    constants: &Constants,
+) {
     let moments = first_moment.iter_mut().zip(second_moment);
     for ((p, &g), (m, v)) in parameters.iter_mut().zip(gradient).zip(moments) {
         let g = constants.gradient_scale * g;
@@ -23,11 +45,11 @@ pub fn update(
         let root = v.sqrt() * constants.root_scale + constants.epsilon;
         *p = *p * constants.keep - constants.step_size * (*m / root);
     }
-    Ok(())
 }
 
 /// From `a` to `b`, as libtorch does: from the nearer end, so that a weight of one gives `b`
 /// itself.
+#[inline(always)]
 fn lerp(a: f32, b: f32, weight: f32) -> f32 {
     if weight < 0.5 { a + weight * (b - a) } else { b - (b - a) * (1.0 - weight) }
 }

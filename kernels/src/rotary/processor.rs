@@ -96,7 +96,8 @@ pub fn gather(gather: Gather<'_, '_>) -> Result<(), KernelError> {
     let width = head_width * parts.iter().map(|part| part.heads).sum::<usize>();
     let batch = rows.len() / (width * sequence).max(1);
     let wanted = batch * sequence * width;
-    if rows.len() != wanted || wanted == 0 || !head_width.is_multiple_of(2) {
+    let halves = table.is_none() || head_width.is_multiple_of(2);
+    if rows.len() != wanted || wanted == 0 || !halves {
         return Err(KernelError::Length { name: "rows", found: rows.len(), wanted });
     }
     for part in parts {

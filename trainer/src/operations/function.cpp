@@ -90,14 +90,15 @@ int brine_record(at::Tensor* const* inputs, size_t input_count, at::Tensor* cons
                  size_t output_count, void* state, Backward backward, Release release,
                  char* message, size_t bytes) {
   try {
-    std::shared_ptr<Function> function;
+    Function* made;
     try {
-      function = std::shared_ptr<Function>(new Function(state, backward, release),
-                                           torch::autograd::deleteNode);
+      made = new Function(state, backward, release);
     } catch (...) {
       release(state);
       throw;
     }
+    // Deletes it, and with it the state, when it has no memory for the count.
+    const std::shared_ptr<Function> function(made, torch::autograd::deleteNode);
     for (size_t i = 0; i < input_count; ++i) {
       function->add_next_edge(torch::autograd::impl::gradient_edge(*inputs[i]));
     }

@@ -10,7 +10,7 @@ mod output;
 mod sampling;
 
 pub(crate) use activation::{relu_squared, swiglu};
-pub(crate) use adamw::{Moved, adamw};
+pub(super) use adamw::adamw;
 pub(crate) use check::prepare;
 pub(super) use heads::heads;
 pub(super) use norm::norm;

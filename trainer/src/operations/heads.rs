@@ -2,7 +2,9 @@
 
 use super::function::{is_recorded, record};
 use super::gpu;
-use super::host::{PIECE_VALUES, contiguous, each, empty, is_slice, strided, values, values_mut};
+use super::host::{
+    PIECE_VALUES, contiguous, each, empty, is_slice, last_is_whole, strided, values, values_mut,
+};
 use crate::model::rotary::rotate;
 use kernels::rotary::processor::{self, Gather, Part};
 use tch::{Tensor, no_grad};
@@ -156,7 +158,7 @@ fn gather(
         .zip(counts)
         .map(|(gradient, count)| match gradient {
             // A head's values must be neighbours, as attention leaves them.
-            Some(gradient) if gradient.stride().last() == Some(&1) => Ok(gradient),
+            Some(gradient) if last_is_whole(&gradient) => Ok(gradient),
             Some(gradient) => contiguous(&gradient),
             None => Ok(empty(&[batch, sequence, count, width])?.f_zero_()?),
         })
@@ -237,6 +239,14 @@ mod tests {
         for (ours, theirs) in ours.iter().zip(theirs) {
             let difference = (ours - theirs).abs().max().double_value(&[]);
             assert!(difference < 1e-6, "{heads:?} {rotation:?}: {difference}");
+        }
+    }
+
+    #[test]
+    fn heads_of_any_width_work_without_rotation() {
+        for width in [1, 3] {
+            let heads = Heads { batch: 2, sequence: 5, counts: [2, 2, 2], width };
+            check(heads, None);
         }
     }
 

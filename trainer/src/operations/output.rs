@@ -58,6 +58,9 @@ pub(crate) fn output_loss(
     let Some(known) = known else {
         return cross_entropy(&output_scores(x, weight, cap)?, targets, reduction);
     };
+    if let Some(odd) = known.iter().find(|&&target| target < 0 && target != NOT_SCORED) {
+        return Err(TchError::Torch(format!("target {odd} is no token")));
+    }
     let scale = match reduction {
         Reduction::Mean => {
             (known.iter().filter(|&&target| target != NOT_SCORED).count() as f64).recip()
@@ -163,5 +166,8 @@ mod tests {
         let targets = Tensor::from_slice(&[1i64, 5]);
         let error = output_loss(&x, &weight, None, &targets, Reduction::Mean).unwrap_err();
         assert!(error.to_string().contains("vocabulary of 5"), "{error}");
+        let targets = Tensor::from_slice(&[1i64, -1]);
+        let error = output_loss(&x, &weight, None, &targets, Reduction::Mean).unwrap_err();
+        assert!(error.to_string().contains("target -1"), "{error}");
     }
 }

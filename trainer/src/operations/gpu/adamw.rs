@@ -1,31 +1,22 @@
 //! The update of AdamW in one launch.
 
 use super::{Machine, STREAM, failed, maybe_values, values};
+use crate::operations::adamw::Moved;
 use kernels::adamw::cuda::{self, Tensors};
 use kernels::adamw::{Config, Constants};
-use tch::Tensor;
-
-/// The tensors of one update, float32.
-pub(crate) struct Moved<'a> {
-    /// (N), changed.
-    pub(crate) parameters: &'a Tensor,
-    /// (N).
-    pub(crate) gradient: &'a Tensor,
-    /// First and second, (N) each, changed.
-    pub(crate) moments: [&'a Tensor; 2],
-    /// What the gradient is multiplied by first, a scalar.
-    pub(crate) clip: Option<&'a Tensor>,
-    /// Values, from the first, that decay.
-    pub(crate) decayed: usize,
-}
 
 /// Update number `t`, from 1.
-pub(crate) fn adamw(gpu: &Machine, config: &Config, moved: &Moved<'_>, t: u64) -> tch::Result<()> {
-    let [first_moment, second_moment] = moved.moments;
+pub(in crate::operations) fn adamw(
+    gpu: &Machine,
+    config: &Config,
+    moved: &Moved<'_>,
+    t: u64,
+) -> tch::Result<()> {
+    let [first_moment, second_moment] = &moved.moments;
     let decayed = moved.decayed;
     let tensors = Tensors {
-        parameters: values(moved.parameters)?,
-        gradient: values(moved.gradient)?,
+        parameters: values(&moved.parameters)?,
+        gradient: values(&moved.gradient)?,
         first_moment: values(first_moment)?,
         second_moment: values(second_moment)?,
         copy: None,
