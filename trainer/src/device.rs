@@ -140,8 +140,8 @@ pub(crate) fn openmp() -> Option<Parallel> {
     static FOUND: OnceLock<Option<Parallel>> = OnceLock::new();
     *FOUND.get_or_init(|| {
         let program = libloading::os::unix::Library::this();
-        // SAFETY: a function of libgomp's interface with compilers, which has this type. It stays as
-        // long as libtorch, which is linked to it.
+        // SAFETY: a function of libgomp's interface with compilers, which has this type. It stays
+        // as long as libtorch, which is linked to it.
         #[expect(unsafe_code, reason = "a function found by its name")]
         let found = unsafe { program.get::<Parallel>(b"GOMP_parallel\0") };
         found.ok().map(|function| *function)

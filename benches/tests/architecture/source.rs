@@ -56,9 +56,10 @@ pub(crate) fn shipped_files_below(folder: &str) -> Vec<SourceFile> {
     files
 }
 
-/// Build folders (cargo marks them) and hidden ones hold what is not ours, `.ci` excepted.
+/// Build folders (cargo marks them, except when it builds elsewhere and only the chores use
+/// `target`) and hidden ones hold what is not ours, `.ci` excepted.
 fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
-    if folder.join("CACHEDIR.TAG").exists() {
+    if folder.join("CACHEDIR.TAG").exists() || folder == root().join("target") {
         return;
     }
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));

@@ -177,7 +177,7 @@ mod tests {
         Tensor::f_run_backward(&[loss], inputs, false, false)
     }
 
-    // Goal: two inputs, two results, each with its own part, in the middle of a graph of libtorch's.
+    // Goal: two inputs, two results, each with its own part, inside of a graph of libtorch's.
     #[test]
     fn gradients_go_through_the_closure() {
         let (a, b) = (leaf(&[1.0, 2.0]), leaf(&[3.0, 5.0]));

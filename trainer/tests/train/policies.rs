@@ -170,7 +170,7 @@ fn a_wrong_specification_is_invalid_and_named() {
         assert_eq!(error.class(), FailureClass::Invalid, "{error}");
         assert!(error.to_string().contains(expected), "{error}");
     };
-    check(&|s| s.numerics += 1, "version 3 of the trainer's numerics");
+    check(&|s| s.numerics += 1, "of the trainer's numerics, this one has");
     check(&|s| s.model.vocabulary = 256, "model.vocabulary is 256, it must be at least 257");
     check(&|s| s.model.sequence = 9, "sums fit: the prompt has 6 tokens and its completion 4");
     check(&|s| s.completion_tokens_max = 3, "a completion may have 3");

@@ -126,8 +126,8 @@ fn labels_and_extras_must_be_there() {
     lab.expect(["lease 1/1 b[0]", "lease 2/1 b[1]"]);
 }
 
-// Goal: during an upgrade a training waits for an agent with its own arithmetic; another would refuse
-// it for good.
+// Goal: during an upgrade a training waits for an agent with its own arithmetic; another would
+// refuse it for good.
 #[test]
 fn a_training_goes_to_an_agent_with_its_arithmetic() {
     let text = concat!(

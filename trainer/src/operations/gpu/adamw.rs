@@ -22,8 +22,8 @@ pub(in crate::operations) fn adamw(
         copy: None,
         clip: maybe_values(moved.clip)?,
     };
-    // SAFETY: contiguous tensors of this machine, each its own; libtorch reuses their memory only in
-    // the order of its stream.
+    // SAFETY: contiguous tensors of this machine, each its own; libtorch reuses their memory only
+    // in the order of its stream.
     #[expect(unsafe_code, reason = "kernels work on addresses")]
     unsafe { cuda::update(gpu, STREAM, &tensors, decayed, &Constants::new(config, t)) }
         .map_err(failed)

@@ -1,5 +1,5 @@
-//! From the rows that hold queries, keys and values to the three: queries and keys normalised, where
-//! the model does that, and turned by their positions.
+//! From the rows that hold queries, keys and values to the three: queries and keys normalised,
+//! where the model does that, and turned by their positions.
 
 use super::{Machine, STREAM, empty_beside, failed, floats_beside, maybe_values, values};
 use crate::operations::function::{is_recorded, record};
@@ -39,8 +39,8 @@ pub(in crate::operations) fn heads(
         scales: maybe_values(scales.as_ref())?,
     };
     let epsilon = norm.map_or(0.0, |norm| norm.epsilon as f32);
-    // SAFETY: contiguous tensors of this machine, each its own; libtorch reuses their memory only in
-    // the order of its stream.
+    // SAFETY: contiguous tensors of this machine, each its own; libtorch reuses their memory only
+    // in the order of its stream.
     #[expect(unsafe_code, reason = "kernels work on addresses")]
     unsafe { cuda::forward(gpu, STREAM, &tensors, shape, epsilon) }.map_err(failed)?;
     let [q, k] = no_grad(|| {

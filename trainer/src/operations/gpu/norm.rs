@@ -39,8 +39,8 @@ pub(in crate::operations) fn norm(
         means: maybe_values(means.as_ref())?,
         scales: values(&scales)?,
     };
-    // SAFETY: contiguous tensors of this machine, each its own; libtorch reuses their memory only in
-    // the order of its stream.
+    // SAFETY: contiguous tensors of this machine, each its own; libtorch reuses their memory only
+    // in the order of its stream.
     #[expect(unsafe_code, reason = "kernels work on addresses")]
     unsafe {
         cuda::forward(gpu, STREAM, centring(kind), &tensors, width as usize, kind.epsilon() as f32)

@@ -6,8 +6,8 @@ use crate::operations::function::{is_recorded, record};
 use kernels::logits::cuda::{self, Options, Tensors};
 use tch::{Kind, Reduction, Tensor, no_grad};
 
-/// Scores that are there at once, if a row is not more: 256 MiB in bfloat16, and a product of enough
-/// rows to fill a GPU.
+/// Scores that are there at once, if a row is not more: 256 MiB in bfloat16, and a product of
+/// enough rows to fill a GPU.
 const CHUNK_SCORES: i64 = 1 << 27;
 
 /// As [`output_loss`](crate::operations::output_loss), of `targets` on the same device.

@@ -15,8 +15,8 @@ pub(in crate::operations) fn choose_tokens(
     let tokens = Tensor::f_empty([uniforms.len() as i64], (Kind::Int64, device))?;
     let uniforms = Tensor::f_from_slice(uniforms)?.f_to_device(device)?;
     let tensors = [values(scores)?, values(&uniforms)?, values(&tokens)?];
-    // SAFETY: contiguous tensors of this machine, each its own; libtorch reuses their memory only in
-    // the order of its stream.
+    // SAFETY: contiguous tensors of this machine, each its own; libtorch reuses their memory only
+    // in the order of its stream.
     #[expect(unsafe_code, reason = "kernels work on addresses")]
     unsafe {
         let [scores, uniforms, tokens] = &tensors;
