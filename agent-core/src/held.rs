@@ -4,7 +4,7 @@ use crate::attempt::TrialEnd;
 use crate::clock::Moment;
 use crate::messages::{Effect, Lease};
 use crate::pulse::Pulse;
-use crate::xid::{Scene, XIDS_MAX, Xid, classed};
+use crate::xid::{Scene, Xid, classed};
 use proto::{AttemptKey, Checkpoint, Devices, FailureClass, Notice, Outcome};
 
 #[derive(Debug)]
@@ -83,7 +83,8 @@ impl Held {
     /// A GPU reported an error; it may be one of its own.
     pub(crate) fn xid(&mut self, xid: Xid) {
         let is_own = self.has_process() && self.devices.gpus.contains(&xid.gpu);
-        if is_own && self.xids.len() < XIDS_MAX {
+        // A broken GPU repeats itself, and what decides nothing must not take the place of what does.
+        if is_own && xid.decides() && !self.xids.contains(&xid) {
             self.xids.push(xid);
         }
     }

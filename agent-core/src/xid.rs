@@ -5,9 +5,6 @@
 
 use proto::{FailureClass, Outcome};
 
-/// Errors of one attempt that are remembered; a broken GPU repeats itself.
-pub(crate) const XIDS_MAX: usize = 16;
-
 /// Who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blame {
@@ -18,24 +15,22 @@ enum Blame {
 }
 
 /// Number, whose it is, what it means.
-const CATALOGUE: [(u64, Blame, &str); 13] = [
+const CATALOGUE: [(u64, Blame, &str); 11] = [
     (13, Blame::Program, "an exception in a kernel, such as an access out of bounds"),
     (31, Blame::Program, "a page fault: an access to an address that is not mapped"),
     (43, Blame::Program, "the GPU stopped processing after a fault of the program"),
     (48, Blame::Machine, "an error in GPU memory that cannot be corrected"),
-    (63, Blame::Machine, "a row of GPU memory was taken out of use"),
     (64, Blame::Machine, "a broken row of GPU memory could not be taken out of use"),
     (74, Blame::Machine, "an error of an NVLink"),
     (79, Blame::Machine, "the GPU has fallen off the bus"),
-    (92, Blame::Machine, "many errors in GPU memory"),
     (94, Blame::Machine, "an error in GPU memory that was contained"),
     (95, Blame::Machine, "an error in GPU memory that was not contained"),
     (119, Blame::Machine, "the GPU's firmware did not answer in time"),
     (120, Blame::Machine, "an error of the GPU's firmware"),
 ];
 
-// 45, the clean-up of a process that is gone, is left out: it follows every kill too, so it says
-// nothing about who began.
+// Left out: 45, the clean-up of a process that is gone, because it follows every kill too, so it
+// says nothing about who began; 63 and 92, memory that was mended, which harms no program.
 
 /// What a GPU's driver reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +67,13 @@ pub(crate) fn classed(outcome: Outcome, scene: Scene, xids: &[Xid]) -> Outcome {
         (None, _) => return outcome,
     };
     Outcome::failed(class, format!("{words}; {message}"))
+}
+
+impl Xid {
+    /// Whether it says anything about an attempt.
+    pub(crate) fn decides(self) -> bool {
+        known(self).is_some()
+    }
 }
 
 /// Whose an error is, and what happened.
@@ -136,6 +138,6 @@ mod tests {
             numbers.map(|(number, ..)| *number).collect::<Vec<_>>()
         };
         assert_eq!(of(Blame::Program), [13, 31, 43]);
-        assert_eq!(of(Blame::Machine), [48, 63, 64, 74, 79, 92, 94, 95, 119, 120]);
+        assert_eq!(of(Blame::Machine), [48, 64, 74, 79, 94, 95, 119, 120]);
     }
 }

@@ -6,7 +6,6 @@ use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::enums::event::XidError;
 pub(crate) use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::struct_wrappers::event::EventData;
 use nvml_wrapper::{Device, EventSet, Nvml};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +15,10 @@ use tokio::sync::mpsc;
 const GPUS_MAX: u32 = 4_096;
 /// Time between two looks at memory and utilisation.
 const SAMPLE_PERIOD: Duration = Duration::from_secs(5);
+/// Longest time for which one GPU's errors are waited for, before the next one's turn.
+const WAIT_MS: u32 = 100;
+/// The error of a GPU that has fallen off the bus.
+const XID_LOST: u64 = 79;
 
 /// One GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,13 +61,17 @@ pub(crate) fn gpus() -> Result<Vec<Gpu>, NvmlError> {
     gpus.collect()
 }
 
-/// The product name of the GPU with this number; `None` without a driver.
+/// The product name of the GPU with this number; `None` without a driver, and for a card that is
+/// cut into slices (MIG).
 ///
 /// # Errors
 /// There is a driver, and it fails or knows no such GPU.
 pub(crate) fn name(index: u32) -> Result<Option<String>, NvmlError> {
     let Some(nvml) = open()? else { return Ok(None) };
-    nvml.device_by_index(index)?.name().map(Some)
+    let device = nvml.device_by_index(index)?;
+    // The name is the whole card's, also where a trial has a slice of it.
+    let is_sliced = device.mig_mode().is_ok_and(|mode| mode.current != 0);
+    if is_sliced { Ok(None) } else { device.name().map(Some) }
 }
 
 /// The driver's version and the newest CUDA version that it serves; `None` without a driver.
@@ -84,14 +91,10 @@ pub(crate) fn versions() -> Result<Option<(String, String)>, NvmlError> {
 /// The driver does not answer at the start. What it cannot tell later is left out.
 pub(crate) fn watch(indices: &[u32], told: &mpsc::Sender<Seen>) -> Result<(), NvmlError> {
     let Some(nvml) = open()? else { return Ok(()) };
-    let mut set = listen(&nvml, indices).unwrap_or_else(|error| {
-        tracing::warn!(%error, "errors of GPUs are not heard");
-        None
-    });
+    let mut sets = listen(&nvml, indices);
     let mut sampled_us = BTreeMap::new();
-    let period_ms = u32::try_from(SAMPLE_PERIOD.as_millis()).unwrap_or(u32::MAX);
     loop {
-        // A GPU that is lost says so by its Xid; what the others do is still worth knowing.
+        // What the others do is still worth knowing when one does not answer.
         let mut use_of = |&index: &u32| {
             let sampled = sample(&nvml, index, &mut sampled_us);
             sampled.inspect_err(|error| tracing::debug!(%error, gpu = index, "not sampled")).ok()
@@ -100,58 +103,64 @@ pub(crate) fn watch(indices: &[u32], told: &mpsc::Sender<Seen>) -> Result<(), Nv
         if told.blocking_send(Seen::Used(uses.collect())).is_err() {
             return Ok(());
         }
-        loop {
-            let Some(events) = &set else {
+        let rounds = SAMPLE_PERIOD.as_millis() / (u128::from(WAIT_MS) * sets.len().max(1) as u128);
+        for _ in 0..rounds.max(1) {
+            if sets.is_empty() {
                 std::thread::sleep(SAMPLE_PERIOD);
                 break;
-            };
-            // An event makes the time until the next look longer; there are few.
-            match events.wait(period_ms) {
-                Ok(event) => {
-                    let seen = xid(&event);
-                    if seen.is_some_and(|seen| told.blocking_send(seen).is_err()) {
-                        return Ok(());
-                    }
+            }
+            for (gpu, events) in std::mem::take(&mut sets) {
+                let (seen, is_alive) = heard(gpu, &events);
+                if seen.is_some_and(|seen| told.blocking_send(seen).is_err()) {
+                    return Ok(());
                 }
-                Err(NvmlError::Timeout) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "errors of GPUs are not heard any more");
-                    set = None;
+                if is_alive {
+                    sets.push((gpu, events));
                 }
             }
         }
     }
 }
 
-/// The errors of these GPUs, as far as they tell them; `None` when none does.
-fn listen<'a>(nvml: &'a Nvml, indices: &[u32]) -> Result<Option<EventSet<'a>>, NvmlError> {
-    let mut set = None;
-    for &index in indices {
+/// What a GPU tells within a moment, and whether it will tell more.
+fn heard(gpu: u32, events: &EventSet<'_>) -> (Option<Seen>, bool) {
+    match events.wait(WAIT_MS) {
+        Ok(event) => match event.event_data {
+            Some(XidError::Value(number)) => (Some(Seen::Xid { gpu, number }), true),
+            Some(XidError::Unknown) | None => (None, true),
+        },
+        Err(NvmlError::Timeout) => (None, true),
+        // The driver says it in the place of the event.
+        Err(NvmlError::GpuLost) => (Some(Seen::Xid { gpu, number: XID_LOST }), false),
+        Err(error) => {
+            tracing::warn!(%error, gpu, "its errors are not heard any more");
+            (None, false)
+        }
+    }
+}
+
+/// The errors of these GPUs, as far as they tell them; each by itself, so that one that fails does
+/// not silence the others.
+fn listen<'a>(nvml: &'a Nvml, indices: &[u32]) -> Vec<(u32, EventSet<'a>)> {
+    let events_of = |index: u32| -> Result<Option<EventSet<'a>>, NvmlError> {
         let device = nvml.device_by_index(index)?;
         let known = device.supported_event_types().unwrap_or_else(|_| EventTypes::empty());
         if !known.contains(EventTypes::CRITICAL_XID_ERROR) {
-            tracing::info!(gpu = index, "it does not tell its errors (Xid)");
-            continue;
+            return Ok(None);
         }
-        let to = match set.take() {
-            Some(set) => set,
-            None => nvml.create_event_set()?,
-        };
-        match device.register_events(EventTypes::CRITICAL_XID_ERROR, to) {
-            Ok(registered) => set = Some(registered),
-            // The set is gone with the error: those that were in it would be heard no more.
-            Err(failed) => return Err(failed.error),
+        let set = nvml.create_event_set()?;
+        let registered = device.register_events(EventTypes::CRITICAL_XID_ERROR, set);
+        registered.map(Some).map_err(|failed| failed.error)
+    };
+    let mut sets = Vec::new();
+    for &index in indices {
+        match events_of(index) {
+            Ok(Some(set)) => sets.push((index, set)),
+            Ok(None) => tracing::info!(gpu = index, "it does not tell its errors (Xid)"),
+            Err(error) => tracing::warn!(%error, gpu = index, "its errors are not heard"),
         }
     }
-    Ok(set)
-}
-
-fn xid(event: &EventData<'_>) -> Option<Seen> {
-    let gpu = event.device.index().ok()?;
-    match event.event_data {
-        Some(XidError::Value(number)) => Some(Seen::Xid { gpu, number }),
-        Some(XidError::Unknown) | None => None,
-    }
+    sets
 }
 
 /// What a GPU does. `sampled_us` has the driver's time of the newest sample of each.
@@ -170,7 +179,8 @@ fn sample(
             UsedGpuMemory::Unavailable => return None,
         };
         let owner = owner_of(process.pid)?;
-        Some(ProcessUse { owner, memory_bytes, utilisation: busy.get(&process.pid).copied() })
+        let utilisation = busy.as_ref().map(|busy| busy.get(&process.pid).copied().unwrap_or(0.0));
+        Some(ProcessUse { owner, memory_bytes, utilisation })
     });
     Ok(GpuUse {
         index,
@@ -181,9 +191,14 @@ fn sample(
 }
 
 /// Share of the time in which each process computed since the last look, by its mean over the
-/// driver's samples. Empty where the driver does not tell.
-fn busy(device: &Device<'_>, since_us: &mut u64) -> BTreeMap<u32, f64> {
-    let samples = device.process_utilization_stats(*since_us).unwrap_or_default();
+/// driver's samples; who is not there did not. `None` where the driver does not tell.
+fn busy(device: &Device<'_>, since_us: &mut u64) -> Option<BTreeMap<u32, f64>> {
+    let samples = match device.process_utilization_stats(*since_us) {
+        Ok(samples) => samples,
+        // Its word for no sample at all.
+        Err(NvmlError::NotFound) => Vec::new(),
+        Err(_) => return None,
+    };
     let mut sums: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
     for sample in &samples {
         *since_us = (*since_us).max(sample.timestamp);
@@ -191,5 +206,5 @@ fn busy(device: &Device<'_>, since_us: &mut u64) -> BTreeMap<u32, f64> {
         *sum += f64::from(sample.sm_util) / 100.0;
         *count += 1.0;
     }
-    sums.into_iter().map(|(pid, (sum, count))| (pid, sum / count)).collect()
+    Some(sums.into_iter().map(|(pid, (sum, count))| (pid, (sum / count).min(1.0))).collect())
 }

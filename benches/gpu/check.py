@@ -10,6 +10,7 @@ import argparse
 import json
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import sweep
 from brine import Failed, Limit, call
 
 # All steps together, the start of this script included: 9 minutes with room to write the results.
-SECONDS_MAX = 525
+SECONDS_MAX = 500
 # A step is begun only with so much time left.
 STEP_SECONDS_MIN = 10
 # Steps and their own limits in seconds, the most important first.
@@ -62,13 +63,18 @@ class Ground:
 
 def card():
     """Name and driver of the first GPU, and a line about it."""
+    if not torch.cuda.is_available():
+        return "none", "unknown", "PyTorch finds no GPU"
     if not shutil.which("nvidia-smi"):
         name = torch.cuda.get_device_name(0)
         return name, "unknown", f"{name}; there is no nvidia-smi"
     query = "--query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm"
-    line = subprocess.run(["nvidia-smi", query, "--format=csv,noheader"], capture_output=True,
-                          text=True, timeout=60, check=True).stdout.splitlines()[0]
-    name, driver = line.split(", ")[:2]
+    try:
+        line = subprocess.run(["nvidia-smi", query, "--format=csv,noheader"], capture_output=True,
+                              text=True, timeout=60, check=True).stdout.splitlines()[0]
+        name, driver = line.split(", ")[:2]
+    except (subprocess.SubprocessError, IndexError, ValueError) as error:
+        return "unknown", "unknown", f"nvidia-smi fails: {error}"
     return name, driver, line
 
 
@@ -98,7 +104,10 @@ def check(arguments, ground, begun):
         "steps": [],
     }
     version = [ground.programs / "brine", "--version"]
-    results["brine"] = call(version, Limit(30), ground.log).strip().removeprefix("brine ")
+    try:
+        results["brine"] = call(version, Limit(30), ground.log).strip().removeprefix("brine ")
+    except (Failed, OSError) as error:
+        results["brine"] = f"unknown ({error})"
     wanted = SWEEP if arguments.what == "sweep" else STEPS
     most = arguments.seconds or (SWEEP_SECONDS_MAX if arguments.what == "sweep" else SECONDS_MAX)
     for step, seconds in wanted:
@@ -126,6 +135,9 @@ def main():
     parser.add_argument("--seconds", type=float, help="for all steps together")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    # Whoever ends this ends what it started too: an exit runs what stands in `finally`.
+    for ended in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ended, lambda number, _: sys.exit(128 + number))
     work = Path(tempfile.mkdtemp(prefix="brine-gpu-check-"))
     try:
         with open(arguments.out / "log.txt", "w") as log:

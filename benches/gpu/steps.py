@@ -171,16 +171,20 @@ class Memory:
         self.done = threading.Event()
         self.is_seen = ground.use_gpu and shutil.which("nvidia-smi") is not None
         self.before = self.most = self.used() if self.is_seen else None
+        self.is_seen = self.before is not None
         self.thread = threading.Thread(target=self.watch, daemon=True)
 
     def used(self):
         query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        printed = subprocess.run(query, capture_output=True, text=True, timeout=30).stdout
-        return int(printed.split()[0]) << 20
+        try:
+            printed = subprocess.run(query, capture_output=True, text=True, timeout=30).stdout
+            return int(printed.split()[0]) << 20
+        except (subprocess.SubprocessError, IndexError, ValueError):
+            return None  # Not told, as in a container without the right.
 
     def watch(self):
         while not self.done.wait(MEMORY_POLL_SECONDS):
-            self.most = max(self.most, self.used())
+            self.most = max(self.most, self.used() or 0)
 
     def __enter__(self):
         if self.is_seen:
@@ -190,7 +194,7 @@ class Memory:
     def __exit__(self, *_):
         self.done.set()
         if self.is_seen:
-            self.thread.join()
+            self.thread.join(1)
 
     def peak(self):
         return None if self.before is None else self.most - self.before

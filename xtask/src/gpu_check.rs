@@ -14,7 +14,7 @@ use crate::libtorch::{self, Libtorch};
 use crate::terminal::say;
 use crate::workspace::{Workspace, require_cxx_compiler, run};
 
-/// Most bytes of the folder: what is lent with a GPU takes no more at once.
+/// Most bytes of the folder, so that it can be carried over a slow line.
 const PACK_BYTES_MAX: u64 = 64 << 20;
 /// The programs of a user, which the check runs.
 const PROGRAMS: [&str; 3] = ["brine", "brine-agent", "brine-agent-keeper"];

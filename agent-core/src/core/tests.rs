@@ -52,6 +52,10 @@ fn an_error_of_a_gpu_is_that_of_the_attempts_that_run_on_it() {
     };
     lab.put(Input::Xid { gpu: 0, number: 79 });
     lab.assign(1, &[on_gpu("a", 0, 0), on_gpu("b", 1, 1), on_gpu("c", 2, 1)]);
+    // Neighbours that are killed, again and again, decide nothing and displace nothing.
+    for _ in 0..20 {
+        lab.put(Input::Xid { gpu: 1, number: 45 });
+    }
     // The third waits for the second's GPU.
     lab.put(Input::Xid { gpu: 1, number: 79 });
     for trial in ["a", "b", "c"] {

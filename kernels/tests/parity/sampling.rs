@@ -165,9 +165,9 @@ fn what_is_no_sampler_is_refused() {
         result.unwrap_err()
     };
     for (sampler, message) in [
-        (random(0.0, None, None), "the temperature is 0"),
-        (random(f64::NAN, None, None), "the temperature is NaN"),
-        (random(1e300, None, None), "the temperature is "),
+        (random(0.0, None, None), "temperature is 0"),
+        (random(f64::NAN, None, None), "temperature is NaN"),
+        (random(1e300, None, None), "temperature is "),
         (random(1.0, Some(0), None), "top_k is 0"),
         (random(1.0, None, Some(1.5)), "top_p is 1.5"),
     ] {

@@ -139,6 +139,9 @@ pub(in super::super) fn room(has: &Capacity, free: &Free, spec: &proto::TrialSpe
     spec.choices().map(|(_, wants)| under(wants)).max().unwrap_or(0)
 }
 
+/// The arithmetic of agents from before the label: the last one that had none.
+const UNLABELLED_NUMERICS: u32 = 2;
+
 /// The first label that the trial asks for and the agent does not have; a training asks for the
 /// version of its arithmetic too.
 pub(super) fn label_misfit(has: &Capacity, spec: &proto::TrialSpec) -> Option<Misfit> {
@@ -149,6 +152,6 @@ pub(super) fn label_misfit(has: &Capacity, spec: &proto::TrialSpec) -> Option<Mi
     }
     let wanted = spec.runner.numerics()?;
     let has = has.labels.get(NUMERICS_LABEL);
-    let same = has.is_some_and(|has| has.parse() == Ok(wanted));
+    let same = has.map_or(wanted == UNLABELLED_NUMERICS, |has| has.parse() == Ok(wanted));
     (!same).then(|| Misfit::Numerics { has: has.cloned(), wanted })
 }

@@ -140,9 +140,16 @@ fn a_training_goes_to_an_agent_with_its_arithmetic() {
         r#""weight_decay":0.1,"clip":1.0},"schedule":{"warmup":0.1,"decay":0.2},"#,
         r#""validation":{"every_steps":0,"tokens":8}}"#,
     );
-    let runner = Runner::Train(Box::new(serde_json::from_str(text).unwrap()));
-    let mut lab = Lab::new().agent("old", 2).plan([TrialSpec { runner, ..spec(1) }, spec(2)]);
-    lab.expect(["lease 2/1 old[0]"]);
+    let training = |text: &str| Runner::Train(Box::new(serde_json::from_str(text).unwrap()));
+    // The last version that had no label.
+    let older = training(&text.replace(r#""numerics":7"#, r#""numerics":2"#));
+    let trials = [
+        TrialSpec { runner: training(text), ..spec(1) },
+        spec(2),
+        TrialSpec { runner: older, ..spec(3) },
+    ];
+    let mut lab = Lab::new().agent("old", 2).plan(trials);
+    lab.expect(["lease 2/1 old[0]", "lease 3/1 old[1]"]);
     for (name, label) in [("older", "6"), ("odd", "seven")] {
         let labels = BTreeMap::from([(NUMERICS_LABEL.to_owned(), label.to_owned())]);
         lab.join(name, Capacity { labels, ..capacity() }, &[]).unwrap();
