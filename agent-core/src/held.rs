@@ -83,7 +83,7 @@ impl Held {
     /// A GPU reported an error; it may be one of its own.
     pub(crate) fn xid(&mut self, xid: Xid) {
         let is_own = self.has_process() && self.devices.gpus.contains(&xid.gpu);
-        // A broken GPU repeats itself, and what decides nothing must not take the place of what does.
+        // A broken GPU repeats itself, and what decides nothing is nobody's.
         if is_own && xid.decides() && !self.xids.contains(&xid) {
             self.xids.push(xid);
         }
