@@ -80,6 +80,10 @@ def bandwidth(ground, limit):
     return rows, raw, None
 
 
+OPTIMIZER = {"beta1": 0.9, "epsilon": 1e-8, "weight_decay": 0.1, "clip": 1.0, "warmup": 0.1,
+             "decay": 0.9}
+
+
 def recipe(ground, name, shape, training, resources=None, **more):
     """A recipe of the study `train` on random tokens; `training` wins over the study here, and
     `more` stands beside it. Without a GPU a trial has one CPU and not `resources`."""
@@ -90,8 +94,7 @@ def recipe(ground, name, shape, training, resources=None, **more):
         "model": {**model, "tied": True, "positions": "learned", "norm": "layer_norm"},
         "learning_rates": [6e-4],
         "beta2": 0.95,
-        "optimizer": {"beta1": 0.9, "epsilon": 1e-8, "weight_decay": 0.1, "clip": 1.0,
-                      "warmup": 0.1, "decay": 0.9},
+        "optimizer": OPTIMIZER,
         "training": {"precision": "bf16"},
         "validation": {"tokens": 16 * shape["sequence"]},
         **training,
@@ -203,7 +206,9 @@ class Memory:
 def brine_speed(ground, limit, name, seconds, every):
     """A training of GPT-2 for so much time of updates."""
     shape, batch = ground.shape, ground.batch
-    training = {"batch": batch, "length": {"steps": 1_000_000}, "budget": {"wall": f"{seconds}s"}}
+    # More steps than fit into the time. Their share that warms up is ten, so that it trains.
+    training = {"batch": batch, "length": {"steps": 1_000_000}, "budget": {"wall": f"{seconds}s"},
+                "optimizer": {**OPTIMIZER, "warmup": 1e-5}}
     run = run_of(ground, name, shape, training, checkpoint={"every": every})
     with Memory(ground) as memory:
         found, _ = run.complete(limit)
