@@ -125,7 +125,7 @@ fn piece_sequences(heads: Heads) -> usize {
     (PIECE_VALUES / (heads.widths()[0] * heads.sequence as usize)).max(1)
 }
 
-/// The angles of the piece that begins with sequence `first`: the same for all, or its own.
+/// The angles of piece number `piece`: the same for all, or its own.
 fn angles_of(heads: Heads, angles: &[f32], piece: usize) -> &[f32] {
     let own = heads.sequence as usize * heads.width as usize;
     if angles.len() == own {

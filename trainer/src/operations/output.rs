@@ -69,14 +69,23 @@ pub(crate) fn output_loss(
     };
     let recorded = is_recorded(&[x, weight]);
     let (loss, gradients) = no_grad(|| in_chunks(x, weight, cap, known, scale, recorded))?;
-    if let Some(gradients) = gradients {
-        record(&[x, weight], &[&loss], move |outer| {
-            let Some(outer) = &outer[0] else { return Ok(vec![None, None]) };
-            let scaled = gradients.into_iter().map(|mut own| own.f_mul_(outer).map(Some));
-            no_grad(|| scaled.collect())
-        })?;
-    }
+    record_loss(x, weight, &loss, gradients)?;
     Ok(loss)
+}
+
+/// Makes `loss` a result of `x` and `weight`, with the gradients that were computed with it.
+pub(super) fn record_loss(
+    x: &Tensor,
+    weight: &Tensor,
+    loss: &Tensor,
+    gradients: Option<[Tensor; 2]>,
+) -> tch::Result<()> {
+    let Some(gradients) = gradients else { return Ok(()) };
+    record(&[x, weight], &[loss], move |outer| {
+        let Some(outer) = &outer[0] else { return Ok(vec![None, None]) };
+        let scaled = gradients.into_iter().map(|mut own| own.f_mul_(outer).map(Some));
+        no_grad(|| scaled.collect())
+    })
 }
 
 /// The loss, and its gradients with respect to `x` and `weight` if they are `wanted`.

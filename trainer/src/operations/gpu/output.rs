@@ -2,7 +2,8 @@
 
 use super::{Machine, STREAM, empty_beside, failed, floats_beside, maybe_values, values};
 use crate::data::NOT_SCORED;
-use crate::operations::function::{is_recorded, record};
+use crate::operations::function::is_recorded;
+use crate::operations::output::record_loss;
 use kernels::logits::cuda::{self, Options, Tensors};
 use tch::{Kind, Reduction, Tensor, no_grad};
 
@@ -22,13 +23,7 @@ pub(in crate::operations) fn loss(
     let recorded = is_recorded(&[x, weight]);
     let (loss, gradients) =
         no_grad(|| in_chunks(gpu, x, weight, cap, targets, reduction, recorded))?;
-    if let Some(gradients) = gradients {
-        record(&[x, weight], &[&loss], move |outer| {
-            let Some(outer) = &outer[0] else { return Ok(vec![None, None]) };
-            let scaled = gradients.into_iter().map(|mut own| own.f_mul_(outer).map(Some));
-            no_grad(|| scaled.collect())
-        })?;
-    }
+    record_loss(x, weight, &loss, gradients)?;
     Ok(loss)
 }
 
