@@ -4,6 +4,7 @@
 //!
 //! * [`activation`]: GELU, squared ReLU and SwiGLU; for GPUs.
 //! * [`adamw`]: the fused update of AdamW.
+//! * [`attention`]: causal attention with its backward pass; on the processor.
 //! * [`gelu`]: GELU with its derivative; on the processor.
 //! * [`logits`]: cross-entropy over a piece of the logits, which become their gradient.
 //! * [`norm`]: RMSNorm and LayerNorm with the residual addition.
@@ -22,6 +23,7 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod attention;
 mod cache;
 mod columns;
 pub mod compile;

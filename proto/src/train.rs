@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the trainer's arithmetic. Part of every training trial's identity, so results of
 /// different arithmetic are never mixed. Raise it with every change that moves a loss.
-pub const NUMERICS_VERSION: u32 = 3;
+pub const NUMERICS_VERSION: u32 = 4;
 
 /// The label by which an agent says which [`NUMERICS_VERSION`] it trains with, so that a training
 /// waits for one that has its own instead of being refused by another, as during an upgrade.

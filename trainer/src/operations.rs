@@ -6,6 +6,7 @@
 //! size, so that no number depends on how many threads there are.
 
 mod adamw;
+mod attention;
 #[cfg(test)]
 pub(crate) mod emulated;
 mod function;
@@ -18,6 +19,7 @@ mod output;
 mod sampling;
 
 pub(crate) use adamw::{Moved, adamw};
+pub(crate) use attention::attention;
 pub(crate) use gelu::gelu;
 pub(crate) use gpu::{relu_squared, swiglu};
 pub(crate) use heads::{HeadNorm, Heads, split_heads};

@@ -15,7 +15,8 @@ pub(super) fn is_slice(tensor: &Tensor) -> bool {
     is_host(tensor, Kind::Float) && tensor.is_contiguous()
 }
 
-fn is_host(tensor: &Tensor, kind: Kind) -> bool {
+/// Whether `tensor` has values of `kind`, in this process's memory.
+pub(super) fn is_host(tensor: &Tensor, kind: Kind) -> bool {
     tensor.device() == Device::Cpu && tensor.kind() == kind && tensor.numel() > 0
 }
 
