@@ -70,7 +70,7 @@ impl<'a> ColumnsMut<'a> {
         width: usize,
     ) -> impl Iterator<Item = ColumnsMut<'a>> {
         let stride = matrix.len() / rows.max(1);
-        let parts = if width > 0 { stride / width } else { 0 };
+        let parts = stride.checked_div(width).unwrap_or(0);
         let first = matrix.as_mut_ptr();
         (0..parts).map(move |part| Self {
             first: first.wrapping_add(part * width),

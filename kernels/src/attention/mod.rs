@@ -11,10 +11,10 @@
 //! (S, heads hd), k, v and theirs (S, hd): the query heads that share one head of keys and values;
 //! l is (heads, S). float32.
 //!
-//! [`processor::LANES`] queries stand side by side in vectors, and their scores with all keys before them
-//! stay in the first cache. A key after the last of these queries costs nothing, and with scores
-//! transposed no sum runs across a vector. 2 products of S^2 / 2 hd forward, 5 backward. On two
-//! cores with AVX2 it takes about half of the time of libtorch's.
+//! [`processor::LANES`] queries stand side by side in vectors, and their scores with all keys
+//! before them stay in the first cache. A key after the last of these queries costs nothing, and
+//! with scores transposed no sum runs across a vector. The time is that of 2 products of S^2 / 2
+//! times hd forward, 5 backward. `benches/RESULTS.md` has the speed beside libtorch's.
 
 mod columns;
 pub mod processor;
