@@ -138,7 +138,6 @@ impl Optimizer {
             for part in &mut self.parts {
                 part.step(parameters, &update, self.piece)?;
             }
-            parameters.changed()?;
             Ok(norm)
         })
     }
@@ -225,6 +224,7 @@ impl Part {
             let moments = self.moments.iter().map(|moment| part(moment, done));
             let piece = Piece {
                 values: part(parameters.flat(), start + done)?,
+                rounded: parameters.rounded().map(|all| part(all, start + done)).transpose()?,
                 gradient: part(update.gradient, start + done)?,
                 moments: moments.collect::<tch::Result<_>>()?,
                 decayed: (decayed - done).clamp(0, len),
@@ -240,6 +240,8 @@ impl Part {
 /// Neighbouring values of one part with all that belongs to them.
 struct Piece {
     values: Tensor,
+    /// What the model reads instead of the values, where it computes in bfloat16.
+    rounded: Option<Tensor>,
     gradient: Tensor,
     moments: Vec<Tensor>,
     /// Values, from the first, that decay.
@@ -259,7 +261,8 @@ impl Piece {
             let _ = self.gradient.f_mul_(clip)?;
         }
         let Update { share, t, .. } = *update;
-        let Self { values, gradient, decayed, .. } = self;
+        let Self { values, rounded, gradient, decayed, .. } = self;
+        let moved = values.shallow_clone();
         match (rule, self.moments.as_mut_slice()) {
             (Rule::AdamW(config), [first, second]) => {
                 adamw(config, [first, second], values, gradient, decayed, share, t)
@@ -276,7 +279,8 @@ impl Piece {
             (Rule::AdamW(_) | Rule::Lion(_) | Rule::Sgd(_) | Rule::Muon(_), _) => {
                 unreachable!("a part is made with its rule's moments")
             }
-        }
+        }?;
+        rounded.map_or(Ok(()), |mut rounded| rounded.f_copy_(&moved))
     }
 
     /// As [`adamw`], in one pass, where that can be done.
@@ -289,15 +293,16 @@ impl Piece {
             weight_decay: config.weight_decay,
             gradient_scale: 1.0,
         };
-        let Self { values, gradient, moments, decayed } = self;
+        let Self { values, rounded, gradient, moments, decayed } = self;
         let Ok(moments) = <[Tensor; 2]>::try_from(moments) else {
             unreachable!("a part is made with its rule's moments")
         };
         let clip = update.clip.as_ref();
         let decayed = decayed as usize;
-        let moved = Moved { parameters: values, gradient, moments, clip, decayed };
+        let moved = Moved { parameters: values, rounded, gradient, moments, clip, decayed };
         Ok(operations::adamw(&config, moved, update.t)?.map_err(|moved| Self {
             values: moved.parameters,
+            rounded: moved.rounded,
             gradient: moved.gradient,
             moments: moved.moments.into(),
             decayed: moved.decayed as i64,

@@ -268,9 +268,15 @@ impl Parameters {
         &self.layout
     }
 
-    /// All values, (N), float32. Who changes them calls [`changed`](Self::changed).
+    /// All values, (N), float32. Who changes them calls [`changed`](Self::changed), or rounds them
+    /// into [`rounded`](Self::rounded).
     pub fn flat(&self) -> &Tensor {
         &self.flat
+    }
+
+    /// The values rounded to bfloat16, (N), where the model computes in it.
+    pub(crate) fn rounded(&self) -> Option<&Tensor> {
+        self.rounded.as_ref()
     }
 
     /// Shows the model what the values are now.

@@ -62,8 +62,8 @@ pub struct ColumnsMut<'a> {
 unsafe impl Send for ColumnsMut<'_> {}
 
 impl<'a> ColumnsMut<'a> {
-    /// The whole matrix of `rows` rows: its columns, `width` at a time. Values beyond the last whole
-    /// part of each row are in none of them.
+    /// The whole matrix of `rows` rows: its columns, `width` at a time. Values beyond the last
+    /// whole part of each row are in none of them.
     pub fn split(
         matrix: &'a mut [f32],
         rows: usize,

@@ -13,6 +13,8 @@ pub(crate) struct Moved<'a> {
     pub(crate) gradient: Tensor,
     /// First and second, (N) each, changed.
     pub(crate) moments: [Tensor; 2],
+    /// (N), bfloat16; receives the new parameters, rounded.
+    pub(crate) rounded: Option<Tensor>,
     /// What the gradient is multiplied by first, a scalar.
     pub(crate) clip: Option<&'a Tensor>,
     /// Values, from the first, that decay.
@@ -31,7 +33,7 @@ pub(crate) fn adamw<'a>(
     if let Some(gpu) = gpu::machine_of(&moved.parameters) {
         return gpu::adamw(gpu, config, &moved, t).map(Ok);
     }
-    let Moved { parameters, gradient, moments: [first, second], clip, decayed } = &mut moved;
+    let Moved { parameters, gradient, moments: [first, second], clip, decayed, .. } = &mut moved;
     if ![&*parameters, gradient, first, second].into_iter().all(is_slice) {
         return Ok(Err(moved));
     }
@@ -52,5 +54,8 @@ pub(crate) fn adamw<'a>(
         cpu::update(p.0, g.0, m.0, v.0, &decaying)?;
         cpu::update(p.1, g.1, m.1, v.1, &others)
     })?;
+    if let Some(rounded) = &mut moved.rounded {
+        rounded.f_copy_(&moved.parameters)?;
+    }
     Ok(Ok(()))
 }

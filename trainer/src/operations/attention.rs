@@ -37,7 +37,8 @@ pub(crate) fn attention(parts: &[Tensor; 3]) -> tch::Result<Tensor> {
 
 /// Whether the query heads that share one of keys and values are one piece of each row.
 fn heads_are_neighbours(q: &Tensor) -> bool {
-    matches!((q.size().as_slice(), q.stride().as_slice()), ([.., width], [.., by, _]) if width == by)
+    let (size, stride) = (q.size(), q.stride());
+    matches!((&*size, &*stride), ([.., width], [.., by, _]) if width == by)
 }
 
 fn of_libtorch(parts: &[Tensor; 3]) -> tch::Result<Tensor> {

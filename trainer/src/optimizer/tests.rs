@@ -1,6 +1,7 @@
 //! Against the kernels' reference, and against numbers that PyTorch computed.
 
 use super::*;
+use crate::operations::emulated::emulating;
 use crate::parameters::{Layout, VALUE_BYTES};
 use kernels::adamw::{Config, Constants, cpu};
 use proto::{Mlp, ModelSpec, MuonScale, Norm, Positions, Precision};
@@ -18,6 +19,36 @@ const SPEC: ModelSpec = ModelSpec {
     positions: Positions::Learned,
     norm: Norm::LayerNorm,
 };
+
+const ADAMW: AdamW = AdamW {
+    learning_rate: 0.01,
+    beta1: 0.9,
+    beta2: 0.95,
+    epsilon: 1e-8,
+    weight_decay: 0.1,
+    clip: None,
+};
+
+const LION: Lion =
+    Lion { learning_rate: 0.003, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, clip: None };
+
+fn sgd_of(nesterov: bool) -> proto::Optimizer {
+    let config =
+        Sgd { learning_rate: 0.05, momentum: 0.9, nesterov, weight_decay: 0.1, clip: None };
+    proto::Optimizer::Sgd(config)
+}
+
+fn muon_of(scale: MuonScale) -> proto::Optimizer {
+    proto::Optimizer::Muon(Muon {
+        learning_rate: 0.02,
+        momentum: 0.95,
+        nesterov: true,
+        weight_decay: 0.1,
+        scale,
+        clip: None,
+        rest: Rest::AdamW(ADAMW),
+    })
+}
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
     let mut values = vec![0.0; tensor.numel()];
@@ -168,36 +199,14 @@ fn check_reference(config: &proto::Optimizer, case: &str, tolerance: f32) {
 // 1e-7; Muon's Newton-Schulz is in bfloat16, whose products processors round in other orders.
 #[test]
 fn the_optimisers_agree_with_pytorch() {
-    let adamw = AdamW {
-        learning_rate: 0.01,
-        beta1: 0.9,
-        beta2: 0.95,
-        epsilon: 1e-8,
-        weight_decay: 0.1,
-        clip: None,
-    };
-    check_reference(&proto::Optimizer::AdamW(adamw.clone()), "adamw", 3e-7);
-    for (nesterov, case) in [(false, "sgd"), (true, "sgd_nesterov")] {
-        let config =
-            Sgd { learning_rate: 0.05, momentum: 0.9, nesterov, weight_decay: 0.1, clip: None };
-        check_reference(&proto::Optimizer::Sgd(config), case, 3e-7);
-    }
-    let config =
-        Lion { learning_rate: 0.003, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, clip: None };
-    check_reference(&proto::Optimizer::Lion(config), "lion", 3e-7);
+    check_reference(&proto::Optimizer::AdamW(ADAMW), "adamw", 3e-7);
+    check_reference(&sgd_of(false), "sgd", 3e-7);
+    check_reference(&sgd_of(true), "sgd_nesterov", 3e-7);
+    check_reference(&proto::Optimizer::Lion(LION), "lion", 3e-7);
     for (scale, case) in
         [(MuonScale::Original, "muon_original"), (MuonScale::MatchRmsAdamw, "muon_match_rms_adamw")]
     {
-        let config = Muon {
-            learning_rate: 0.02,
-            momentum: 0.95,
-            nesterov: true,
-            weight_decay: 0.1,
-            scale,
-            clip: None,
-            rest: Rest::AdamW(adamw.clone()),
-        };
-        check_reference(&proto::Optimizer::Muon(config), case, 2e-3);
+        check_reference(&muon_of(scale), case, 2e-3);
     }
 }
 
@@ -250,28 +259,11 @@ fn pieces_are_moved_as_the_whole_is() {
     let layout = Layout::of(&SPEC);
     let bytes = layout.initial_values(5).unwrap();
     let edge = layout.decayed_len() as i64;
-    let adamw = AdamW {
-        learning_rate: 0.01,
-        beta1: 0.9,
-        beta2: 0.95,
-        epsilon: 1e-8,
-        weight_decay: 0.1,
-        clip: Some(0.5),
-    };
-    let lion =
-        Lion { learning_rate: 0.003, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, clip: None };
-    let sgd = |nesterov| Sgd {
-        learning_rate: 0.05,
-        momentum: 0.9,
-        nesterov,
-        weight_decay: 0.1,
-        clip: None,
-    };
     for config in [
-        proto::Optimizer::AdamW(adamw),
-        proto::Optimizer::Lion(lion),
-        proto::Optimizer::Sgd(sgd(false)),
-        proto::Optimizer::Sgd(sgd(true)),
+        proto::Optimizer::AdamW(AdamW { clip: Some(0.5), ..ADAMW }),
+        proto::Optimizer::Lion(LION),
+        sgd_of(false),
+        sgd_of(true),
     ] {
         let end = |piece: i64| {
             let parameters =
@@ -290,4 +282,28 @@ fn pieces_are_moved_as_the_whole_is() {
             assert!(end(piece) == whole, "{config:?} in pieces of {piece}");
         }
     }
+}
+
+// Goal: in bfloat16 the model reads the new values, whoever moved them.
+#[test]
+fn what_the_model_reads_follows_the_values() {
+    let layout = Layout::of(&SPEC);
+    let bytes = layout.initial_values(5).unwrap();
+    let check = |config: &proto::Optimizer| {
+        let parameters =
+            Parameters::new(layout.clone(), &bytes, Precision::Bf16, Device::Cpu).unwrap();
+        let before = parameters.rounded().unwrap().copy();
+        let mut optimizer = Optimizer::new(config, &parameters).unwrap();
+        // Several, and an odd number of values each.
+        optimizer.piece = 77;
+        let gradient = Tensor::from_slice(&wave(layout.len(), 1.0));
+        optimizer.step(&parameters, gradient, 1.0, 1).map(drop).unwrap();
+        let after = parameters.rounded().unwrap();
+        assert_eq!(*after, parameters.flat().to_kind(Kind::BFloat16), "{config:?}");
+        assert_ne!(*after, before, "{config:?}");
+    };
+    let adamw = proto::Optimizer::AdamW(ADAMW);
+    emulating(|| check(&adamw));
+    let rest = [proto::Optimizer::Lion(LION), sgd_of(false), muon_of(MuonScale::Original)];
+    rest.iter().chain([&adamw]).for_each(check);
 }

@@ -19,7 +19,7 @@ pub(in crate::operations) fn adamw(
         gradient: values(&moved.gradient)?,
         first_moment: values(first_moment)?,
         second_moment: values(second_moment)?,
-        copy: None,
+        copy: maybe_values(moved.rounded.as_ref())?,
         clip: maybe_values(moved.clip)?,
     };
     // SAFETY: contiguous tensors of this machine, each its own; libtorch reuses their memory only

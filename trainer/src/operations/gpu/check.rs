@@ -65,8 +65,8 @@ pub(crate) fn prepare(
     ))
 }
 
-/// Loss, gradient, one update by AdamW, and summed loss without a gradient, of a small model of the
-/// kind of `architecture`.
+/// Loss, gradient, one update by AdamW, and then the summed loss without a gradient, of a small
+/// model of the kind of `architecture`.
 pub(super) fn results(
     architecture: &Architecture,
     precision: Precision,
@@ -91,7 +91,6 @@ pub(super) fn results(
     let tokens = tokens.f_view([trial.sequences, i64::from(trial.sequence)])?;
     let loss = model.loss(&tokens, &targets, Reduction::Mean)?;
     let gradient = parameters.gradient(&loss)?;
-    let sum = tch::no_grad(|| model.loss(&tokens, &targets, Reduction::Sum))?;
     let adamw = AdamW {
         learning_rate: 0.1,
         beta1: 0.9,
@@ -105,6 +104,8 @@ pub(super) fn results(
     let mut slope = gradient.f_empty_like()?;
     fill(&mut slope)?;
     let _norm = optimizer.step(&parameters, slope, 1.0, 1)?;
+    // Of the weights after the update, as the model reads them.
+    let sum = tch::no_grad(|| model.loss(&tokens, &targets, Reduction::Sum))?;
     Ok([loss.f_detach()?, gradient, parameters.flat().shallow_clone(), sum])
 }
 
