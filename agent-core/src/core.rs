@@ -5,9 +5,9 @@
 //! [`Core::report`] whenever [`Core::report_is_due`] and at every heartbeat.
 //!
 //! An attempt's life: waiting (its devices are still held) -> starting -> running ->
-//! stopping (asked, with a time to be killed) -> killed -> ended (until the coordinator settles
-//! it). The coordinator's wish arrives as a whole set, so a message that is lost, late or repeated
-//! changes nothing.
+//! stopping (asked, with a time to be killed) -> killed -> listening (for what a GPU says of a
+//! failure) -> ended (until the coordinator settles it). The coordinator's wish arrives as a whole
+//! set, so a message that is lost, late or repeated changes nothing.
 
 use crate::attempt::{STOP_GRACE_MS, TrialEnd};
 use crate::busy::Busy;
@@ -15,9 +15,10 @@ use crate::clock::Moment;
 use crate::held::{Held, State, StopReason, Unsettled};
 use crate::messages::{Assignment, Effect, Input, Report};
 use crate::pulse::Pulse;
-use crate::xid::Xid;
+use crate::session::Session;
+use crate::xid::{Heard, Xid};
 use proto::{AttemptKey, Devices, FailureClass, Outcome};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Time that a trial has, beyond what it gives its own program, to save a checkpoint and end.
 pub const KILL_AFTER_MS: u64 = STOP_GRACE_MS + 5_000;
@@ -29,9 +30,6 @@ const NOTICES_AT_ONCE: usize = 1_024;
 /// Reports whose reply may still come. More than this many heartbeats without a reply are longer
 /// than any lease, so an older reply could renew nothing.
 const REPORTS_IN_FLIGHT_MAX: usize = 256;
-/// Attempts that are remembered in a session after they were settled or given back, so that a late
-/// assignment cannot start one again. Assignments are settled in order, so a few would do.
-const SETTLED_MAX: usize = 4_096;
 
 /// The state of an agent.
 #[derive(Debug, Default)]
@@ -45,36 +43,10 @@ pub struct Core {
     /// When the last input came.
     looked_at: Option<Moment>,
     session: Option<Session>,
+    /// What the GPUs reported.
+    heard: Heard,
     shutting_down: bool,
     report_is_due: bool,
-}
-
-#[derive(Debug)]
-struct Session {
-    lease_ttl_ms: u64,
-    sequence: u64,
-    sent: VecDeque<(u64, Moment)>,
-    /// When the newest message was sent that the coordinator answered.
-    confirmed: Moment,
-    assignment_version: Option<u64>,
-    settled: BTreeSet<AttemptKey>,
-    /// The same, oldest first.
-    settled_order: VecDeque<AttemptKey>,
-    /// First report that said that the agent ends, and whether the coordinator heard it.
-    leaving_since: Option<u64>,
-    leaving_heard: bool,
-}
-
-impl Session {
-    fn remember(&mut self, key: AttemptKey) {
-        self.settled_order.push_back(key.clone());
-        self.settled.insert(key);
-        if self.settled_order.len() > SETTLED_MAX
-            && let Some(oldest) = self.settled_order.pop_front()
-        {
-            self.settled.remove(&oldest);
-        }
-    }
 }
 
 impl Core {
@@ -83,7 +55,7 @@ impl Core {
         let mut effects = Vec::new();
         self.excuse_standstill(now);
         // Nothing else brings an attempt that waits, frees what one waits for or renews its lease.
-        let may_start =
+        let mut may_start =
             matches!(input, Input::Assignment(_) | Input::Exited { .. } | Input::Reply { .. });
         match input {
             Input::Connected { hello_sent, lease_ttl_ms } => {
@@ -115,14 +87,12 @@ impl Core {
                     self.report_is_due = true;
                 }
             }
-            Input::Exited { key, end, how } => self.exited(&key, end, &how),
-            Input::Xid { gpu, number } => {
-                self.attempts.values_mut().for_each(|held| held.xid(Xid { gpu, number }));
-            }
+            Input::Exited { key, end, how } => self.exited(now, &key, end, &how),
+            Input::Xid { gpu, number } => self.heard.hear(now, Xid { gpu, number }),
             Input::Shutdown => self.shut_down(now, &mut effects),
             Input::Tick => {}
         }
-        self.enforce_deadlines(now, &mut effects);
+        may_start |= self.enforce_deadlines(now, &mut effects);
         if may_start {
             self.start_what_can(now, &mut effects);
         }
@@ -206,17 +176,7 @@ impl Core {
     }
 
     fn connected(&mut self, hello_sent: Moment, lease_ttl_ms: u64) {
-        self.session = Some(Session {
-            lease_ttl_ms,
-            sequence: 0,
-            sent: VecDeque::new(),
-            confirmed: hello_sent,
-            assignment_version: None,
-            settled: BTreeSet::new(),
-            settled_order: VecDeque::new(),
-            leaving_since: None,
-            leaving_heard: false,
-        });
+        self.session = Some(Session::new(hello_sent, lease_ttl_ms));
         // Numbers are per session: what the last session's reports said must be said again.
         for held in self.attempts.values_mut() {
             held.listed_since = None;
@@ -382,22 +342,23 @@ impl Core {
                     *old = reason;
                 }
             }
-            State::Ended(_) => {}
+            State::Listening { .. } if reason == StopReason::Unwanted => self.give_back(key),
+            State::Listening { .. } | State::Ended(_) => {}
         }
     }
 
-    fn exited(&mut self, key: &AttemptKey, end: Option<TrialEnd>, how: &str) {
+    fn exited(&mut self, now: Moment, key: &AttemptKey, end: Option<TrialEnd>, how: &str) {
         let Some(held) = self.attempts.get_mut(key) else {
             return;
         };
         match &held.state {
-            State::Ended(_) => return,
+            State::Listening { .. } | State::Ended(_) => return,
             State::Stopping { reason: StopReason::Unwanted, .. }
             | State::Killed { reason: StopReason::Unwanted } => return self.remove(key),
             State::Waiting(_) | State::Active | State::Stopping { .. } | State::Killed { .. } => {}
         }
-        let outcome = held.outcome(end, how);
-        held.state = State::Ended(Unsettled { fact: outcome, said_since: None });
+        held.exited(now, end, how);
+        self.due = earlier(self.due, held.deadline());
         self.report_is_due = true;
     }
 
@@ -420,10 +381,12 @@ impl Core {
         }
     }
 
-    fn enforce_deadlines(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+    /// Answers whether an attempt let go of its devices.
+    fn enforce_deadlines(&mut self, now: Moment, effects: &mut Vec<Effect>) -> bool {
         if self.due.is_none_or(|due| now < due) {
-            return;
+            return false;
         }
+        let mut are_free = false;
         for (key, held) in &mut self.attempts {
             let expired = held.lease_until <= now;
             let reason = match &held.state {
@@ -441,6 +404,11 @@ impl Core {
                     continue;
                 }
                 State::Stopping { reason, kill_at } if expired || *kill_at <= now => *reason,
+                State::Listening { .. } => {
+                    held.explain(now, &self.heard);
+                    are_free |= !held.has_devices();
+                    continue;
+                }
                 State::Waiting(_)
                 | State::Stopping { .. }
                 | State::Killed { .. }
@@ -450,6 +418,8 @@ impl Core {
             effects.push(Effect::Kill(key.clone()));
         }
         self.due = self.attempts.values().filter_map(Held::deadline).min();
+        self.report_is_due |= are_free;
+        are_free
     }
 
     /// A lease that has passed, as that of an assignment which comes after a long silence, is held
@@ -459,7 +429,7 @@ impl Core {
             return;
         }
         let mut busy = Busy::default();
-        let active = self.attempts.iter().filter(|(_, held)| held.has_process());
+        let active = self.attempts.iter().filter(|(_, held)| held.has_devices());
         active.for_each(|(key, held)| busy.take(key, &held.devices));
         let ready = self.waiting.iter().filter(|key| {
             let Some(held) = self.attempts.get(key) else { return false };
@@ -474,6 +444,7 @@ impl Core {
             let Some(held) = self.attempts.get_mut(&key) else { continue };
             let state = std::mem::replace(&mut held.state, State::Active);
             if let State::Waiting(lease) = state {
+                held.began = now;
                 held.pulse = Some(Pulse::new(lease.spec.hang_policy()));
                 self.due = earlier(self.due, held.deadline());
                 effects.push(Effect::Start { lease, lease_until: held.lease_until });

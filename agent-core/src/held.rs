@@ -4,7 +4,7 @@ use crate::attempt::TrialEnd;
 use crate::clock::Moment;
 use crate::messages::{Effect, Lease};
 use crate::pulse::Pulse;
-use crate::xid::{Scene, Xid, classed};
+use crate::xid::{self, HEARD_LATE_MS, Heard, Scene};
 use proto::{AttemptKey, Checkpoint, Devices, FailureClass, Notice, Outcome};
 
 #[derive(Debug)]
@@ -19,8 +19,8 @@ pub(crate) struct Held {
     /// From the start of its process on.
     pub(crate) pulse: Option<Pulse>,
     pub(crate) notices: Vec<Unsettled<Notice>>,
-    /// Errors of its GPUs since its process began.
-    xids: Vec<Xid>,
+    /// When its process was started.
+    pub(crate) began: Moment,
 }
 
 /// Something that is reported until a reply settles it.
@@ -41,7 +41,9 @@ pub(crate) enum State {
     Stopping { reason: StopReason, kill_at: Moment },
     /// The process was killed; its exit is awaited.
     Killed { reason: StopReason },
-    /// The process is gone.
+    /// The process is gone and failed on a GPU, of which a late word may still explain it.
+    Listening { outcome: Outcome, scene: Scene, ended: Moment },
+    /// The process is gone, and all that is known of its end is told.
     Ended(Unsettled<Outcome>),
 }
 
@@ -70,7 +72,7 @@ impl Held {
             checkpoint: None,
             pulse: None,
             notices: Vec::new(),
-            xids: Vec::new(),
+            began: Moment::default(),
         }
     }
 
@@ -80,41 +82,53 @@ impl Held {
         self.notices.extend(notices.into_iter().map(unsettled));
     }
 
-    /// A GPU reported an error; it may be one of its own.
-    pub(crate) fn xid(&mut self, xid: Xid) {
-        let is_own = self.has_process() && self.devices.gpus.contains(&xid.gpu);
-        // A broken GPU repeats itself, and what decides nothing is nobody's.
-        if is_own && xid.decides() && !self.xids.contains(&xid) {
-            self.xids.push(xid);
-        }
-    }
-
-    /// The outcome of its process, which is gone.
-    pub(crate) fn outcome(&self, end: Option<TrialEnd>, how: &str) -> Outcome {
+    /// Its process is gone.
+    pub(crate) fn exited(&mut self, now: Moment, end: Option<TrialEnd>, how: &str) {
         let (reason, killed) = match &self.state {
             State::Stopping { reason, .. } => (Some(*reason), false),
             State::Killed { reason } => (Some(*reason), true),
-            State::Waiting(_) | State::Active | State::Ended(_) => (None, false),
+            State::Waiting(_) | State::Active | State::Listening { .. } | State::Ended(_) => {
+                (None, false)
+            }
         };
-        let is_silent = end.is_none();
+        let is_shared = self.devices.gpu_share_milli > 0;
+        let scene = Scene { is_silent: end.is_none(), is_shared };
         let outcome = match end {
             // A failure that was seen while everything was being killed is not the trial's own.
             Some(TrialEnd::Outcome(Outcome::Failed { .. })) if killed => interrupted(reason, how),
             Some(TrialEnd::Outcome(outcome)) => outcome,
             Some(TrialEnd::Stopped) | None => interrupted(reason, how),
         };
-        if reason.is_some() {
-            return outcome;
+        let has_gpus = !self.devices.gpus.is_empty();
+        self.state = if has_gpus && reason.is_none() && xid::is_open(&outcome, scene) {
+            State::Listening { outcome, scene, ended: now }
+        } else {
+            State::Ended(Unsettled { fact: outcome, said_since: None })
+        };
+    }
+
+    /// What its GPUs said about its failure, when they had the time to say it.
+    pub(crate) fn explain(&mut self, now: Moment, heard: &Heard) {
+        if let State::Listening { outcome, scene, ended } = &self.state
+            && ended.plus_ms(HEARD_LATE_MS) <= now
+        {
+            let xids = heard.about(&self.devices.gpus, self.began, *ended);
+            let fact = xid::classed(outcome.clone(), *scene, &xids);
+            self.state = State::Ended(Unsettled { fact, said_since: None });
         }
-        let is_shared = self.devices.gpu_share_milli > 0;
-        classed(outcome, Scene { is_silent, is_shared }, &self.xids)
     }
 
     pub(crate) fn has_process(&self) -> bool {
         match self.state {
             State::Active | State::Stopping { .. } | State::Killed { .. } => true,
-            State::Waiting(_) | State::Ended(_) => false,
+            State::Waiting(_) | State::Listening { .. } | State::Ended(_) => false,
         }
+    }
+
+    /// Whether no other attempt may have its devices: it has a process, or what one of its GPUs
+    /// says now must not be taken for the word about another's.
+    pub(crate) fn has_devices(&self) -> bool {
+        self.has_process() || matches!(self.state, State::Listening { .. })
     }
 
     /// When something must happen to it, unless it is renewed.
@@ -125,6 +139,7 @@ impl Held {
                 Some(hangs_at.map_or(self.lease_until, |at| at.min(self.lease_until)))
             }
             State::Stopping { kill_at, .. } => Some(self.lease_until.min(*kill_at)),
+            State::Listening { ended, .. } => Some(ended.plus_ms(HEARD_LATE_MS)),
             State::Waiting(_) | State::Killed { .. } | State::Ended(_) => None,
         }
     }

@@ -12,6 +12,7 @@ mod core;
 mod held;
 mod messages;
 mod pulse;
+mod session;
 mod xid;
 
 pub use attempt::{STOP_GRACE_MS, TrialEnd};

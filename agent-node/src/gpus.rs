@@ -1,5 +1,6 @@
 //! What the GPUs do for the attempts that hold them, as metrics of those attempts.
 
+use crate::nvml;
 use agent_keeper::environment;
 use agent_keeper::order::Metric;
 use proto::{Attempt, AttemptKey, Devices, TrialId};
@@ -49,16 +50,19 @@ pub(crate) struct ProcessUse {
     pub(crate) utilisation: Option<f64>,
 }
 
-/// Watches these GPUs in a thread of its own, which ends when nobody listens. Without GPUs nothing
+/// Watches these GPUs in threads of its own, which end when nobody listens. Without GPUs nothing
 /// ever comes.
 pub(crate) fn watch(gpus: Vec<u32>) -> mpsc::Receiver<Seen> {
     let (told, seen) = mpsc::channel(SEEN_MAX);
     if !gpus.is_empty() {
-        std::thread::spawn(move || {
-            if let Err(error) = crate::nvml::watch(&gpus, &told) {
-                tracing::warn!(%error, "GPUs are not watched");
-            }
-        });
+        for watch in [nvml::watch_use, nvml::watch_errors] {
+            let (gpus, told) = (gpus.clone(), told.clone());
+            std::thread::spawn(move || {
+                if let Err(error) = watch(&gpus, &told) {
+                    tracing::warn!(%error, "GPUs are not watched");
+                }
+            });
+        }
     }
     seen
 }

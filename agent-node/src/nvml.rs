@@ -15,8 +15,10 @@ use tokio::sync::mpsc;
 const GPUS_MAX: u32 = 4_096;
 /// Time between two looks at memory and utilisation.
 const SAMPLE_PERIOD: Duration = Duration::from_secs(5);
-/// Longest time for which one GPU's errors are waited for, before the next one's turn.
-const WAIT_MS: u32 = 100;
+/// Time in which every GPU has its turn to tell its errors.
+const ROUND_MS: u32 = 100;
+/// Errors of one GPU in one turn; a broken one that never ends may not silence the others.
+const ERRORS_AT_ONCE: usize = 64;
 /// The error of a GPU that has fallen off the bus.
 const XID_LOST: u64 = 79;
 
@@ -85,13 +87,12 @@ pub(crate) fn versions() -> Result<Option<(String, String)>, NvmlError> {
     Ok(Some((nvml.sys_driver_version()?, cuda)))
 }
 
-/// Tells what happens on these GPUs until nobody listens. Blocks, so it has a thread of its own.
+/// Tells what these GPUs do until nobody listens. Blocks, so it has a thread of its own.
 ///
 /// # Errors
 /// The driver does not answer at the start. What it cannot tell later is left out.
-pub(crate) fn watch(indices: &[u32], told: &mpsc::Sender<Seen>) -> Result<(), NvmlError> {
+pub(crate) fn watch_use(indices: &[u32], told: &mpsc::Sender<Seen>) -> Result<(), NvmlError> {
     let Some(nvml) = open()? else { return Ok(()) };
-    let mut sets = listen(&nvml, indices);
     let mut sampled_us = BTreeMap::new();
     loop {
         // What the others do is still worth knowing when one does not answer.
@@ -103,40 +104,56 @@ pub(crate) fn watch(indices: &[u32], told: &mpsc::Sender<Seen>) -> Result<(), Nv
         if told.blocking_send(Seen::Used(uses.collect())).is_err() {
             return Ok(());
         }
-        let rounds = SAMPLE_PERIOD.as_millis() / (u128::from(WAIT_MS) * sets.len().max(1) as u128);
-        for _ in 0..rounds.max(1) {
-            if sets.is_empty() {
-                std::thread::sleep(SAMPLE_PERIOD);
-                break;
-            }
-            for (gpu, events) in std::mem::take(&mut sets) {
-                let (seen, is_alive) = heard(gpu, &events);
-                if seen.is_some_and(|seen| told.blocking_send(seen).is_err()) {
-                    return Ok(());
-                }
-                if is_alive {
-                    sets.push((gpu, events));
-                }
-            }
-        }
+        std::thread::sleep(SAMPLE_PERIOD);
     }
 }
 
-/// What a GPU tells within a moment, and whether it will tell more.
-fn heard(gpu: u32, events: &EventSet<'_>) -> (Option<Seen>, bool) {
-    match events.wait(WAIT_MS) {
-        Ok(event) => match event.event_data {
-            Some(XidError::Value(number)) => (Some(Seen::Xid { gpu, number }), true),
-            Some(XidError::Unknown) | None => (None, true),
-        },
-        Err(NvmlError::Timeout) => (None, true),
-        // The driver says it in the place of the event.
-        Err(NvmlError::GpuLost) => (Some(Seen::Xid { gpu, number: XID_LOST }), false),
-        Err(error) => {
-            tracing::warn!(%error, gpu, "its errors are not heard any more");
-            (None, false)
+/// Tells the errors of these GPUs until nobody listens or none of them tells any more. Blocks, so
+/// it has a thread of its own: a broken GPU may keep a question about its use waiting.
+///
+/// # Errors
+/// The driver does not answer at the start. What it cannot tell later is left out.
+pub(crate) fn watch_errors(indices: &[u32], told: &mpsc::Sender<Seen>) -> Result<(), NvmlError> {
+    let Some(nvml) = open()? else { return Ok(()) };
+    let mut sets = listen(&nvml, indices);
+    while !sets.is_empty() && !told.is_closed() {
+        let wait_ms = (ROUND_MS / u32::try_from(sets.len()).unwrap_or(ROUND_MS)).max(1);
+        sets.retain(|(gpu, events)| {
+            let (numbers, is_alive) = heard(*gpu, events, wait_ms);
+            for number in numbers {
+                // That nobody listens any more is seen before the next round.
+                drop(told.blocking_send(Seen::Xid { gpu: *gpu, number }));
+            }
+            is_alive
+        });
+    }
+    Ok(())
+}
+
+/// The errors that a GPU tells in its turn, and whether it will tell more.
+fn heard(gpu: u32, events: &EventSet<'_>, wait_ms: u32) -> (Vec<u64>, bool) {
+    let mut numbers = Vec::new();
+    while numbers.len() < ERRORS_AT_ONCE {
+        // The others of a burst are there already.
+        let wait_ms = if numbers.is_empty() { wait_ms } else { 0 };
+        match events.wait(wait_ms) {
+            Ok(event) => match event.event_data {
+                Some(XidError::Value(number)) => numbers.push(number),
+                Some(XidError::Unknown) | None => break,
+            },
+            Err(NvmlError::Timeout) => break,
+            // The driver says it in the place of the event.
+            Err(NvmlError::GpuLost) => {
+                numbers.push(XID_LOST);
+                return (numbers, false);
+            }
+            Err(error) => {
+                tracing::warn!(%error, gpu, "its errors are not heard any more");
+                return (numbers, false);
+            }
         }
     }
+    (numbers, true)
 }
 
 /// The errors of these GPUs, as far as they tell them; each by itself, so that one that fails does

@@ -34,7 +34,7 @@ STEP_SECONDS_MIN = 10
 STEPS = [
     (steps.doctor, 30),
     (steps.kernels, 90),
-    (steps.speed, 260),
+    (steps.speed, 300),
     (steps.resume, 90),
     (steps.checkpoints, 70),
     (steps.packing, 80),

@@ -54,6 +54,12 @@ def mfu(tokens_per_second, per_token, card):
     return tokens_per_second * per_token / peak if peak else None
 
 
+def rival(rates, sides):
+    """The quickest of these sides; None where one of them is not measured, because it might have
+    been that one."""
+    return max(sides, key=rates.get) if all(side in rates for side in sides) else None
+
+
 def row(what, found, goal="", met=None):
     """A line of the table; `met` is None where there is no goal."""
     return {"what": what, "found": found, "goal": goal, "met": met}

@@ -28,6 +28,12 @@ class Figures(unittest.TestCase):
         for card in ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "processor", ""]:
             self.assertIsNone(figures.mfu(1.0, per_token, card))
 
+    def test_the_rival_is_the_quickest_when_all_are_measured(self):
+        rates = {"a": 1.0, "b": 3.0, "c": 9.0}
+        self.assertEqual(figures.rival(rates, ["a", "b"]), "b")
+        self.assertEqual(figures.rival(rates, {"b": "B", "a": "A"}), "b")
+        self.assertIsNone(figures.rival(rates, ["a", "b", "d"]))
+
     def test_numbers_are_short(self):
         for value, expected in [(None, "not measured"), (123456.7, "123,457"), (2800, "2,800"),
                                 (0.01234, "0.0123")]:

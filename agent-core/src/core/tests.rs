@@ -5,6 +5,7 @@ use crate::messages::{Gang, Lease};
 use proto::spec::Hang;
 use proto::{Attempt, Checkpoint, CommandSpec, Resources, Retries, Runner, TrialId, TrialSpec};
 
+mod gpus;
 mod laws;
 mod line;
 
@@ -40,34 +41,6 @@ fn an_outcome_is_repeated_until_a_reply_to_a_report_that_said_it() {
     lab.connect();
     assert_eq!(lab.report().ended.len(), 1, "a new session hears it again");
     lab.reply(1, &[]).expect(&[Effect::Settled { key: key("a", 1), outcome: completed() }]);
-}
-
-#[test]
-fn an_error_of_a_gpu_is_that_of_the_attempts_that_run_on_it() {
-    let mut lab = Lab::connected();
-    let on_gpu = |trial, cpu, gpu| {
-        let mut lease = lease(trial, 1, cpu);
-        lease.devices.gpus = vec![gpu];
-        lease
-    };
-    lab.put(Input::Xid { gpu: 0, number: 79 });
-    lab.assign(1, &[on_gpu("a", 0, 0), on_gpu("b", 1, 1), on_gpu("c", 2, 1)]);
-    // Neighbours that are killed, again and again, decide nothing and displace nothing.
-    for _ in 0..20 {
-        lab.put(Input::Xid { gpu: 1, number: 45 });
-    }
-    // The third waits for the second's GPU.
-    lab.put(Input::Xid { gpu: 1, number: 79 });
-    for trial in ["a", "b", "c"] {
-        lab.exit(trial, 1, Outcome::failed(FailureClass::Trial, "x"));
-    }
-    let class = |(_, outcome): &(AttemptKey, Outcome)| match outcome {
-        Outcome::Failed { class, .. } => *class,
-        Outcome::Completed { .. } | Outcome::Diverged { .. } => panic!("{outcome:?}"),
-    };
-    let classes: Vec<_> = lab.report().ended.iter().map(class).collect();
-    use FailureClass::{Infrastructure, Trial};
-    assert_eq!(classes, [Trial, Infrastructure, Trial]);
 }
 
 #[test]

@@ -43,7 +43,11 @@ impl Random {
                 let mut leases: Vec<Lease> = Vec::new();
                 for trial in ["a", "b", "c"] {
                     if self.below(2) == 0 {
-                        leases.push(lease(trial, 1 + self.below(3) as u32, self.below(3) as u32));
+                        let (attempt, cpu) = (1 + self.below(3) as u32, self.below(3) as u32);
+                        let mut lease = lease(trial, attempt, cpu);
+                        // Some fail on a GPU, whose word is awaited.
+                        lease.devices.gpus = if cpu == 2 { vec![0] } else { Vec::new() };
+                        leases.push(lease);
                     }
                 }
                 let unreadable = if self.below(5) == 0 {
