@@ -36,7 +36,7 @@ enum Blame {
 }
 
 /// Number, whose it is, what it means.
-const CATALOGUE: [(u64, Blame, &str); 15] = [
+const CATALOGUE: [(u64, Blame, &str); 16] = [
     (13, Blame::Program, "an exception in a kernel, such as an access out of bounds"),
     (31, Blame::Program, "a page fault: an access to an address that is not mapped"),
     (43, Blame::Program, "the GPU stopped processing after a fault of the program"),
@@ -50,14 +50,15 @@ const CATALOGUE: [(u64, Blame, &str); 15] = [
     (119, Blame::Machine, "the GPU's firmware did not answer in time"),
     (120, Blame::Machine, "an error of the GPU's firmware"),
     (140, Blame::Lost, "an error in GPU memory that cannot be mended; the GPU needs a reset"),
+    (149, Blame::Machine, "an NVLink failed"),
     (171, Blame::Machine, "an error in the GPU's DRAM that cannot be corrected"),
     (172, Blame::Machine, "an error in the GPU's SRAM that cannot be corrected"),
 ];
 
 // Left out: 45, the clean-up of a process that is gone, because it follows every kill too, so it
 // says nothing about who began; 63 and 92, memory that was mended, which harms no program; 8, 32,
-// 46 and 109, channels that stopped, which a program and the hardware do alike; 144 to 150, NVLinks
-// of Blackwell, which are mostly harmless, while those that are not bring a 48 with them.
+// 46 and 109, channels that stopped, which a program and the hardware do alike; 144 to 148 and 150,
+// NVLinks of Blackwell, which are mostly harmless, while those that are not bring another number.
 
 /// What a GPU's driver reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -35,8 +35,8 @@ fn bench(criterion: &mut Criterion) {
         let size = 3 * bytes.len();
         let snapshot = Snapshot {
             state: State::new(1, BlobId::from_hash(blake3::hash(b"text"))),
-            parameters: bytes.clone(),
-            moments: vec![bytes.clone(), bytes.clone()],
+            parameters: bytes.clone().into(),
+            moments: vec![bytes.clone().into(), bytes.clone().into()],
             second: None,
         };
         let all = 0..layout.entries().len();

@@ -1,7 +1,7 @@
 //! The CUDA driver, which may be absent.
 
 use crate::KernelError;
-use cudarc::driver::{CudaContext, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, sys};
 use std::sync::Arc;
 
 /// Whether the CUDA driver's library can be opened.
@@ -25,6 +25,42 @@ pub fn context(index: u32) -> Result<Arc<CudaContext>, KernelError> {
     Ok(CudaContext::new(index as usize)?)
 }
 
+/// The stream of a GPU that libtorch queues on.
+#[derive(Debug)]
+pub struct DefaultStream(Arc<CudaStream>);
+
+impl DefaultStream {
+    /// That of the GPU with this index.
+    ///
+    /// # Errors
+    /// There is no driver or no such GPU.
+    pub fn of(index: u32) -> Result<Self, KernelError> {
+        Ok(Self(context(index)?.default_stream()))
+    }
+
+    /// Marks the end of what is queued by now.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn mark(&self) -> Result<Mark, KernelError> {
+        Ok(Mark(self.0.record_event(None)?))
+    }
+}
+
+/// A place in the order of a stream.
+#[derive(Debug)]
+pub struct Mark(CudaEvent);
+
+impl Mark {
+    /// Waits until the GPU has done all that is before it.
+    ///
+    /// # Errors
+    /// Something of that failed.
+    pub fn wait(&self) -> Result<(), KernelError> {
+        Ok(self.0.synchronize()?)
+    }
+}
+
 /// The newest CUDA that the driver knows, for example 13000.
 ///
 /// # Errors
@@ -46,10 +82,11 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_and_not_a_panic() {
-        let error = context(4_000).map(drop);
-        match driver_present() {
-            true => assert!(matches!(error, Err(KernelError::Driver(_)))),
-            false => assert!(matches!(error, Err(KernelError::NoDriver))),
+        for error in [context(4_000).map(drop), DefaultStream::of(4_000).map(drop)] {
+            match driver_present() {
+                true => assert!(matches!(error, Err(KernelError::Driver(_)))),
+                false => assert!(matches!(error, Err(KernelError::NoDriver))),
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ mod error;
 mod read;
 mod write;
 
+pub use crate::download::Bytes;
 pub use error::{CheckpointError, Damage};
 pub use read::load;
 pub use write::save;
@@ -34,16 +35,16 @@ const _: () = assert!(cfg!(target_endian = "little"));
 /// Everything that the rest of a training depends on. Initial values, data order and nothing else
 /// is random, and both are functions of the seed, so the seed and the step are the whole state of
 /// randomness and of the position in the data.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct Snapshot {
     /// The small part.
     pub state: State,
     /// Bytes of all parameters, float32, in the layout's order.
-    pub parameters: Vec<u8>,
+    pub parameters: Bytes,
     /// The optimiser's moments, in its order.
-    pub moments: Vec<Vec<u8>>,
+    pub moments: Vec<Bytes>,
     /// Bytes of the second set of weights, like the parameters.
-    pub second: Option<Vec<u8>>,
+    pub second: Option<Bytes>,
 }
 
 /// A second set of weights beside the trained ones.

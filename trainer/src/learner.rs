@@ -2,11 +2,13 @@
 
 use crate::checkpoint::{Snapshot, State};
 use crate::data::{Text, Windows};
+use crate::download::{Download, Downloads};
 use crate::error::TrainError;
 use crate::model::{Cache, Model};
 use crate::operations::cross_entropy;
 use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters};
+use crate::writer::Taken;
 use proto::{Scoring, TrainSpec};
 use tch::{Device, Kind, Reduction, TchError, Tensor, no_grad};
 
@@ -19,6 +21,7 @@ pub(crate) struct Learner<'a> {
     optimizer: Optimizer,
     average: Option<Average>,
     device: Device,
+    downloads: Downloads,
 }
 
 /// The running mean of the weights: `mean <- decay mean + (1 - decay) weights` after every update,
@@ -30,17 +33,55 @@ struct Average {
     model: Model,
 }
 
-/// What one update found. The numbers stay on the device until somebody needs them.
+/// An update that the device may not have come to yet.
 #[derive(Debug)]
 pub(crate) struct Update {
     /// Number of the update, from 0.
     pub(crate) step: u64,
+    /// Loss and norm of the gradient.
+    numbers: Download,
+    learning_rate: f64,
+}
+
+/// What one update found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Number of the update, from 0.
+    pub(crate) step: u64,
     /// Mean loss of its batch in nats per token, before the update.
-    pub(crate) loss: Tensor,
+    pub(crate) loss: f64,
     /// Norm of the whole gradient before clipping.
-    pub(crate) gradient_norm: Tensor,
+    pub(crate) gradient_norm: f64,
     /// Learning rate.
     pub(crate) learning_rate: f64,
+}
+
+impl Update {
+    /// Update number `step` of these numbers, scalars, at `learning_rate`.
+    ///
+    /// # Errors
+    /// There is no memory for a copy of them.
+    pub(crate) fn new(
+        downloads: &Downloads,
+        step: u64,
+        numbers: [&Tensor; 2],
+        learning_rate: f64,
+    ) -> tch::Result<Self> {
+        Ok(Self { step, numbers: downloads.begin(numbers)?, learning_rate })
+    }
+
+    /// Waits for its numbers, not for anything that the device was asked to do afterwards.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(crate) fn finish(self) -> tch::Result<Found> {
+        let Self { step, numbers, learning_rate } = self;
+        let numbers = numbers.finish()?;
+        let numbers = numbers.iter().map(|number| number.f_double_value(&[]));
+        let numbers = numbers.collect::<tch::Result<Vec<_>>>()?;
+        let [loss, gradient_norm] = numbers[..] else { unreachable!("an update has two numbers") };
+        Ok(Found { step, loss, gradient_norm, learning_rate })
+    }
 }
 
 impl<'a> Learner<'a> {
@@ -93,6 +134,7 @@ impl<'a> Learner<'a> {
             average: average.transpose()?,
             parameters,
             device,
+            downloads: Downloads::of(device)?,
         })
     }
 
@@ -117,7 +159,7 @@ impl<'a> Learner<'a> {
             let _ = no_grad(|| mean.f_lerp_(self.parameters.flat(), 1.0 - average.decay))?;
         }
         let learning_rate = self.spec.optimizer.learning_rate() * rate_share;
-        Ok(Update { step, loss, gradient_norm, learning_rate })
+        Update::new(&self.downloads, step, [&loss, &gradient_norm], learning_rate)
     }
 
     /// Mean loss of `batch` over its scored tokens, and its gradient (N). In several parts, each
@@ -209,19 +251,11 @@ impl<'a> Learner<'a> {
         sum.f_double_value(&[])
     }
 
-    /// Everything that the rest of the training depends on, on the host.
-    pub(crate) fn snapshot(&self, state: &State) -> Result<Snapshot, TrainError> {
-        let copy = crate::parameters::bytes;
-        let snapshot = || {
-            let second = self.average.as_ref().map(|average| copy(average.parameters.flat()));
-            Ok::<_, TchError>(Snapshot {
-                state: state.clone(),
-                parameters: copy(self.parameters.flat())?,
-                moments: self.optimizer.moments().map(copy).collect::<tch::Result<_>>()?,
-                second: second.transpose()?,
-            })
-        };
-        snapshot().map_err(|source| TrainError::torch(self.spec, "copying the state", source))
+    /// Everything that the rest of the training depends on, as it is now.
+    pub(crate) fn snapshot(&self, state: &State) -> Result<Taken, TrainError> {
+        let average = self.average.as_ref().map(|average| &average.parameters);
+        Taken::begin(&self.downloads, state, &self.parameters, &self.optimizer, average)
+            .map_err(|source| TrainError::torch(self.spec, "copying the state", source))
     }
 
     fn tensors(&self, windows: &Windows) -> tch::Result<(Tensor, Tensor)> {

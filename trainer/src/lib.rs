@@ -60,6 +60,7 @@ mod check;
 pub mod checkpoint;
 pub mod data;
 pub mod device;
+mod download;
 mod error;
 pub mod generate;
 pub mod grpo;

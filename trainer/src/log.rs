@@ -1,9 +1,10 @@
 //! Losses, one by one for the state of the training and thinned out for people.
 
 use crate::checkpoint::State;
-use crate::learner::Update;
+use crate::learner::{Found, Update};
 use crate::train::Observer;
 use proto::TrainSpec;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tch::Device;
 
@@ -12,18 +13,32 @@ use tch::Device;
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// Losses behind the final `train_loss`.
 const RECENT_LOSSES_MAX: usize = 100;
-/// Updates that a GPU may be ahead of its losses: reading one waits for it. A loss that is not
+/// Updates whose losses nobody has read yet, on a GPU: reading one waits for it. A loss that is not
 /// finite is seen at most this many updates late.
 const PENDING_ON_GPU_MAX: usize = 64;
+/// Updates that a GPU always has before it: it works on the newest one while the losses before are
+/// read, and does not stand still.
+const AHEAD_ON_GPU: usize = 1;
 
 /// Reads the losses of updates and reports some of them.
 #[derive(Debug)]
 pub(crate) struct Log {
-    pending: Vec<Update>,
+    pending: VecDeque<Update>,
     pending_max: usize,
+    /// Updates that are left unread, but for the last one of all.
+    ahead: usize,
     last_step: u64,
     tokens_per_update: u64,
     reported: Option<Reported>,
+}
+
+/// What reading found.
+#[derive(Debug)]
+enum Read {
+    /// The newest that was read, if there was one.
+    Fine(Option<Found>),
+    /// Step of the first loss that is not finite.
+    Broken(u64),
 }
 
 #[derive(Debug)]
@@ -42,10 +57,15 @@ pub(crate) fn now() -> Instant {
 
 impl Log {
     pub(crate) fn new(spec: &TrainSpec, device: Device) -> Self {
+        // On the processor the loss is there already, and reading it costs nothing.
+        let [pending_max, ahead] = match device.is_cuda() {
+            true => [PENDING_ON_GPU_MAX, AHEAD_ON_GPU],
+            false => [1, 0],
+        };
         Self {
-            pending: Vec::new(),
-            // On the processor the loss is there already, and reading it costs nothing.
-            pending_max: if device.is_cuda() { PENDING_ON_GPU_MAX } else { 1 },
+            pending: VecDeque::new(),
+            pending_max,
+            ahead,
             last_step: spec.steps_max() - 1,
             tokens_per_update: spec.tokens_per_step(),
             reported: None,
@@ -61,36 +81,32 @@ impl Log {
         state: &mut State,
         observer: &mut dyn Observer,
     ) -> tch::Result<Option<u64>> {
-        let step = update.step;
-        let norm = update.gradient_norm.shallow_clone();
-        let rate = update.learning_rate;
-        self.pending.push(update);
-        let report = step == self.last_step
-            || self
-                .reported
-                .as_ref()
-                .is_none_or(|reported| now().duration_since(reported.at) >= REPORT_EVERY);
-        let mut broken = None;
-        if report || self.pending.len() >= self.pending_max {
-            broken = self.read(state, observer)?;
-        }
+        let is_last = update.step == self.last_step;
+        self.pending.push_back(update);
+        let is_due = |last: &Reported| now().duration_since(last.at) >= REPORT_EVERY;
+        let report = is_last || self.reported.as_ref().is_none_or(is_due);
+        let found = match report || self.pending.len() >= self.pending_max {
+            true => self.read(if is_last { 0 } else { self.ahead }, state, observer)?,
+            false => Read::Fine(None),
+        };
         let at = now();
         state.seconds += at.duration_since(begun).as_secs_f64();
-        if !report || broken.is_some() {
-            return Ok(broken);
-        }
-        if let Some(&loss) = state.recent_losses.back() {
-            observer.metric(step, "loss", loss);
-        }
-        observer.metric(step, "learning_rate", rate);
-        observer.metric(step, "gradient_norm", norm.f_double_value(&[])?);
+        let newest = match found {
+            Read::Broken(step) => return Ok(Some(step)),
+            Read::Fine(newest) => newest.filter(|_| report),
+        };
+        let Some(Found { step, loss, gradient_norm, learning_rate }) = newest else {
+            return Ok(None);
+        };
+        observer.metric(step, "loss", loss);
+        observer.metric(step, "learning_rate", learning_rate);
+        observer.metric(step, "gradient_norm", gradient_norm);
         if let Some(before) = &self.reported {
             let tokens = (step - before.step) * self.tokens_per_update;
             let seconds = state.seconds - before.seconds;
             observer.metric(step, "tokens_per_second", tokens as f64 / seconds);
         }
-        let seconds = state.seconds;
-        self.reported = Some(Reported { at, step, seconds });
+        self.reported = Some(Reported { at, step, seconds: state.seconds });
         Ok(None)
     }
 
@@ -105,23 +121,102 @@ impl Log {
             return Ok(None);
         }
         let begun = now();
-        let broken = self.read(state, observer);
+        let found = self.read(0, state, observer);
         state.seconds += now().duration_since(begun).as_secs_f64();
-        broken
+        match found? {
+            Read::Broken(step) => Ok(Some(step)),
+            Read::Fine(_) => Ok(None),
+        }
     }
 
-    fn read(&mut self, state: &mut State, observer: &mut dyn Observer) -> tch::Result<Option<u64>> {
-        for update in self.pending.drain(..) {
-            let loss = update.loss.f_double_value(&[])?;
-            if !loss.is_finite() {
-                observer.metric(update.step, "loss", loss);
-                return Ok(Some(update.step));
+    /// Reads all but the newest `ahead`; reports a loss that is not finite.
+    fn read(
+        &mut self,
+        ahead: usize,
+        state: &mut State,
+        observer: &mut dyn Observer,
+    ) -> tch::Result<Read> {
+        let count = self.pending.len().saturating_sub(ahead);
+        let mut newest = None;
+        for update in self.pending.drain(..count) {
+            let found = update.finish()?;
+            if !found.loss.is_finite() {
+                observer.metric(found.step, "loss", found.loss);
+                return Ok(Read::Broken(found.step));
             }
             if state.recent_losses.len() == RECENT_LOSSES_MAX {
                 state.recent_losses.pop_front();
             }
-            state.recent_losses.push_back(loss);
+            state.recent_losses.push_back(found.loss);
+            newest = Some(found);
         }
-        Ok(None)
+        Ok(Read::Fine(newest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::download::Downloads;
+    use proto::{BlobId, Checkpoint};
+    use tch::Tensor;
+
+    #[derive(Default)]
+    struct Told(Vec<(u64, String, f64)>);
+
+    impl Observer for Told {
+        fn metric(&mut self, step: u64, name: &str, value: f64) {
+            self.0.push((step, name.to_owned(), value));
+        }
+        fn checkpoint(&mut self, _: Checkpoint) {}
+        fn note(&mut self, _: &str) {}
+        fn stop_requested(&self) -> bool {
+            false
+        }
+    }
+
+    /// What is told of updates with these losses, the losses that the state has in the end, and
+    /// the step that ended it.
+    fn run(losses: &[f64], ahead: usize) -> (Vec<(u64, f64)>, Vec<f64>, Option<u64>) {
+        let mut log = Log {
+            pending: VecDeque::new(),
+            pending_max: 64,
+            ahead,
+            last_step: losses.len() as u64 - 1,
+            tokens_per_update: 1,
+            reported: None,
+        };
+        let mut state = State::new(1, BlobId::from_hash(blake3::hash(b"text")));
+        let (mut told, mut broken) = (Told::default(), None);
+        let downloads = Downloads::of(Device::Cpu).unwrap();
+        for (step, loss) in losses.iter().enumerate() {
+            let [loss, norm] = [*loss, 0.5].map(|x| Tensor::from_slice(&[x]).view([0i64; 0]));
+            let update = Update::new(&downloads, step as u64, [&loss, &norm], 0.1).unwrap();
+            broken = broken.or(log.record(update, now(), &mut state, &mut told).unwrap());
+        }
+        let of_loss = told.0.into_iter().filter(|(_, name, _)| name == "loss");
+        let told = of_loss.map(|(step, _, loss)| (step, loss)).collect();
+        (told, state.recent_losses.into(), broken)
+    }
+
+    // Goal: the first and the last update are told with their own numbers, whether a device works
+    // ahead or not, and no loss is left out of the state. All in less than a report's time.
+    #[test]
+    fn every_loss_counts_and_the_first_and_the_last_are_told() {
+        for ahead in [0, 1, 2] {
+            let (told, losses, broken) = run(&[5.0, 4.0, 3.0, 2.0], ahead);
+            assert_eq!(told, [(0, 5.0), (3, 2.0)], "{ahead}");
+            assert_eq!((losses, broken), (vec![5.0, 4.0, 3.0, 2.0], None), "{ahead}");
+            assert_eq!(run(&[5.0], ahead).0, [(0, 5.0)]);
+        }
+    }
+
+    #[test]
+    fn the_first_loss_that_is_none_ends_it() {
+        for ahead in [0, 1] {
+            let (told, losses, broken) = run(&[5.0, f64::INFINITY, 3.0, 2.0], ahead);
+            assert_eq!((told.last().unwrap().0, broken), (1, Some(1)), "{ahead}");
+            assert_eq!(losses[0], 5.0);
+        }
     }
 }

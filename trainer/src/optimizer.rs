@@ -16,7 +16,7 @@
 
 mod muon;
 
-use crate::checkpoint::MomentPlace;
+use crate::checkpoint::{Bytes, MomentPlace};
 use crate::operations::{self, Moved};
 use crate::parameters::{Entry, Layout, Parameters};
 use proto::{AdamW, Lion, Muon, Rest, Sgd};
@@ -106,7 +106,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// libtorch has no memory for them.
-    pub(crate) fn set_moments(&mut self, moments: &[Vec<u8>]) -> tch::Result<()> {
+    pub(crate) fn set_moments(&mut self, moments: &[Bytes]) -> tch::Result<()> {
         let places = self.parts.iter_mut().flat_map(|part| &mut part.moments);
         for (place, bytes) in places.zip(moments) {
             place.f_copy_(&Tensor::f_from_data_size(bytes, &place.size(), Kind::Float)?)?;

@@ -1,16 +1,66 @@
 //! Checkpoints written on a thread of their own, while the training goes on.
 
-use crate::checkpoint::{Contents, Snapshot, save};
+use crate::checkpoint::{Bytes, Contents, Snapshot, State, save};
+use crate::download::{Download, Downloads};
 use crate::error::TrainError;
+use crate::optimizer::Optimizer;
+use crate::parameters::Parameters;
 use crate::train::{Observer, Setting};
 use proto::Checkpoint;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::Scope;
 
+/// A state on its way from the device to the host.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    state: State,
+    /// How many of the copies are moments; parameters before them, a second set behind them.
+    moments: usize,
+    download: Download,
+}
+
+impl Taken {
+    /// Begins to copy everything that the rest of a training depends on.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(crate) fn begin(
+        downloads: &Downloads,
+        state: &State,
+        parameters: &Parameters,
+        optimizer: &Optimizer,
+        second: Option<&Parameters>,
+    ) -> tch::Result<Self> {
+        let sets = [parameters.flat()].into_iter().chain(optimizer.moments());
+        let sets = sets.chain(second.map(Parameters::flat));
+        let moments = optimizer.moments().count();
+        Ok(Self { state: state.clone(), moments, download: downloads.begin(sets)? })
+    }
+
+    /// Waits until all of it is there.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(crate) fn finish(self) -> Result<Snapshot, TrainError> {
+        let doing = "copying the state to the host";
+        let failed = |source| TrainError::Torch { doing: doing.to_owned(), source };
+        let copies = self.download.finish().map_err(failed)?;
+        let mut copies = copies.into_iter().map(Bytes::of);
+        let parameters = copies.next().transpose().map_err(failed)?;
+        let moments = copies.by_ref().take(self.moments).collect::<tch::Result<_>>();
+        Ok(Snapshot {
+            state: self.state,
+            parameters: parameters.unwrap_or_else(|| Vec::new().into()),
+            moments: moments.map_err(failed)?,
+            second: copies.next().transpose().map_err(failed)?,
+        })
+    }
+}
+
 /// Writes one snapshot at a time. Its thread ends when this is dropped and the last one is written.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    snapshots: Sender<Snapshot>,
+    snapshots: Sender<Taken>,
     written: Receiver<Result<Checkpoint, TrainError>>,
     busy: bool,
 }
@@ -22,13 +72,15 @@ impl Writer {
         setting: &'scope Setting<'_>,
         contents: Contents<'scope>,
     ) -> Self {
-        let (snapshots, orders) = channel::<Snapshot>();
+        let (snapshots, orders) = channel::<Taken>();
         let (reports, written) = channel();
         scope.spawn(move || {
             let Setting { checkpoints, attempt, agent, .. } = *setting;
-            for snapshot in orders {
-                let saved = save(checkpoints, attempt, agent, &contents, &snapshot);
-                if reports.send(saved.map_err(TrainError::from)).is_err() {
+            for taken in orders {
+                let saved = taken.finish().and_then(|snapshot| {
+                    Ok(save(checkpoints, attempt, agent, &contents, &snapshot)?)
+                });
+                if reports.send(saved).is_err() {
                     break; // Nobody listens: the training panicked.
                 }
             }
@@ -51,11 +103,11 @@ impl Writer {
         }
     }
 
-    /// Begins to write `snapshot`. The writer is free: never are there two in memory.
-    pub(crate) fn write(&mut self, snapshot: Snapshot) {
+    /// Begins to write `taken`. The writer is free: never are there two in memory.
+    pub(crate) fn write(&mut self, taken: Taken) {
         debug_assert!(!self.busy);
         // It fails only if the thread panicked, which the scope passes on.
-        self.busy = self.snapshots.send(snapshot).is_ok();
+        self.busy = self.snapshots.send(taken).is_ok();
     }
 
     /// Waits for the snapshot that is being written, if there is one.

@@ -1,7 +1,8 @@
 //! From a folder to a snapshot, or to the reason why not.
 
 use super::{
-    CheckpointError, Contents, Damage, FORMAT, MODEL, OPTIMIZER, STATE, Second, Snapshot, State,
+    Bytes, CheckpointError, Contents, Damage, FORMAT, MODEL, OPTIMIZER, STATE, Second, Snapshot,
+    State,
 };
 use crate::parameters::{Entry, VALUE_BYTES};
 use proto::{BlobId, Checkpoint};
@@ -91,7 +92,7 @@ fn decode(
     content: &[u8],
     entries: &[Entry],
     prefix: &str,
-) -> Result<Vec<u8>, CheckpointError> {
+) -> Result<Bytes, CheckpointError> {
     let path = || path.to_owned();
     let tensors = SafeTensors::deserialize(content)
         .map_err(|source| CheckpointError::Decode { path: path(), source })?;
@@ -113,5 +114,5 @@ fn decode(
         }
         bytes.extend_from_slice(tensor.data());
     }
-    Ok(bytes)
+    Ok(bytes.into())
 }

@@ -71,7 +71,7 @@ pub fn save(
     let all = contents.layout.entries();
     let places = contents.moments.iter().zip(&snapshot.moments);
     let moments: Vec<Group<'_>> = places
-        .map(|(place, bytes)| (place.prefix, &all[place.entries.clone()], bytes.as_slice()))
+        .map(|(place, bytes)| (place.prefix, &all[place.entries.clone()], &**bytes))
         .collect();
     let mut files =
         vec![tensors(MODEL, &[("", all, &snapshot.parameters)])?, tensors(OPTIMIZER, &moments)?];

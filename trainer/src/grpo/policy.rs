@@ -4,12 +4,14 @@ use super::loss::{Tokens, advantages, clipped_share, k3, loss};
 use super::problems::{ProblemSet, number};
 use crate::checkpoint::{Snapshot, State};
 use crate::data::NOT_SCORED;
+use crate::download::Downloads;
 use crate::error::TrainError;
 use crate::generate::{Request, Sampler, generate};
 use crate::model::Model;
 use crate::optimizer::Optimizer;
-use crate::parameters::{Layout, Parameters, bytes};
+use crate::parameters::{Layout, Parameters};
 use crate::permutation::Permutation;
+use crate::writer::Taken;
 use proto::grpo::{END_OF_TEXT, Variant};
 use proto::{AdamW, GrpoSpec, Precision};
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
@@ -29,6 +31,7 @@ pub(super) struct Trainee<'a> {
     reference: Parameters,
     reference_model: Model,
     device: Device,
+    downloads: Downloads,
 }
 
 /// What one step found, by name.
@@ -82,7 +85,7 @@ impl<'a> Trainee<'a> {
         let rewarded = snapshot.state.step > spec.supervised.steps;
         let optimizer = if rewarded { &spec.policy.optimizer } else { &spec.supervised.optimizer };
         let values = &snapshot.parameters;
-        let values = [values, snapshot.second.as_ref().unwrap_or(values)];
+        let values = [&**values, snapshot.second.as_ref().unwrap_or(values)];
         let of = (spec, problems, snapshot.state.seed);
         let restore = || {
             let mut trainee = Self::build(of, layout, values, optimizer, device)?;
@@ -95,7 +98,7 @@ impl<'a> Trainee<'a> {
     fn build(
         (spec, problems, seed): (&'a GrpoSpec, &'a ProblemSet, u64),
         layout: Layout,
-        [values, reference]: [&Vec<u8>; 2],
+        [values, reference]: [&[u8]; 2],
         optimizer: &AdamW,
         device: Device,
     ) -> tch::Result<Self> {
@@ -111,6 +114,7 @@ impl<'a> Trainee<'a> {
             parameters,
             reference,
             device,
+            downloads: Downloads::of(device)?,
         })
     }
 
@@ -310,17 +314,11 @@ impl<'a> Trainee<'a> {
         *hasher.finalize().as_bytes()
     }
 
-    /// Everything that the rest of the training depends on, on the host.
-    pub(super) fn snapshot(&self, state: &State) -> Result<Snapshot, TrainError> {
-        let snapshot = || {
-            Ok(Snapshot {
-                state: state.clone(),
-                parameters: bytes(self.parameters.flat())?,
-                moments: self.optimizer.moments().map(bytes).collect::<tch::Result<_>>()?,
-                second: Some(bytes(self.reference.flat())?),
-            })
-        };
-        snapshot().map_err(|source| self.torch("copying the state", source))
+    /// Everything that the rest of the training depends on, as it is now.
+    pub(super) fn snapshot(&self, state: &State) -> Result<Taken, TrainError> {
+        let second = Some(&self.reference);
+        Taken::begin(&self.downloads, state, &self.parameters, &self.optimizer, second)
+            .map_err(|source| self.torch("copying the state", source))
     }
 
     fn torch(&self, doing: &str, source: tch::TchError) -> TrainError {
