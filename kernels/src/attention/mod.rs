@@ -15,7 +15,7 @@
 //! [`processor::LANES`] queries stand side by side in vectors, and their scores with all keys
 //! before them stay in the first cache. A key after the last of these queries costs nothing, and
 //! with scores transposed no sum runs across a vector. The time is that of 2 products of S^2 / 2
-//! times hd forward, 5 backward. `benches/RESULTS.md` has the speed beside libtorch's.
+//! times hd forward, 5 backward.
 
 mod columns;
 pub mod processor;
