@@ -37,6 +37,8 @@ pub struct Optimizer {
     clip: Option<f64>,
     /// Most values that are moved at once.
     piece: i64,
+    /// What Muon's matrices are made orthogonal in.
+    newton_schulz: Kind,
     parts: Vec<Part>,
 }
 
@@ -89,12 +91,12 @@ impl Optimizer {
             Ok(Part { rule, place, moments })
         };
         let parts = parts(config, layout).into_iter().map(part).collect::<tch::Result<_>>()?;
-        let piece = match parameters.flat().device() {
-            Device::Cpu => PIECE_VALUES,
+        let (piece, newton_schulz) = match parameters.flat().device() {
+            Device::Cpu => (PIECE_VALUES, Kind::Float),
             // There the number of launches counts.
-            Device::Cuda(_) | Device::Mps | Device::Vulkan => i64::MAX,
+            Device::Cuda(_) | Device::Mps | Device::Vulkan => (i64::MAX, Kind::BFloat16),
         };
-        Ok(Self { clip: config.clip(), piece, parts })
+        Ok(Self { clip: config.clip(), piece, newton_schulz, parts })
     }
 
     /// Every moment, each (sum of its tensors' lengths), in the order of [`moment_places`].
@@ -134,6 +136,7 @@ impl Optimizer {
                 clip: self.clip.map(|clip| clip_factor(&norm, clip)).transpose()?,
                 share: rate_share,
                 t,
+                newton_schulz: self.newton_schulz,
             };
             for part in &mut self.parts {
                 part.step(parameters, &update, self.piece)?;
@@ -195,6 +198,7 @@ struct Update<'a> {
     /// Of each rule's peak learning rate.
     share: f64,
     t: u64,
+    newton_schulz: Kind,
 }
 
 /// `min(1, clip / (norm + 1e-6))`, a scalar tensor.
@@ -260,7 +264,7 @@ impl Piece {
         if let Some(clip) = &update.clip {
             let _ = self.gradient.f_mul_(clip)?;
         }
-        let Update { share, t, .. } = *update;
+        let Update { share, t, newton_schulz, .. } = *update;
         let Self { values, rounded, gradient, decayed, .. } = self;
         let moved = values.shallow_clone();
         match (rule, self.moments.as_mut_slice()) {
@@ -274,7 +278,8 @@ impl Piece {
                 sgd(config, velocity, values, gradient, decayed, share)
             }
             (Rule::Muon(config), [moment]) => {
-                muon::step(config, moment, &values, &gradient, entries, share)
+                let how = (share, newton_schulz);
+                muon::step(config, moment, &values, &gradient, entries, how)
             }
             (Rule::AdamW(_) | Rule::Lion(_) | Rule::Sgd(_) | Rule::Muon(_), _) => {
                 unreachable!("a part is made with its rule's moments")

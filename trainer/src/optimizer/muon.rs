@@ -5,7 +5,9 @@
 //! p <- p (1 - lr decay)           p <- p - lr scale orthogonalise(u)
 //! ```
 //! The moment is a mean, as in PyTorch; Jordan's own code keeps the sum `b m + g`, which points the
-//! same way, and only the direction counts. Newton-Schulz is computed in bfloat16, as in both.
+//! same way, and only the direction counts. On a GPU Newton-Schulz is computed in bfloat16, as in
+//! both. On a processor it is computed in float32: few have instructions for products of bfloat16,
+//! and without them libtorch's are 30 to 40 times slower.
 
 use super::matrix;
 use crate::parameters::Entry;
@@ -24,14 +26,15 @@ pub(super) fn moves(entry: &Entry) -> bool {
     entry.shape.len() == 2 && entry.name.starts_with("layers.")
 }
 
-/// One update of `entries`, whose `values`, `gradient` and `moment` are (sum of their lengths).
+/// One update of `entries`, whose `values`, `gradient` and `moment` are (sum of their lengths), with
+/// Newton-Schulz in `kind`.
 pub(super) fn step(
     config: &Muon,
     moment: &mut Tensor,
     values: &Tensor,
     gradient: &Tensor,
     entries: &[Entry],
-    share: f64,
+    (share, kind): (f64, Kind),
 ) -> tch::Result<()> {
     let learning_rate = config.learning_rate * share;
     let _ = moment.f_lerp_(gradient, 1.0 - config.momentum)?;
@@ -43,7 +46,7 @@ pub(super) fn step(
     let _ = values.shallow_clone().f_mul_scalar_(1.0 - learning_rate * config.weight_decay)?;
     let first = entries.first().map_or(0, |entry| entry.start);
     for entry in entries {
-        let change = orthogonalise(&matrix(&ahead, entry, first)?, Kind::BFloat16)?;
+        let change = orthogonalise(&matrix(&ahead, entry, first)?, kind)?;
         let rate = learning_rate * scale(config.scale, entry);
         let change = change.f_to_kind(Kind::Float)?.f_mul_scalar(rate)?;
         let _ = matrix(values, entry, first)?.f_sub_(&change)?;
