@@ -8,7 +8,7 @@
 //!
 //! What members must agree on, they say to each other before every step: whether one of them was
 //! asked to stop, or found a loss that is none, and whether rank 0's time is up. What only rank 0
-//! does (held-out losses, checkpoints, reports), the others await with [`Group::from_first`]; what
+//! does (held-out losses, checkpoints, reports), the others await with [`Group::by_first`]; what
 //! fails there, or anywhere, is told to all before the connections end.
 //!
 //! * [`rendezvous`]: how they find each other; [`link`]: one connection, watched.
@@ -187,16 +187,16 @@ impl Group {
     }
 
     /// What `work` gives on rank 0; everyone else waits for it.
-    pub(crate) fn from_first<const N: usize>(
+    pub(crate) fn by_first<const N: usize>(
         &mut self,
         work: impl FnOnce() -> Result<[f64; N], TrainError>,
     ) -> Result<[f64; N], TrainError> {
         let Self::Of(peers, _) = self else { return work() };
         if peers.rank() > 0 {
-            return Ok(peers.numbers_from(0)?);
+            return Ok(peers.receive_numbers(0)?);
         }
         let numbers = work()?;
-        peers.numbers_to_all(numbers);
+        peers.broadcast_numbers(numbers);
         Ok(numbers)
     }
 
@@ -211,7 +211,7 @@ impl Group {
     /// Gives `pieces` to all others.
     pub(crate) fn hand_out(&mut self, pieces: impl IntoIterator<Item = Vec<u8>>) {
         if let Self::Of(peers, _) = self {
-            pieces.into_iter().for_each(|piece| peers.to_all(piece));
+            pieces.into_iter().for_each(|piece| peers.broadcast(piece));
         }
     }
 
@@ -219,7 +219,7 @@ impl Group {
     pub(crate) fn take(&mut self, rank: u32) -> Result<Vec<u8>, ParallelError> {
         match self {
             Self::Alone => Ok(Vec::new()),
-            Self::Of(peers, _) => peers.from(rank),
+            Self::Of(peers, _) => peers.receive(rank),
         }
     }
 
@@ -269,10 +269,10 @@ fn join_gpus(peers: &mut Peers) -> Result<Communicator, ParallelError> {
     let id = match peers.rank() {
         0 => {
             let id = nccl::unique_id()?;
-            peers.to_all(id.to_vec());
+            peers.broadcast(id.to_vec());
             id
         }
-        _ => peers.array_from(0)?,
+        _ => peers.receive_array(0)?,
     };
     Ok(Communicator::join(id, peers.rank(), peers.size())?)
 }

@@ -257,13 +257,13 @@ fn steps(
             return finish(spec, (text, writer), &learner, state, group, observer);
         }
         if measures {
-            let found = group.from_first(|| measure(spec, text, &learner, &mut state, observer))?;
+            let found = group.by_first(|| measure(spec, text, &learner, &mut state, observer))?;
             if let Some(end) = unmeasurable(step, found) {
                 return Ok(end);
             }
         }
         if agreed.stop {
-            group.from_first(|| save(writer, &learner, &state, observer).map(|_| []))?;
+            group.by_first(|| save(writer, &learner, &state, observer).map(|_| []))?;
             return Ok(End::Stopped { step });
         }
         if saves_now && broken.is_none() {
@@ -349,7 +349,7 @@ fn finish(
     observer: &mut dyn Observer,
 ) -> Result<End, TrainError> {
     let (step, mut checkpoint) = (state.step, None);
-    let found = group.from_first(|| {
+    let found = group.by_first(|| {
         if spec.validation.scoring == Scoring::TokenByToken {
             // It takes so long that losing the training to it would be a pity.
             save(writer, learner, &state, observer)?;

@@ -56,14 +56,14 @@ impl Peers {
     }
 
     /// Sends `content` to all others.
-    pub(super) fn to_all(&mut self, content: Vec<u8>) {
+    pub(super) fn broadcast(&mut self, content: Vec<u8>) {
         self.exchange += 1;
         let content = Arc::new(content);
         self.links.values().for_each(|link| link.send(self.exchange, Arc::clone(&content)));
     }
 
     /// What `rank` sends to all others.
-    pub(super) fn from(&mut self, rank: u32) -> Result<Vec<u8>, ParallelError> {
+    pub(super) fn receive(&mut self, rank: u32) -> Result<Vec<u8>, ParallelError> {
         self.exchange += 1;
         match self.links.get(&rank) {
             Some(link) => link.receive(self.exchange),
@@ -71,23 +71,23 @@ impl Peers {
         }
     }
 
-    /// As [`from`](Self::from), of a known length.
-    pub(super) fn array_from<const N: usize>(
+    /// As [`receive`](Self::receive), of a known length.
+    pub(super) fn receive_array<const N: usize>(
         &mut self,
         rank: u32,
     ) -> Result<[u8; N], ParallelError> {
-        array(rank, self.from(rank)?)
+        array(rank, self.receive(rank)?)
     }
 
-    pub(super) fn numbers_to_all<const N: usize>(&mut self, numbers: [f64; N]) {
-        self.to_all(numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
+    pub(super) fn broadcast_numbers<const N: usize>(&mut self, numbers: [f64; N]) {
+        self.broadcast(numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
     }
 
-    pub(super) fn numbers_from<const N: usize>(
+    pub(super) fn receive_numbers<const N: usize>(
         &mut self,
         rank: u32,
     ) -> Result<[f64; N], ParallelError> {
-        let bytes = self.from(rank)?;
+        let bytes = self.receive(rank)?;
         let numbers = bytes.chunks_exact(size_of::<f64>()).map(|bytes| {
             let mut number = [0; size_of::<f64>()];
             number.copy_from_slice(bytes);
