@@ -29,7 +29,7 @@ pub enum NcclError {
         reason: String,
     },
     /// It refused.
-    #[error("NCCL failed {doing}: {reason}; NCCL_DEBUG=INFO in the environment says more")]
+    #[error("NCCL failed {doing}: {reason}")]
     Refused {
         /// What was tried.
         doing: &'static str,
@@ -209,7 +209,7 @@ impl Communicator {
     }
 
     /// Sends and receives all of these at once, after what the stream has to do before.
-    fn exchange(&self, sends: &[Way], receives: &[Way]) -> Result<(), NcclError> {
+    pub(super) fn exchange(&self, sends: &[Way], receives: &[Way]) -> Result<(), NcclError> {
         let comm = self.comm.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Pointer(comm)) = &*comm else { return Err(NcclError::Aborted) };
         let functions = self.functions;

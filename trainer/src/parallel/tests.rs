@@ -280,10 +280,14 @@ fn who_is_asked_to_stop_does_not_wait() {
     }
 }
 
-// Goal: without NCCL all members are told at once, with what to do; with it one can join alone.
+// Goal: without NCCL all members are told at once, with what to do; with it and a GPU one can join
+// alone.
 #[test]
+#[expect(clippy::print_stderr, reason = "a skipped part of a test says so")]
 fn gpus_need_nccl() {
-    match nccl::unique_id() {
+    // Loads the part for CUDA, beside which NCCL is, where there is a driver.
+    let gpus = crate::environment().gpus;
+    match nccl::version() {
         Err(error) => {
             assert!(error.to_string().contains("libnccl.so.2 cannot be loaded"), "{error}");
             let port = free_port();
@@ -301,12 +305,27 @@ fn gpus_need_nccl() {
                 }
             });
         }
-        Ok(id) if tch::Cuda::device_count() > 0 => {
+        Ok(version) if gpus.is_ok_and(|count| count > 0) => {
+            assert!(version >= 20_700, "{version}");
+            let id = nccl::unique_id().unwrap();
             let alone = Communicator::join(id, 0, 1).unwrap();
             let vector = Tensor::from_slice(&[1f32, 2.0, 3.0]).to_device(Device::Cuda(0));
             let sum = alone.sum(vector).unwrap().to_device(Device::Cpu);
             assert_eq!(numbers(&sum), [1.0, 2.0, 3.0]);
+            // To itself, which is the way that it takes to others.
+            let sent = Tensor::from_slice(&[4f32, 5.0]).to_device(Device::Cuda(0));
+            let received = sent.zeros_like();
+            let ways = [&sent, &received].map(|tensor| [(0, tensor.shallow_clone())]);
+            alone.exchange(&ways[0], &ways[1]).unwrap();
+            assert_eq!(numbers(&received.to_device(Device::Cpu)), [4.0, 5.0]);
+            alone.abort();
+            assert!(matches!(alone.exchange(&ways[0], &ways[1]), Err(NcclError::Aborted)));
         }
-        Ok(_) => {}
+        Ok(version) => {
+            let id = nccl::unique_id().unwrap();
+            let refused = Communicator::join(id, 0, 1).err().unwrap();
+            assert!(matches!(refused, NcclError::Refused { .. }), "{refused}");
+            eprintln!("skipped: NCCL {version}, but no GPU ({refused})");
+        }
     }
 }
