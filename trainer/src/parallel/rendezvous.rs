@@ -17,8 +17,8 @@ pub(super) const COME_WITHIN: Duration = Duration::from_secs(1_800);
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// Longest time between a connection and its whole hello; it is sent at once.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// Longest time that rank 0 takes to welcome who comes: it does nothing else meanwhile. What listens
-/// there and does not, is another program.
+/// Longest time that rank 0 takes to welcome who comes: it does nothing else meanwhile. What
+/// listens there and does not, is another program.
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 /// Connections at a time that have not said who they are. A scan has no use for more.
 const STRANGERS_MAX: usize = 64;
