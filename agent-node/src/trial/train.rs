@@ -19,9 +19,9 @@ use trainer::{CheckpointEvery, Device, End, Membership, Observer, Setting, Train
 const MTBF_UNKNOWN: Duration = Duration::from_secs(24 * 3_600);
 
 /// How long a member of a gang that was asked to stop waits before it says that it did, if it is
-/// not the first. The coordinator takes the first end that it hears for that of the attempt, and shall
-/// have heard of the first member's checkpoint before. Several times what a report takes, and short
-/// against the grace that a stop has.
+/// not the first. The coordinator takes the first end that it hears for that of the attempt, and
+/// shall have heard of the first member's checkpoint before. Several times what a report takes,
+/// and short against the grace that a stop has.
 const LEADER_FIRST: Duration = Duration::from_secs(1);
 /// How often a member that nobody has asked yet looks whether somebody has.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
