@@ -61,6 +61,7 @@ pub(crate) fn examine(version: String) -> Findings {
     let mut checks = vec![libtorch(&torch), cpus(), memory(), driver(), gpus()];
     checks.push(cuda_in_libtorch(&torch));
     checks.push(nvrtc());
+    checks.push(nccl());
     Findings { version, checks }
 }
 
@@ -166,6 +167,19 @@ fn cuda_in_libtorch(torch: &trainer::Environment) -> Check {
             state: State::Broken,
             found: error.to_string(),
             advice: "put the lib folder of PyTorch 2.11 with CUDA on LD_LIBRARY_PATH",
+        },
+    }
+}
+
+fn nccl() -> Check {
+    let name = "nccl";
+    match trainer::parallel::nccl_version() {
+        Ok(version) => Check { name, state: State::Works, found: version.to_string(), advice: "" },
+        Err(error) => Check {
+            name,
+            state: State::Absent,
+            found: error.to_string(),
+            advice: "only trainings by several GPUs together need it",
         },
     }
 }

@@ -157,7 +157,12 @@ impl Lifeline {
         if self.time_out_at.is_some_and(|end| end <= clock::now()) {
             return Some(StopCause::TimeOut);
         }
-        self.stop.load(Ordering::Acquire).then_some(StopCause::Asked)
+        self.is_asked_to_stop().then_some(StopCause::Asked)
+    }
+
+    /// Whether the agent asked for the end.
+    pub(crate) fn is_asked_to_stop(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
     }
 
     /// How an attempt ended that obeyed.

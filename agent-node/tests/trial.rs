@@ -8,7 +8,7 @@ mod support;
 #[path = "support/trial.rs"]
 mod trial;
 
-use agent_core::TrialEnd;
+use agent_core::{Gang, TrialEnd};
 use agent_keeper::clock;
 use agent_keeper::order::{Control, TrialRecord};
 use keeper::KEEPER;
@@ -17,11 +17,12 @@ use proto::grpo::{
 };
 use proto::train::NUMERICS_VERSION;
 use proto::{
-    AdamW, BlobId, BlobRef, CommandSpec, DataSpec, FailureClass, GrpoSpec, Mlp, ModelSpec, Norm,
-    Optimizer, Outcome, Packing, Positions, Resources, Retries, Runner, Schedule, TokenFormat,
-    TrainSpec, TrialSpec, Validation, Value,
+    AdamW, BlobId, BlobRef, Checkpoint, CommandSpec, DataSpec, FailureClass, GrpoSpec, Mlp,
+    ModelSpec, Norm, Optimizer, Outcome, Packing, Positions, Resources, Retries, Runner, Schedule,
+    TokenFormat, TrainSpec, TrialSpec, Validation, Value,
 };
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use support::{AGENT, assert_dies, eventually};
@@ -233,13 +234,7 @@ fn a_policy_that_was_killed_goes_on_to_the_same_bits() {
 fn check_killed(spec: TrialSpec, text: &[u8], metric: &str) {
     let (_, undisturbed) = Trial::start_with(spec.clone(), HOUR_MS, text, Vec::new()).finish();
     let mut killed = Trial::start_with(spec.clone(), HOUR_MS, text, Vec::new());
-    let checkpoint = loop {
-        match killed.next_record().expect("it ended before its first checkpoint") {
-            TrialRecord::Checkpoint(checkpoint) => break checkpoint,
-            TrialRecord::Started | TrialRecord::Metric(_) => {}
-            TrialRecord::Ended(end) => panic!("{end:?}: {}", killed.log()),
-        }
-    };
+    let checkpoint = killed.next_checkpoint();
     killed.child.kill().unwrap();
     assert_eq!(killed.exit().signal(), Some(9));
     let mut resumed = Trial::start_with(spec, HOUR_MS, text, vec![checkpoint.clone()]);
@@ -247,6 +242,71 @@ fn check_killed(spec: TrialSpec, text: &[u8], metric: &str) {
     let first = points.iter().find(|(name, ..)| name == "loss").map_or(u64::MAX, |p| p.1);
     assert!(first >= checkpoint.step, "it began again at step {first}: {}", resumed.log());
     assert_eq!(bits(end, metric), bits(undisturbed, metric));
+}
+
+/// Two members of one training, of which the second may go on from `resume`.
+fn gang(spec: &TrialSpec, text: &[u8], resume: &[Checkpoint]) -> [Trial; 2] {
+    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let master_port = free.local_addr().unwrap().port();
+    drop(free);
+    [0, 1].map(|rank| {
+        let gang = Gang { world_size: 2, master_addr: "localhost".into(), master_port };
+        let resume = if rank == 1 { resume.to_vec() } else { Vec::new() };
+        Trial::start_member(spec.clone(), HOUR_MS, text, resume, (rank, Some(gang)))
+    })
+}
+
+/// What the first member of a gang finds; the second says that it ended well, and no more.
+#[track_caller]
+fn trained([mut first, mut second]: [Trial; 2]) -> u64 {
+    let (points, end) = first.finish();
+    assert!(!points.is_empty(), "{}", first.log());
+    assert_eq!(second.finish(), (Vec::new(), Some(completed(BTreeMap::new()))), "{}", second.log());
+    bits(end, "validation_loss")
+}
+
+#[test]
+fn a_gang_ends_when_a_member_is_killed_and_goes_on_to_the_same_bits() {
+    let text: Vec<u8> = (0..20_000_u32).map(|index| (index * index % 251) as u8).collect();
+    let spec = training(&text);
+    let undisturbed = trained(gang(&spec, &text, &[]));
+    let [mut first, mut second] = gang(&spec, &text, &[]);
+    let checkpoint = first.next_checkpoint();
+    second.child.kill().unwrap();
+    let (_, end) = first.finish();
+    let Some(TrialEnd::Outcome(Outcome::Failed { class, message })) = end else {
+        panic!("{end:?}: {}", first.log())
+    };
+    assert_eq!(class, FailureClass::Infrastructure);
+    assert!(message.starts_with("lost rank 1"), "{message}");
+    // The first has lost its memory, and gets what the second has.
+    assert_eq!(trained(gang(&spec, &text, &[checkpoint])), undisturbed);
+}
+
+#[test]
+fn a_gang_stops_together_whoever_is_asked() {
+    let text = vec![b'x'; 20_000];
+    let mut spec = training(&text);
+    let Runner::Train(train) = &mut spec.runner else { unreachable!("it is a training") };
+    train.steps = 10_000_000;
+    spec.checkpoint_every_ms = Some(HOUR_MS);
+    for asked in [0, 1] {
+        let mut members = gang(&spec, &text, &[]);
+        while !matches!(members[0].next_record(), Some(TrialRecord::Metric(_))) {}
+        members[asked].say(&Control::Stop);
+        members[0].next_checkpoint();
+        let [mut first, mut second] = members;
+        match (asked, first.finish().1) {
+            (0, Some(TrialEnd::Stopped)) => {}
+            (1, Some(TrialEnd::Outcome(Outcome::Failed { class, .. }))) => {
+                assert_eq!(class, FailureClass::Cancelled);
+            }
+            (_, end) => panic!("{end:?}: {}", first.log()),
+        }
+        // The second one waits for the agent's word, if it has not had it.
+        second.say(&Control::Stop);
+        assert_eq!(second.finish().1, Some(TrialEnd::Stopped), "{}", second.log());
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ STEPS = [
     (steps.kernels, 90),
     (steps.speed, 300),
     (steps.resume, 90),
+    (steps.members, 60),
     (steps.checkpoints, 70),
     (steps.packing, 80),
     (steps.bandwidth, 60),

@@ -10,6 +10,8 @@ import sys
 import threading
 from array import array
 
+import torch
+
 import figures
 from brine import Failed, Run, call
 from figures import number, percent, row
@@ -17,6 +19,8 @@ from figures import number, percent, row
 # Largest relative difference of a final loss that a killed and resumed training may have on a GPU,
 # whose sums have no fixed order. On the processor it has none.
 RESUMED_DIFFERENCE_MAX = 5e-3
+# Likewise that two members may have from one, whose sums have another order, in bfloat16.
+MEMBERS_DIFFERENCE_MAX = 5e-3
 # Time after which a training's step is taken for settled.
 WARMUP_SECONDS = 3.0
 # Memory is steady while a training goes on, and asking for it takes the driver's locks.
@@ -153,6 +157,32 @@ def resume(ground, limit):
     ]
     raw = {"losses": [first, second, killed], "attempts": attempts, "resumed_at": noted}
     return rows, raw, None if difference <= most else "the resumed training ends elsewhere"
+
+
+def members(ground, limit):
+    """One model trained by one process, and by two that exchange gradients."""
+    if ground.use_gpu and torch.cuda.device_count() < 2:
+        return [row("two members", "not measured: there is one GPU")], {}, None
+    steps = 500 if ground.use_gpu else 100
+    training = {"batch": 16, "length": {"steps": steps}}
+    losses, rates = [], []
+    for count in (1, 2):
+        run = run_of(ground, f"members-{count}", SMALL if ground.use_gpu else TINY, training,
+                     members=count)
+        found, _ = run.complete(limit)
+        metrics = only_trial(found)["metrics"]
+        losses.append(metrics["validation_loss"])
+        rates.append(metrics["tokens_per_second"])
+        run.remove()
+    difference = abs(losses[1] - losses[0]) / losses[0]
+    most = MEMBERS_DIFFERENCE_MAX
+    rows = [
+        row("final loss, one member and two", f"{losses[0]:.6f} and {losses[1]:.6f}"),
+        row("difference", percent(difference), f"at most {percent(most)}", difference <= most),
+        row("tokens per second", f"{number(rates[0])} and {number(rates[1])}"),
+    ]
+    raw = {"losses": losses, "tokens_per_second": rates}
+    return rows, raw, None if difference <= most else "two members find another loss than one"
 
 
 def only_trial(found):

@@ -16,7 +16,7 @@ pub(crate) const GPU_FLOPS_PER_SECOND: f64 = 1.0e14;
 pub(crate) const FORMULAS: [&str; 3] = [
     "FLOPs = 3 f D: f counted forward FLOPs per token (full attention matrix), D training tokens, the backward pass is twice the forward pass",
     memory::FORMULA,
-    "time = FLOPs / rate; evaluation, checkpoints and start-up are not counted",
+    "time = FLOPs / rate; members add up their rates; evaluation, checkpoints, start-up and what members send each other are not counted",
 ];
 
 /// The cost of one trial. `None` where only the program knows.
@@ -31,7 +31,7 @@ pub(crate) struct Estimate {
     pub(crate) steps: Option<u64>,
     /// Counted training FLOPs.
     pub(crate) flops: Option<f64>,
-    /// Peak of memory in bytes: of the GPU when it has one, else main memory.
+    /// Peak of memory in bytes, of each member: of the GPU when it has one, else main memory.
     pub(crate) memory_bytes: Option<f64>,
     /// Assumed rate.
     pub(crate) flops_per_second: f64,
@@ -39,7 +39,8 @@ pub(crate) struct Estimate {
     pub(crate) seconds: Option<f64>,
 }
 
-/// The cost of `spec` at `flops_per_second`, or at the assumed rate of its devices.
+/// The cost of `spec` at `flops_per_second`, or at the assumed rate of its devices, those of all
+/// members together.
 pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estimate {
     let gpus = gpus(&spec.resources);
     let assumed = if gpus > 0.0 {
@@ -47,7 +48,8 @@ pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estim
     } else {
         f64::from(spec.resources.cpus) * CPU_SLOT_FLOPS_PER_SECOND
     };
-    let rate = flops_per_second.unwrap_or(assumed);
+    let members = spec.placement.members.max(1);
+    let rate = flops_per_second.unwrap_or(assumed * f64::from(members));
     let gpus = gpus > 0.0;
     match &spec.runner {
         Runner::Train(train) => {
@@ -57,7 +59,7 @@ pub(crate) fn estimate(spec: &TrialSpec, flops_per_second: Option<f64>) -> Estim
                 tokens: Some(train.tokens()),
                 steps: Some(train.steps_max()),
                 flops: Some(flops),
-                memory_bytes: Some(memory::of_training(train, gpus)),
+                memory_bytes: Some(memory::of_training(train, members, gpus)),
                 flops_per_second: rate,
                 seconds: Some(match train.budget {
                     Some(Budget::WallMs(limit)) => (flops / rate).min(limit as f64 / 1e3),
@@ -209,6 +211,18 @@ pub(crate) mod tests {
         spec.resources.gpus = 2;
         assert_eq!(estimate(&spec, None).flops_per_second, 2e14);
         assert_eq!(estimate(&spec, Some(5.0)).flops_per_second, 5.0);
+    }
+
+    #[test]
+    fn members_add_up_their_rates_and_share_the_batch() {
+        let mut spec = training(1);
+        let alone = estimate(&spec, None);
+        spec.placement.members = 4;
+        let gang = estimate(&spec, None);
+        assert_eq!(gang.flops_per_second, 4.0 * alone.flops_per_second);
+        assert_eq!((gang.flops, gang.tokens), (alone.flops, alone.tokens));
+        assert_eq!(gang.seconds.map(|s| 4.0 * s), alone.seconds);
+        assert!(gang.memory_bytes < alone.memory_bytes);
     }
 
     #[test]

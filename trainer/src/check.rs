@@ -19,14 +19,16 @@ const BATCH_MAX: u32 = 1 << 16;
 const STEPS_MAX: u64 = 1 << 27;
 const POSITIVE: Open = Open(0.0, f64::INFINITY);
 
-/// Checks every number of `spec`.
+/// Checks every number of `spec`, which `members` train together.
 ///
 /// # Errors
 /// [`TrainError::Numerics`] or [`TrainError::Spec`] for the first that is wrong.
-pub(crate) fn check(spec: &TrainSpec) -> Result<(), TrainError> {
+pub(crate) fn check(spec: &TrainSpec, members: u32) -> Result<(), TrainError> {
     numerics(spec.numerics)?;
     check_shape(&spec.model)?;
     within("batch", spec.batch, 1..=BATCH_MAX)?;
+    // A member without a sequence would do nothing but wait.
+    within("members", members, 1..=spec.batch)?;
     within("steps", spec.steps, 1..=STEPS_MAX)?;
     within("data.held_out", spec.data.held_out, Open(0.0, 1.0))?;
     if spec.data.packing == Packing::Documents && spec.data.format != TokenFormat::Jsonl {

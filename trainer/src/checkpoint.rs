@@ -119,7 +119,8 @@ impl State {
         }
     }
 
-    fn to_json(&self) -> Vec<u8> {
+    /// As a file of a checkpoint has it.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("every value of a state has a form in JSON")
     }
 }

@@ -23,6 +23,7 @@ pub use error::{DataError, ShardProblem};
 pub(crate) use prefetch::batches;
 pub use tokenizer::{Bytes, FromFile, Tokenizer};
 
+use crate::parallel::part;
 use crate::permutation::Permutation;
 use memmap2::Mmap;
 use packing::Windowing;
@@ -71,6 +72,15 @@ pub struct Windows {
     pub targets: Vec<i64>,
     /// Targets that are scored.
     pub scored: u64,
+}
+
+/// What one of several gets of a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Its windows.
+    pub windows: Windows,
+    /// Targets that are scored in the whole batch.
+    pub batch_scored: u64,
 }
 
 impl Text {
@@ -140,21 +150,17 @@ impl Text {
     /// The windows of update number `step`, from 0: a function of the seed and the step alone.
     /// Without replacement within an epoch; each epoch has an order of its own.
     pub fn batch(&self, step: u64, sequences: u32) -> Windows {
-        self.share(step, sequences, 0, 1)
+        self.share(step, sequences, 0, 1).windows
     }
 
     /// Share number `share` of `shares` of that batch: neighbouring windows, so that all shares,
     /// one after the other, are the batch, whatever their number. The first shares are one window
     /// longer where the batch can not be divided.
-    pub fn share(&self, step: u64, sequences: u32, share: u32, shares: u32) -> Windows {
-        let bound = |share: u32| {
-            let (all, share, shares) = (u64::from(sequences), u64::from(share), u64::from(shares));
-            all / shares * share + share.min(all % shares)
-        };
+    pub fn share(&self, step: u64, sequences: u32, share: u32, shares: u32) -> Share {
         let windows = self.training_windows();
         let mut order: Option<(u64, Permutation)> = None;
         let first = step * u64::from(sequences);
-        let places = (first + bound(share)..first + bound(share + 1)).map(|index| {
+        let places = (first..first + u64::from(sequences)).map(|index| {
             let epoch = index / windows;
             let permutation = match order {
                 Some((of, permutation)) if of == epoch => permutation,
@@ -164,7 +170,11 @@ impl Text {
             self.training.at(permutation.at(index % windows))
         });
         let places: Vec<(u64, u64)> = places.collect();
-        self.windows(&places)
+        let part = part(u64::from(sequences), share, shares);
+        Share {
+            windows: self.windows(&places[part.start as usize..part.end as usize]),
+            batch_scored: places.iter().map(|(_, scored)| scored).sum(),
+        }
     }
 
     /// `count` windows from number `first` of the held-out text, in the text's order.

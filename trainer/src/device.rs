@@ -1,9 +1,11 @@
 //! Where tensors live, and what libtorch found on this machine.
 
-use std::ffi::c_void;
+use crate::library;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Once, OnceLock};
+
+pub(crate) use crate::library::openmp;
 
 /// Most threads that one training may ask for: more than any machine has cores, and few enough that
 /// a slip of the pen does not start a million.
@@ -118,34 +120,9 @@ fn open_cuda() -> Result<(), DeviceError> {
 }
 
 fn load_cuda_library() -> Result<(), DeviceError> {
-    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-    // SAFETY: the library's initialisers only register kernels with the libtorch that this program
-    // is linked to; both come from one folder and so from one build.
-    #[expect(unsafe_code, reason = "loading a library runs its initialisers")]
-    let opened = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
-    let library =
-        opened.map_err(|error| DeviceError::NoCudaLibrary { reason: error.to_string() })?;
-    // libtorch keeps pointers into it until the process ends.
-    std::mem::forget(library);
-    Ok(())
-}
-
-/// Calls a function with a pointer in so many threads at once, and returns when all have returned.
-pub(crate) type Parallel =
-    unsafe extern "C" fn(unsafe extern "C" fn(*mut c_void), *mut c_void, u32, u32);
-
-/// How libtorch's own threads are called: by the OpenMP that it is linked to. Others beside them
-/// would wait for a core, because those stay awake for a while after their work.
-pub(crate) fn openmp() -> Option<Parallel> {
-    static FOUND: OnceLock<Option<Parallel>> = OnceLock::new();
-    *FOUND.get_or_init(|| {
-        let program = libloading::os::unix::Library::this();
-        // SAFETY: a function of libgomp's interface with compilers, which has this type. It stays
-        // as long as libtorch, which is linked to it.
-        #[expect(unsafe_code, reason = "a function found by its name")]
-        let found = unsafe { program.get::<Parallel>(b"GOMP_parallel\0") };
-        found.ok().map(|function| *function)
-    })
+    // It and the libtorch that this program is linked to come from one folder and so one build.
+    let opened = library::open("libtorch_cuda.so");
+    opened.map(drop).map_err(|reason| DeviceError::NoCudaLibrary { reason })
 }
 
 fn loaded_library() -> Option<PathBuf> {

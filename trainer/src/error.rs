@@ -4,6 +4,7 @@ use crate::checkpoint::CheckpointError;
 use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::generate::GenerateError;
+use crate::parallel::ParallelError;
 use proto::{FailureClass, GrpoSpec, ModelSpec, TrainSpec};
 use tch::TchError;
 
@@ -40,6 +41,9 @@ pub enum TrainError {
     /// The device can not be used.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The members of a training can not go on together.
+    #[error(transparent)]
+    Parallel(#[from] ParallelError),
     /// The model does not fit.
     #[error(
         "out of memory {doing}: {parameters} parameters with their gradient and moments take \
@@ -87,6 +91,7 @@ impl TrainError {
             Self::Data(error) => error.class(),
             Self::Checkpoint(error) => error.class(),
             Self::Device(_) => FailureClass::Infrastructure,
+            Self::Parallel(error) => error.class(),
             Self::OutOfMemory { .. } | Self::Generate { .. } | Self::Torch { .. } => {
                 FailureClass::Trial
             }

@@ -1,12 +1,13 @@
 //! One model with its optimiser on one device.
 
 use crate::checkpoint::{Snapshot, State};
-use crate::data::{Text, Windows};
+use crate::data::{Share, Text, Windows};
 use crate::download::{Download, Downloads};
 use crate::error::TrainError;
 use crate::model::{Cache, Model};
 use crate::operations::cross_entropy;
 use crate::optimizer::Optimizer;
+use crate::parallel::{Group, SumError};
 use crate::parameters::{Layout, Parameters};
 use crate::writer::Taken;
 use proto::{Scoring, TrainSpec};
@@ -138,20 +139,40 @@ impl<'a> Learner<'a> {
         })
     }
 
-    /// Update number `step`, from 0, by the mean gradient of `batch`, at `rate_share` of the peak
-    /// learning rate.
+    /// Update number `step`, from 0, by the mean gradient of the batch of which this member of
+    /// `group` has `share`, at `rate_share` of the peak learning rate.
     pub(crate) fn update(
         &mut self,
-        batch: &Windows,
+        share: &Share,
         rate_share: f64,
         step: u64,
+        group: &mut Group,
     ) -> Result<Update, TrainError> {
-        self.try_update(batch, rate_share, step)
-            .map_err(|source| TrainError::torch(self.spec, format!("training step {step}"), source))
+        let update = self.try_update(share, rate_share, step, group);
+        update.map_err(|error| self.summing(format!("training step {step}"), error))
     }
 
-    fn try_update(&mut self, batch: &Windows, rate_share: f64, step: u64) -> tch::Result<Update> {
-        let (loss, gradient) = self.gradient(batch)?;
+    fn summing(&self, doing: impl Into<String>, error: SumError) -> TrainError {
+        match error {
+            SumError::Torch(source) => TrainError::torch(self.spec, doing, source),
+            SumError::Parallel(error) => error.into(),
+        }
+    }
+
+    fn try_update(
+        &mut self,
+        share: &Share,
+        rate_share: f64,
+        step: u64,
+        group: &mut Group,
+    ) -> Result<Update, SumError> {
+        let (mut loss, mut gradient) = self.gradient(share)?;
+        if group.size() > 1 {
+            let count = gradient.numel() as i64;
+            let sum = group.sum(Tensor::f_cat(&[gradient, loss.f_view(1i64)?], 0)?)?;
+            gradient = sum.f_narrow(0, 0, count)?;
+            loss = sum.f_select(0, count)?;
+        }
         let gradient_norm =
             self.optimizer.step(&self.parameters, gradient, rate_share, step + 1)?;
         if let Some(average) = &self.average {
@@ -159,15 +180,17 @@ impl<'a> Learner<'a> {
             let _ = no_grad(|| mean.f_lerp_(self.parameters.flat(), 1.0 - average.decay))?;
         }
         let learning_rate = self.spec.optimizer.learning_rate() * rate_share;
-        Update::new(&self.downloads, step, [&loss, &gradient_norm], learning_rate)
+        Ok(Update::new(&self.downloads, step, [&loss, &gradient_norm], learning_rate)?)
     }
 
-    /// Mean loss of `batch` over its scored tokens, and its gradient (N). In several parts, each
-    /// part's sum is divided by the whole batch's number of scored tokens, so that parts with
-    /// fewer of them weigh less, as they do in one part.
-    fn gradient(&self, batch: &Windows) -> tch::Result<(Tensor, Tensor)> {
+    /// This share's part of its batch's mean loss over the scored tokens, and of its gradient (N).
+    /// Of several parts, each one's sum is divided by the whole batch's number of scored tokens, so
+    /// that parts with fewer of them weigh less, as they do in one part.
+    fn gradient(&self, share: &Share) -> tch::Result<(Tensor, Tensor)> {
+        let batch = &share.windows;
         let (inputs, targets) = self.tensors(batch)?;
-        if self.spec.accumulation == 1 {
+        let is_whole = batch.sequences == u64::from(self.spec.batch);
+        if self.spec.accumulation == 1 && is_whole {
             let loss = self.model.loss(&inputs, &targets, Reduction::Mean)?;
             let gradient = self.parameters.gradient(&loss)?;
             return Ok((loss.f_detach()?, gradient));
@@ -181,7 +204,7 @@ impl<'a> Learner<'a> {
             let inputs = inputs.f_narrow(0, first, rows)?;
             let targets = targets.f_narrow(0, first * sequence, rows * sequence)?;
             let loss = self.model.loss(&inputs, &targets, Reduction::Sum)?;
-            let loss = loss.f_div_scalar(batch.scored as f64)?;
+            let loss = loss.f_div_scalar(share.batch_scored as f64)?;
             let part = [self.parameters.gradient(&loss)?, loss.f_detach()?];
             if whole.is_empty() {
                 whole.extend(part);
@@ -249,6 +272,12 @@ impl<'a> Learner<'a> {
             Scoring::TokenByToken => token_by_token(model, &inputs, &targets)?,
         };
         sum.f_double_value(&[])
+    }
+
+    /// Whether all members of `group` hold the same weights after `step` updates.
+    pub(crate) fn check_same(&self, step: u64, group: &mut Group) -> Result<(), TrainError> {
+        let same = group.check_same(step, self.parameters.flat());
+        same.map_err(|error| self.summing("comparing the members' weights", error))
     }
 
     /// Everything that the rest of the training depends on, as it is now.

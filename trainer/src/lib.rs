@@ -10,6 +10,7 @@
 //! * [`optimizer`]: AdamW, Lion, SGD and Muon; [`schedule`]: the learning rate.
 //! * [`data`]: text, shards and documents to windows of tokens, in an order that is a function of
 //!   seed and step.
+//! * [`parallel`]: several processes that train one model.
 //! * [`checkpoint`]: states on disk, whole or refused; how often: [`CheckpointEvery`].
 //! * [`device`]: where tensors live, and what libtorch found on this machine.
 //!
@@ -67,13 +68,16 @@ pub mod grpo;
 pub mod hf;
 mod interval;
 mod learner;
+mod library;
 mod log;
 pub mod model;
 mod operations;
 pub mod optimizer;
+pub mod parallel;
 pub mod parameters;
 mod permutation;
 pub mod schedule;
+mod start;
 pub mod tokenizer;
 mod train;
 mod writer;
@@ -82,4 +86,5 @@ pub use device::{Device, Environment, environment};
 pub use error::TrainError;
 pub use grpo::train_policy;
 pub use interval::{CheckpointEvery, best_interval};
+pub use parallel::Membership;
 pub use train::{End, Observer, Setting, train};

@@ -114,6 +114,16 @@ impl Layout {
     }
 }
 
+/// The values of `tensor`, float32, on the host.
+///
+/// # Errors
+/// libtorch refuses the copy.
+pub(crate) fn bytes(tensor: &Tensor) -> tch::Result<Vec<u8>> {
+    let mut bytes = vec![0; tensor.numel() * VALUE_BYTES];
+    tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+    Ok(bytes)
+}
+
 fn shapes(architecture: &Architecture) -> Vec<(String, Vec<i64>, Init)> {
     let Sizes { vocabulary, sequence, width, layers, heads, kv_heads, mlp_width } =
         architecture.sizes;

@@ -1,8 +1,8 @@
 //! The training loop, on one page, and what it tells its caller.
 
 use crate::check::{check, within};
-use crate::checkpoint::{self, CheckpointError, Contents, Second, State};
-use crate::data::{Encoding, FromFile, Text, Windows, batches};
+use crate::checkpoint::{Contents, Second, State};
+use crate::data::{Encoding, FromFile, Share, Text, batches};
 use crate::device::{self, Device, THREADS_MAX};
 use crate::error::TrainError;
 use crate::interval::{CheckpointEvery, Saves};
@@ -10,10 +10,12 @@ use crate::learner::Learner;
 use crate::log::{Log, now};
 use crate::operations::gpu::prepare;
 use crate::optimizer::moment_places;
+use crate::parallel::{Group, Membership, ParallelError, Wish};
 use crate::parameters::Layout;
 use crate::schedule::rate_share;
+use crate::start::start;
 use crate::writer::Writer;
-use proto::{AgentId, Attempt, BlobId, Budget, Checkpoint, Scoring, TokenFormat, TrainSpec};
+use proto::{AgentId, Attempt, Budget, Checkpoint, Scoring, TokenFormat, TrainSpec};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 use std::path::Path;
@@ -22,6 +24,10 @@ use std::thread;
 
 /// Folder of compiled kernels within that of kept things.
 pub(crate) const KERNELS: &str = "kernels";
+
+/// Updates between two comparisons of the members' weights. A comparison hashes all of them, which
+/// takes about as long as an update; machines that compute differently do so from the first one on.
+const COMPARED_EVERY: u64 = 1_000;
 
 /// Everything about one training that is not part of what it computes, and the seed.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +55,8 @@ pub struct Setting<'a> {
     pub attempt: Attempt,
     /// Who writes the checkpoints.
     pub agent: &'a AgentId,
+    /// Which of several processes this is that train one model; `None` where it is alone.
+    pub membership: Option<Membership<'a>>,
 }
 
 /// What a training tells while it goes on.
@@ -62,7 +70,8 @@ pub trait Observer {
     fn checkpoint(&mut self, checkpoint: Checkpoint);
     /// A sentence for the trial's log.
     fn note(&mut self, text: &str);
-    /// Whether to save and end at the next step. Asked before every step.
+    /// Whether to save and end at the next step. Asked before every step. Of several members that
+    /// train one model, all end at the same step when one of them is asked.
     fn stop_requested(&self) -> bool;
 }
 
@@ -90,7 +99,8 @@ pub enum End {
         /// At which step.
         step: u64,
     },
-    /// Ended early because the observer wished it; a checkpoint of this step is on disk.
+    /// Ended early because the observer wished it; a checkpoint of this step is on disk. Only if
+    /// not all members had come yet, it is the newest one there was, and step 0 needs none.
     Stopped {
         /// Updates done.
         step: u64,
@@ -101,6 +111,10 @@ pub enum End {
 /// scratch. On one machine's processor the result has the same bits whether or not the training
 /// was interrupted, at whatever step.
 ///
+/// Several members train one model together: all end alike, and only that of rank 0 measures, saves
+/// and tells. As many members give the same bits, whatever happens to them; another number of them
+/// differs in the rounding of the gradient's sums.
+///
 /// # Errors
 /// [`TrainError::class`] says who has to act.
 pub fn train(
@@ -109,9 +123,39 @@ pub fn train(
     resume: &[Checkpoint],
     observer: &mut dyn Observer,
 ) -> Result<End, TrainError> {
-    check(spec)?;
+    let members = setting.membership.map_or(1, |membership| membership.world_size);
+    check(spec, members)?;
+    within("rank", setting.membership.map_or(0, |membership| membership.rank), 0..members)?;
     within("threads", setting.threads, 1..=THREADS_MAX)?;
     let device = device::open(setting.device, setting.threads)?;
+    // One more than the values: their gradient and the loss are added up together.
+    let values = Layout::of(&spec.model).len() + 1;
+    let stop = || observer.stop_requested();
+    let mut group = match Group::join(setting.membership.as_ref(), device, values, &stop) {
+        Err(ParallelError::Stopped) => {
+            let step = resume.first().map_or(0, |checkpoint| checkpoint.step);
+            return Ok(End::Stopped { step });
+        }
+        joined => joined?,
+    };
+    if members > 1 {
+        observer.note(&format!("rank {} of {members}: all members have come", group.rank()));
+    }
+    let end = train_in(&mut group, spec, setting, (device, resume), observer);
+    if let Err(error) = &end {
+        group.tell_failure(error);
+    }
+    end
+}
+
+/// Trains as one of `group`.
+fn train_in(
+    group: &mut Group,
+    spec: &TrainSpec,
+    setting: &Setting<'_>,
+    (device, resume): (tch::Device, &[Checkpoint]),
+    observer: &mut dyn Observer,
+) -> Result<End, TrainError> {
     let kernels =
         prepare(&(&spec.model).into(), spec.precision, device, &setting.kept.join(KERNELS));
     kernels.iter().for_each(|problem| observer.note(problem));
@@ -126,18 +170,38 @@ pub fn train(
     let moments = moment_places(&spec.optimizer, &layout);
     let second = spec.ema.map(|_| Second::Average);
     let contents = Contents { layout: &layout, moments: &moments, second };
-    let (learner, state) = start(spec, setting, device, (resume, &contents), observer)?;
+    let (learner, state) = start(spec, setting, device, (resume, &contents), group, observer)?;
     let log = Log::new(spec, device);
+    let mut unheard = Unheard(observer);
+    let observer: &mut dyn Observer = if group.is_first() { unheard.0 } else { &mut unheard };
     thread::scope(|scope| {
-        let batches = batches(scope, &text, state.step..spec.steps_max(), spec.batch);
+        let share = (group.rank(), group.size());
+        let batches = batches(scope, &text, state.step..spec.steps_max(), spec.batch, share);
         let mut writer = Writer::start(scope, setting, contents);
         let ends = (&text, &batches, &mut writer);
-        let end = steps(spec, setting, ends, learner, state, log, observer);
+        let end = steps(spec, setting, ends, (learner, state, log), group, observer);
         // What is being written when a training diverges or fails still counts.
         let written = writer.finish(observer);
         let end = end?;
-        written.map(|_| end)
+        written?;
+        group.finish()?;
+        Ok(end)
     })
+}
+
+/// What a member tells that is not the first: nothing, because the first tells the same.
+struct Unheard<'a>(&'a mut dyn Observer);
+
+impl Observer for Unheard<'_> {
+    fn metric(&mut self, _: u64, _: &str, _: f64) {}
+
+    fn checkpoint(&mut self, _: Checkpoint) {}
+
+    fn note(&mut self, _: &str) {}
+
+    fn stop_requested(&self) -> bool {
+        self.0.stop_requested()
+    }
 }
 
 /// The tokenizer that the specification names, if it names one.
@@ -156,66 +220,53 @@ fn tokenizer(spec: &TrainSpec, setting: &Setting<'_>) -> Result<Option<FromFile>
     }
 }
 
-/// The loop. `batches` are those of the steps that are left. A checkpoint that comes due while the
-/// one before is still being written waits for it; the loop does not.
+/// The loop. `batches` are this member's shares of those of the steps that are left. A checkpoint
+/// that comes due while the one before is still being written waits for it; the loop does not.
+///
+/// All members of `group` come by the same places at the same steps, whatever their clocks say.
 fn steps(
     spec: &TrainSpec,
     setting: &Setting<'_>,
-    (text, batches, writer): (&Text, &Receiver<Windows>, &mut Writer),
-    mut learner: Learner<'_>,
-    mut state: State,
-    mut log: Log,
+    (text, batches, writer): (&Text, &Receiver<Share>, &mut Writer),
+    (mut learner, mut state, mut log): (Learner<'_>, State, Log),
+    group: &mut Group,
     observer: &mut dyn Observer,
 ) -> Result<End, TrainError> {
     let mut saves = Saves::new(setting.checkpoint_every);
     let (first, most) = (state.step, spec.steps_max());
+    let mut broken = None;
     for step in first..=most {
+        let stop = observer.stop_requested();
+        let spent = is_spent(spec, &state);
+        let agreed = group.agree(Wish { stop, broken: broken.is_some(), spent })?;
         // One more pass after the last update, so that the end is measured and saved too.
-        let last = step == most || is_spent(spec, &state);
+        let last = step == most || agreed.spent;
         let every = spec.validation.every_steps;
-        if last || (step > first && every > 0 && step.is_multiple_of(every)) {
-            let broken = log.settle(&mut state, observer);
-            if let Some(step) = broken.map_err(|source| reading(spec, source))? {
-                return Ok(diverged("loss", step));
-            }
-            if last && spec.validation.scoring == Scoring::TokenByToken {
-                // It takes so long that losing the training to it would be a pity.
-                writer.finish(observer)?;
-                writer.write(learner.snapshot(&state)?);
-            }
-            let loss = learner.validation_loss(text, step)?;
-            report_validation(spec, &mut state, loss, observer);
-            if !loss.is_finite() {
-                return Ok(diverged("validation_loss", step));
-            }
-            let average = learner.average_loss(text, step)?;
-            if let Some(loss) = average {
-                observer.metric(step, "validation_loss_ema", loss);
-                if !loss.is_finite() {
-                    return Ok(diverged("validation_loss_ema", step));
-                }
-            }
-            if last {
-                writer.finish(observer)?;
-                writer.write(learner.snapshot(&state)?);
-                let checkpoint = writer.finish(observer)?;
-                return Ok(completed(spec, state, loss, average, checkpoint));
+        let measures = last || (step > first && every > 0 && step.is_multiple_of(every));
+        let saves_now = group.is_first() && writer.is_free(observer)? && saves.is_due();
+        if measures || saves_now || agreed.stop || agreed.broken {
+            broken = broken.or(settle(spec, &mut log, &mut state, observer)?);
+        }
+        if agreed.broken || ((measures || agreed.stop) && broken.is_some()) {
+            return Ok(diverged("loss", broken.unwrap_or(step)));
+        }
+        if is_compared(step, first, last) {
+            learner.check_same(step, group)?;
+        }
+        if measures && last {
+            return finish(spec, (text, writer), &learner, state, group, observer);
+        }
+        if measures {
+            let found = group.by_first(|| measure(spec, text, &learner, &mut state, observer))?;
+            if let Some(end) = unmeasurable(step, found) {
+                return Ok(end);
             }
         }
-
-        let stop = observer.stop_requested();
-        let free = writer.is_free(observer)?;
-        if stop || (free && saves.is_due()) {
-            let broken = log.settle(&mut state, observer);
-            if let Some(step) = broken.map_err(|source| reading(spec, source))? {
-                return Ok(diverged("loss", step));
-            }
-            if stop {
-                writer.finish(observer)?;
-                writer.write(learner.snapshot(&state)?);
-                writer.finish(observer)?;
-                return Ok(End::Stopped { step });
-            }
+        if agreed.stop {
+            group.by_first(|| save(writer, &learner, &state, observer).map(|_| []))?;
+            return Ok(End::Stopped { step });
+        }
+        if saves_now && broken.is_none() {
             saves.make(observer, || learner.snapshot(&state).map(|taken| writer.write(taken)))?;
         }
 
@@ -224,59 +275,96 @@ fn steps(
             unreachable!("the reader sends one batch for every step")
         };
         let share = rate_share(&spec.schedule, step, spec.steps);
-        let update = learner.update(&batch, share, step)?;
+        let update = learner.update(&batch, share, step, group)?;
         state.step = step + 1;
-        let broken = log.record(update, begun, &mut state, observer);
-        if let Some(step) = broken.map_err(|source| reading(spec, source))? {
-            return Ok(diverged("loss", step));
-        }
+        let found = log.record(update, begun, &mut state, observer);
+        broken = broken.or(found.map_err(|source| reading(spec, source))?);
     }
     unreachable!("the pass after the last update ends the training")
 }
 
-/// The learner and the state to go on from.
-fn start<'a>(
-    spec: &'a TrainSpec,
-    setting: &Setting<'_>,
-    device: tch::Device,
-    (resume, contents): (&[Checkpoint], &Contents<'_>),
+/// Reads every loss that is still on the device. Returns the step of the first that is not finite.
+fn settle(
+    spec: &TrainSpec,
+    log: &mut Log,
+    state: &mut State,
     observer: &mut dyn Observer,
-) -> Result<(Learner<'a>, State), TrainError> {
-    let layout = contents.layout.clone();
-    let mut note = |text: &str| observer.note(text);
-    let snapshot = checkpoint::first_intact(resume, contents, &mut note)?;
-    let Some(snapshot) = snapshot else {
-        if !resume.is_empty() {
-            observer.note("no checkpoint is whole; starting from step 0");
-        }
-        let learner = Learner::new(spec, layout, setting.seed, device)?;
-        return Ok((learner, State::new(setting.seed, spec.data.text.blob.clone())));
-    };
-    check_belongs(&snapshot.state, setting, &spec.data.text.blob, spec.steps_max())?;
-    let learner = Learner::restored(spec, layout, &snapshot, device)?;
-    observer.note(&format!("resumed from the checkpoint at step {}", snapshot.state.step));
-    Ok((learner, snapshot.state))
+) -> Result<Option<u64>, TrainError> {
+    log.settle(state, observer).map_err(|source| reading(spec, source))
 }
 
-/// Whether a state is of the training of `steps` updates on `data`.
-pub(crate) fn check_belongs(
-    state: &State,
-    setting: &Setting<'_>,
-    data: &BlobId,
-    steps: u64,
-) -> Result<(), CheckpointError> {
-    let limit = format!("at most {steps}");
-    let facts = [
-        ("seed", state.seed == setting.seed, state.seed.to_string(), setting.seed.to_string()),
-        ("data", state.data == *data, state.data.to_string(), data.to_string()),
-        ("step", state.step <= steps, state.step.to_string(), limit),
-    ];
-    match facts.into_iter().find(|(_, fits, ..)| !fits) {
-        None => Ok(()),
-        Some((field, _, found, wanted)) => {
-            Err(CheckpointError::OtherTrial { field, found, wanted })
-        }
+/// Whether members compare their weights before the update of this number: after the first update,
+/// at the end, and now and then.
+fn is_compared(step: u64, first: u64, last: bool) -> bool {
+    last || step == first + 1 || (step > first && step.is_multiple_of(COMPARED_EVERY))
+}
+
+/// Measures the held-out loss of the weights, and that of their running mean or 0, and tells them.
+fn measure(
+    spec: &TrainSpec,
+    text: &Text,
+    learner: &Learner<'_>,
+    state: &mut State,
+    observer: &mut dyn Observer,
+) -> Result<[f64; 2], TrainError> {
+    let step = state.step;
+    let loss = learner.validation_loss(text, step)?;
+    report_validation(spec, state, loss, observer);
+    if !loss.is_finite() {
+        return Ok([loss, 0.0]);
     }
+    let average = learner.average_loss(text, step)?;
+    if let Some(average) = average {
+        observer.metric(step, "validation_loss_ema", average);
+    }
+    Ok([loss, average.unwrap_or(0.0)])
+}
+
+/// How a training ends whose held-out losses are no numbers.
+fn unmeasurable(step: u64, [loss, average]: [f64; 2]) -> Option<End> {
+    let losses = [("validation_loss", loss), ("validation_loss_ema", average)];
+    let (metric, _) = losses.into_iter().find(|(_, loss)| !loss.is_finite())?;
+    Some(diverged(metric, step))
+}
+
+/// Writes a checkpoint and waits until it is on disk.
+fn save(
+    writer: &mut Writer,
+    learner: &Learner<'_>,
+    state: &State,
+    observer: &mut dyn Observer,
+) -> Result<Option<Checkpoint>, TrainError> {
+    writer.finish(observer)?;
+    writer.write(learner.snapshot(state)?);
+    writer.finish(observer)
+}
+
+/// Measures and saves what all steps have led to.
+fn finish(
+    spec: &TrainSpec,
+    (text, writer): (&Text, &mut Writer),
+    learner: &Learner<'_>,
+    mut state: State,
+    group: &mut Group,
+    observer: &mut dyn Observer,
+) -> Result<End, TrainError> {
+    let (step, mut checkpoint) = (state.step, None);
+    let found = group.by_first(|| {
+        if spec.validation.scoring == Scoring::TokenByToken {
+            // It takes so long that losing the training to it would be a pity.
+            save(writer, learner, &state, observer)?;
+        }
+        let found = measure(spec, text, learner, &mut state, observer)?;
+        if unmeasurable(step, found).is_none() {
+            checkpoint = save(writer, learner, &state, observer)?;
+        }
+        Ok(found)
+    })?;
+    if let Some(end) = unmeasurable(step, found) {
+        return Ok(end);
+    }
+    let [loss, average] = found;
+    Ok(completed(spec, state, loss, spec.ema.map(|_| average), checkpoint))
 }
 
 /// Whether the time in updates has reached the budget.

@@ -3,19 +3,28 @@
 use super::{Lifeline, Records, chain};
 use crate::mfu::{self, Scale};
 use crate::nvml;
-use agent_core::TrialEnd;
+use agent_core::{Gang, TrialEnd};
 use agent_keeper::environment;
 use agent_keeper::log::Log;
 use agent_keeper::order::{Order, TrialRecord};
 use agent_keeper::stop::StopCause;
-use proto::{Checkpoint, Outcome, Runner};
+use proto::{Checkpoint, FailureClass, Outcome, Runner};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::time::Duration;
-use trainer::{CheckpointEvery, Device, End, Observer, Setting, TrainError};
+use trainer::{CheckpointEvery, Device, End, Membership, Observer, Setting, TrainError};
 
 /// Mean time between failures when the coordinator does not say one: a failure a day, which is what
 /// a coordinator believes that has seen none.
 const MTBF_UNKNOWN: Duration = Duration::from_secs(24 * 3_600);
+
+/// How long a member of a gang that was asked to stop waits before it says that it did, if it is
+/// not the first. The coordinator takes the first end that it hears for that of the attempt, and
+/// shall have heard of the first member's checkpoint before. Several times what a report takes,
+/// and short against the grace that a stop has.
+const LEADER_FIRST: Duration = Duration::from_secs(1);
+/// How often a member that nobody has asked yet looks whether somebody has.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The trainer's name of its rate.
 const RATE: &str = "tokens_per_second";
@@ -47,10 +56,16 @@ pub(crate) fn run(
         checkpoint_every: checkpoint_every(order.spec.checkpoint_every_ms, order.mtbf_ms),
         attempt: order.key.attempt,
         agent: &order.agent,
+        membership: order.gang.as_ref().map(|gang| membership(order, gang)),
     };
     let scale = scale(order, &mut log);
-    let mut observer = Watched { lifeline, records, log, scale, cause: Cell::new(None) };
+    let (is_first, cause) = (order.key.rank == 0, Cell::new(None));
+    let mut observer = Watched { lifeline, records, log, scale, is_first, cause };
     match train(&setting, &mut observer) {
+        // What a gang found, its first member tells.
+        Ok(End::Completed { .. }) if order.key.rank > 0 => {
+            TrialEnd::Outcome(Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None })
+        }
         Ok(End::Completed { mut metrics, checkpoint }) => {
             let rate = metrics.get(RATE).copied();
             let mfu = scale.zip(rate).map(|(scale, rate)| (MFU.to_owned(), scale.mfu(rate)));
@@ -63,12 +78,36 @@ pub(crate) fn run(
         Ok(End::Diverged { metric, step }) => TrialEnd::Outcome(Outcome::Diverged { metric, step }),
         Ok(End::Stopped { step }) => {
             observer.log.note(&format!("stopped at step {step}"));
-            lifeline.stopped(observer.cause.get().unwrap_or(StopCause::Asked))
+            stopped(order, lifeline, observer.cause.get())
         }
         Err(error) => {
             let message = chain(&error);
             observer.log.note(&message);
             TrialEnd::Outcome(Outcome::failed(error.class(), message))
+        }
+    }
+}
+
+/// How an attempt ended that was stopped: for a `cause` of this process's own, or because another
+/// member of its gang had one.
+fn stopped(order: &Order, lifeline: &Lifeline, cause: Option<StopCause>) -> TrialEnd {
+    match (cause, order.key.rank) {
+        (Some(cause), 0) => lifeline.stopped(cause),
+        (Some(cause), _) => {
+            std::thread::sleep(LEADER_FIRST);
+            lifeline.stopped(cause)
+        }
+        (None, 0) => {
+            let message = "another member was asked to end; the trial goes on from its last \
+                           checkpoint";
+            TrialEnd::Outcome(Outcome::failed(FailureClass::Cancelled, message))
+        }
+        // The others have said it. This one is asked when that has been heard, or its lease passes.
+        (None, _) => {
+            while !lifeline.is_asked_to_stop() {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            lifeline.stopped(StopCause::Asked)
         }
     }
 }
@@ -89,7 +128,22 @@ fn scale(order: &Order, log: &mut Log) -> Option<Scale> {
         log.note(&format!("no MFU: the peak of {name} is not known"));
         return None;
     };
+    // The rate is that of all members.
+    let peak = peak * f64::from(order.gang.as_ref().map_or(1, |gang| gang.world_size));
     Some(Scale { flops_per_token: spec.model.training_flops(1), peak })
+}
+
+/// Which member of `gang` this process is.
+fn membership<'a>(order: &'a Order, gang: &'a Gang) -> Membership<'a> {
+    Membership {
+        rank: order.key.rank,
+        world_size: gang.world_size,
+        master_addr: &gang.master_addr,
+        master_port: gang.master_port,
+        name: order.key.trial.as_str(),
+        attempt: order.key.attempt,
+        come_within: Membership::COME_WITHIN,
+    }
 }
 
 /// The most main memory that a process had, in bytes, by its `/proc/self/status`. The part of a
@@ -114,6 +168,8 @@ struct Watched<'a> {
     records: &'a Records,
     log: Log,
     scale: Option<Scale>,
+    /// Whether it is the first member of its gang, or alone.
+    is_first: bool,
     /// Why the trainer was told to stop, so that its obedience is not read as another cause.
     cause: Cell<Option<StopCause>>,
 }
@@ -135,7 +191,12 @@ impl Observer for Watched<'_> {
     }
 
     fn stop_requested(&self) -> bool {
-        let cause = self.cause.get().or_else(|| self.lifeline.stop_cause());
+        let found = || match self.is_first {
+            true => self.lifeline.stop_cause(),
+            // A gang has one clock: its first member's.
+            false => self.lifeline.is_asked_to_stop().then_some(StopCause::Asked),
+        };
+        let cause = self.cause.get().or_else(found);
         self.cause.set(cause);
         cause.is_some()
     }

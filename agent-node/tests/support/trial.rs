@@ -3,7 +3,7 @@
 use super::HOUR_MS;
 use super::keeper::keeper;
 use super::support::{AGENT, pid_in};
-use agent_core::TrialEnd;
+use agent_core::{Gang, TrialEnd};
 use agent_keeper::clock;
 use agent_keeper::order::{Control, Folders, Order, TrialRecord};
 use agent_keeper::say::{Ask, Say};
@@ -41,6 +41,17 @@ impl Trial {
         blob: &[u8],
         resume: Vec<Checkpoint>,
     ) -> Self {
+        Self::start_member(spec, lease_ms, blob, resume, (0, None))
+    }
+
+    /// As [`start_with`](Self::start_with), of one rank of a gang.
+    pub(crate) fn start_member(
+        spec: TrialSpec,
+        lease_ms: u64,
+        blob: &[u8],
+        resume: Vec<Checkpoint>,
+        (rank, gang): (u32, Option<Gang>),
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let make = |name: &str| -> PathBuf {
             let path = folder.path().join(name);
@@ -56,11 +67,11 @@ impl Trial {
         };
         let trial = proto::TrialId::new("0123456789abcdef").unwrap();
         let order = Order {
-            key: AttemptKey { trial, attempt: Attempt(1), rank: 0 },
+            key: AttemptKey { trial, attempt: Attempt(1), rank },
             agent: AgentId::new("a").unwrap(),
             spec,
             devices: Devices { cpus: vec![0], ..Devices::default() },
-            gang: None,
+            gang,
             mtbf_ms: 0,
             lease_until: clock::now().plus_ms(lease_ms),
             folders,
@@ -118,6 +129,17 @@ impl Trial {
                 Say::Said(_, record) => return Some(record),
                 Say::Logs(_, path) => assert_eq!(path, self.order.folders.log()),
                 Say::Exited { end, .. } => return end.map(TrialRecord::Ended),
+            }
+        }
+    }
+
+    /// Reads until the next checkpoint.
+    pub(crate) fn next_checkpoint(&mut self) -> Checkpoint {
+        loop {
+            match self.next_record().expect("it ended before its next checkpoint") {
+                TrialRecord::Checkpoint(checkpoint) => return checkpoint,
+                TrialRecord::Started | TrialRecord::Metric(_) => {}
+                TrialRecord::Ended(end) => panic!("{end:?}: {}", self.log()),
             }
         }
     }

@@ -111,7 +111,9 @@ struct Total {
 
 impl Plan {
     fn new(experiment: ExperimentId, reason: String, trials: Vec<TrialSpec>, args: &Args) -> Self {
-        let cpus_of_each = trials.iter().map(|spec| spec.resources.cpus).max();
+        let cpus =
+            |spec: &TrialSpec| spec.resources.cpus.saturating_mul(spec.placement.members.max(1));
+        let cpus_of_each = trials.iter().map(cpus).max();
         let planned = trials.into_iter().map(|spec| Planned {
             id: spec.id(),
             seed: spec.seed,

@@ -4,8 +4,12 @@
 use proto::{GrpoSpec, Mlp, ModelSpec, Norm, Optimizer, Positions, Precision, Rest, TrainSpec};
 
 /// The formula in words.
-pub(super) const FORMULA: &str = "memory = 165 MB + 4 N (2 s + 1) + max(4 N, (1 + 1.2 / L) a B S) + 4 d (B S + V) bytes in float32 on a processor: N parameters in L layers; s of their size, twice because a checkpoint is a copy: weights, moments, mean of the weights; a bytes of activations per token of B sequences of S; width d, V distinct tokens; in bfloat16 there, and for a policy, the scores of V distinct tokens are there three times: 12 V B S more";
+pub(super) const FORMULA: &str = "memory = 165 MB + 4 N (2 s + 1) + max(4 N, (1 + 1.2 / L) a B S) + 4 d (B S + V) bytes in float32 on a processor: N parameters in L layers; s of their size, twice because a checkpoint is a copy: weights, moments, mean of the weights; a bytes of activations per token of B sequences of S; width d, V distinct tokens; in bfloat16 there, and for a policy, the scores of V distinct tokens are there three times: 12 V B S more; of each of M members: B / M instead of B, and 12 N more to add up gradients, 8 N on a GPU";
 
+/// What a member of several needs to add up gradients, in sizes of the parameters: the gradient
+/// with the loss, the others' parts of its part, and on the processor the bytes that are sent.
+const EXCHANGED: f64 = 3.0;
+const EXCHANGED_ON_GPU: f64 = 2.0;
 /// Main memory of a process that has loaded libtorch and trained the smallest model.
 const PROCESS_BYTES: f64 = 165e6;
 /// Memory of a GPU that a process takes before its first tensor.
@@ -20,15 +24,20 @@ const GPU_SCORES: f64 = 134e6;
 /// allocator does not find a use for. Measured: 0.7 to 2.
 const BACKWARD_LAYERS: f64 = 1.2;
 
-/// Peak of training `spec`, in bytes.
-pub(super) fn of_training(spec: &TrainSpec, gpu: bool) -> f64 {
+/// Peak of training `spec`, in bytes, of the first of `members`.
+pub(super) fn of_training(spec: &TrainSpec, members: u32, gpu: bool) -> f64 {
     let model = &spec.model;
-    let parts = spec.batch.div_ceil(spec.accumulation.max(1));
+    let parts = spec.batch.div_ceil(members.max(1)).div_ceil(spec.accumulation.max(1));
     let kept = 1.0 + moments(&spec.optimizer) + if spec.ema.is_some() { 1.0 } else { 0.0 };
     // One gradient; the sum of several; Muon's update; the rounded weights and their gradient.
     let mut sets = 1.0;
     sets += if spec.accumulation > 1 { 1.0 } else { 0.0 };
     sets += if matches!(spec.optimizer, Optimizer::Muon(_)) { 1.0 } else { 0.0 };
+    sets += match (members, gpu) {
+        (0 | 1, _) => 0.0,
+        (_, false) => EXCHANGED,
+        (_, true) => EXCHANGED_ON_GPU,
+    };
     sets += match spec.precision {
         Precision::Float32 => 0.0,
         Precision::Bf16 => 2.0 * BF16 / FLOAT32,
@@ -183,7 +192,7 @@ mod tests {
     fn check(edit: impl Fn(&mut TrainSpec), wanted: f64) {
         let mut spec = spec();
         edit(&mut spec);
-        let found = of_training(&spec, false);
+        let found = of_training(&spec, 1, false);
         assert!((found - wanted).abs() < 1.0, "{found} {wanted}");
     }
 
@@ -195,8 +204,18 @@ mod tests {
         // With few tokens the gradients are larger than the activations.
         check(|s| s.batch = 1, 165e6 + 7.0 * N + A / 8.0 + made(64.0));
         check(|s| s.model.sequence = 1, 165e6 + 7.0 * N + N + made(8.0));
-        let gpu = of_training(&spec(), true);
+        let gpu = of_training(&spec(), 1, true);
         assert!((gpu - (500e6 + 4.0 * N + A_GPU + SCORES + made(512.0))).abs() < 1.0, "{gpu}");
+    }
+
+    #[test]
+    fn a_member_has_its_part_of_the_batch_and_room_for_the_others_gradients() {
+        let found = of_training(&spec(), 4, false);
+        let wanted = 165e6 + 10.0 * N + A / 4.0 + made(128.0);
+        assert!((found - wanted).abs() < 1.0, "{found} {wanted}");
+        let more = of_training(&spec(), 8, true) - of_training(&spec(), 1, true);
+        let less = (A_GPU + SCORES) * 7.0 / 8.0 + made(512.0) - made(64.0);
+        assert!((more - (2.0 * N - less)).abs() < 1.0, "{more} {less}");
     }
 
     #[test]

@@ -154,25 +154,109 @@ fn a_sweep_survives_kills_of_its_trials_its_agent_and_itself() {
 fn two_agents_share_an_experiment_and_one_may_die() {
     let bench = prepare();
     let calm = undisturbed(&bench);
-    let mut coordinator = bench.command(&["coordinator", "--listen", "127.0.0.1:0"]);
-    let mut coordinator = coordinator.stderr(Stdio::null()).spawn().expect("brine starts");
-    let address = bench.wait_for(".brine/address", |text| text.starts_with("http"));
-    let url = address.trim();
-    let mut first = agent(&bench, url, "first");
-    let mut second = agent(&bench, url, "second");
+    let mut fleet = Fleet::start(&bench);
     bench.brine(&["submit", "kill.yaml"]).code(0);
-    let first_id = i32::try_from(first.id()).expect("process ids are small");
-    crate::bench::wait_until("the first agent runs a trial", || {
-        !descendants(first_id, "run-trial").is_empty()
-    });
-    kill(first_id);
-    first.wait().expect("a child can be waited for");
+    crate::bench::wait_until("the first agent runs a trial", || fleet.trials(0).len() == 1);
+    kill(fleet.agent(0));
+    fleet.agents[0].wait().expect("a child can be waited for");
     bench.brine(&["watch", "--output", "quiet"]).code(0);
     assert_eq!(results(&bench, ".brine"), calm);
-    kill(i32::try_from(second.id()).expect("process ids are small"));
-    second.wait().expect("a child can be waited for");
-    coordinator.kill().expect("it still serves");
-    coordinator.wait().expect("a child can be waited for");
+}
+
+/// One training by two members, of some seconds.
+const GANG: &str = r#"
+apiVersion: brine.dev/v1
+kind: Experiment
+metadata: {name: gang}
+spec:
+  study:
+    train:
+      data: {files: text.txt}
+      model: {sequence: 64, width: 32, layers: 2, heads: 2}
+      batch: 8
+      length: {steps: 1500}
+      validation: {tokens: 4096, every_steps: 500}
+  members: MEMBERS
+  retries: {infrastructure: 100}
+  checkpoint: {every: 100ms}
+"#;
+
+/// The results of [`GANG`] with `members`, after as many kills of members.
+fn train_together(members: u32, kills: u32) -> Results {
+    let bench = Bench::new();
+    bench.write("text.txt", &text());
+    bench.write("gang.yaml", &GANG.replace("MEMBERS", &members.to_string()));
+    let fleet = Fleet::start(&bench);
+    bench.brine(&["submit", "gang.yaml"]).code(0);
+    let mut random = StdRng::seed_from_u64(20_261_127);
+    for number in 0..kills {
+        crate::bench::wait_until("all members train", || {
+            (0..2).all(|agent| fleet.trials(agent).len() == 1)
+        });
+        std::thread::sleep(Duration::from_millis(random.random_range(1_000..2_500)));
+        let victims = fleet.trials(number as usize % 2);
+        let Some(&victim) = victims.first() else { panic!("the training was over too soon") };
+        kill(victim);
+    }
+    bench.brine(&["watch", "--output", "quiet"]).code(0);
+    let ended = bench.brine(&["results", "--output", "json"]).code(0).json();
+    let attempts = ended["trials"][0]["attempts"].as_u64();
+    assert_eq!(attempts, Some(u64::from(kills) + 1), "{ended:#}");
+    let id = ended["trials"][0]["id"].as_str().expect("a text").to_owned();
+    let metrics = bench.brine(&["metrics", &id, "--output", "json"]).code(0).json();
+    let series = metrics["series"].as_array().expect("a list");
+    let losses = series.iter().filter(|series| series["metric"] == "validation_loss");
+    assert_eq!(losses.count(), 1, "the first member's and no other: {metrics:#}");
+    results(&bench, ".brine")
+}
+
+#[test]
+fn a_gang_on_two_agents_trains_as_one_process_and_goes_on_to_the_same_bits_after_kills() {
+    let calm = train_together(2, 0);
+    assert_eq!(train_together(2, 3), calm);
+    let loss = |results: &Results| {
+        let (_, loss) = results.values().next().expect("one trial");
+        f64::from_bits(loss.expect("a loss"))
+    };
+    let alone = loss(&train_together(1, 0));
+    // The order of the gradients' sums differs, over 1,500 updates.
+    let difference = (loss(&calm) - alone).abs();
+    assert!(difference < 0.02, "{} and {alone}", loss(&calm));
+}
+
+/// A coordinator and two agents of one slot each.
+struct Fleet {
+    coordinator: Child,
+    agents: [Child; 2],
+}
+
+impl Fleet {
+    fn start(bench: &Bench) -> Self {
+        let mut coordinator = bench.command(&["coordinator", "--listen", "127.0.0.1:0"]);
+        let coordinator = coordinator.stderr(Stdio::null()).spawn().expect("brine starts");
+        let address = bench.wait_for(".brine/address", |text| text.starts_with("http"));
+        let agents = ["first", "second"].map(|name| agent(bench, address.trim(), name));
+        Self { coordinator, agents }
+    }
+
+    fn agent(&self, index: usize) -> i32 {
+        i32::try_from(self.agents[index].id()).expect("process ids are small")
+    }
+
+    /// The processes of trainings on one of the agents.
+    fn trials(&self, index: usize) -> Vec<i32> {
+        descendants(self.agent(index), "run-trial")
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for child in self.agents.iter_mut().chain([&mut self.coordinator]) {
+            // One may have ended before.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
 }
 
 fn agent(bench: &Bench, url: &str, name: &str) -> Child {

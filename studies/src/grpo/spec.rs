@@ -113,7 +113,7 @@ impl GrpoSpec {
 
     /// What executes the trials.
     pub(crate) fn needs(&self) -> Needs {
-        Needs::Trainer
+        Needs::Policy
     }
 
     /// The planner.

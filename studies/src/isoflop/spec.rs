@@ -150,7 +150,7 @@ impl IsoflopSpec {
 
     /// What executes the trials.
     pub(crate) fn needs(&self) -> Needs {
-        Needs::Trainer
+        Needs::Trainer { batch_min: self.grid.batch_min }
     }
 
     /// The planner.

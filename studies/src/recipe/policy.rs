@@ -71,7 +71,7 @@ impl RawPolicy {
         }
         check_amount(limits.gpu_hours, GPU_HOURS_MAX, &at.key("gpu_hours"))?;
         check_amount(limits.flops, FLOPS_MAX, &at.key("flops"))?;
-        if limits.flops.is_some() && needs != Needs::Trainer {
+        if limits.flops.is_some() && !needs.is_training() {
             let message = "nobody can count the FLOPs of a program";
             return Err(RecipeError::new(&at.key("flops"), message)
                 .hint("limit trials, trial_time or gpu_hours"));

@@ -145,7 +145,7 @@ impl RawRecipe {
 impl RawHang {
     /// `None` when it says what holds anyway.
     fn check(self, at: &Path, needs: Needs) -> Result<Option<Hang>, RecipeError> {
-        let default = Hang::of(needs == Needs::Trainer);
+        let default = Hang::of(needs.is_training());
         let steps = self.steps.unwrap_or(default.steps);
         within(steps, HANG_STEPS_MIN, HANG_STEPS_MAX, &at.key("steps"))?;
         let at_least_ms = self.at_least.map_or(default.at_least_ms, |least| least.0);

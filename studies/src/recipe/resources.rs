@@ -134,6 +134,12 @@ impl RawPlacement {
         }
         let resources = self.resources.unwrap_or_default().check(&resources_at)?;
         let alternatives = check_alternatives(alternatives, &resources, &at.key("alternatives"))?;
+        if members > 1 && needs.is_training() {
+            check_member(&resources, &resources_at)?;
+            for (index, alternative) in alternatives.iter().enumerate() {
+                check_member(alternative, &at.key("alternatives").index(index))?;
+            }
+        }
         Ok((resources, Placement { alternatives, labels, members }))
     }
 }
@@ -183,13 +189,36 @@ fn check_members(members: Option<u32>, needs: Needs, at: &Path) -> Result<u32, R
     within(members, 1, MEMBERS_MAX, at)?;
     match needs {
         Needs::Program => Ok(members),
-        Needs::Trainer | Needs::Nothing if members == 1 => Ok(1),
-        Needs::Trainer => {
-            Err(RecipeError::new(at, "Brine's own trainer trains in one process, found a gang")
-                .hint("leave the key out; a sweep over a program of yours can have members"))
+        Needs::Trainer { batch_min } if members <= batch_min.max(1) => Ok(members),
+        Needs::Policy | Needs::Nothing if members == 1 => Ok(1),
+        Needs::Trainer { batch_min } => {
+            let message = format!(
+                "must be at most {batch_min}, the sequences of the smallest batch, found {members}"
+            );
+            Err(RecipeError::new(at, message).hint(
+                "every member computes at least one sequence of every batch; see `batch`, or \
+                 `batch_min` of a grid",
+            ))
+        }
+        Needs::Policy => {
+            let message = "a policy is trained by one process, because one process samples all \
+                           completions; found a gang";
+            Err(RecipeError::new(at, message)
+                .hint("leave the key out; trainings and programs can have members"))
         }
         Needs::Nothing => {
             Err(RecipeError::new(at, "a noop has no processes").hint("leave the key out"))
         }
     }
+}
+
+/// Members of a training have a GPU each, or none.
+fn check_member(resources: &Resources, at: &Path) -> Result<(), RecipeError> {
+    let message = match (resources.gpus, resources.gpu_share_milli) {
+        (0 | 1, 0) => return Ok(()),
+        (_, 0) => format!("each member trains on one GPU, found {}", resources.gpus),
+        (..) => "members cannot share a GPU, found a share".to_owned(),
+    };
+    Err(RecipeError::new(&at.key("gpus"), message)
+        .hint("write gpus: 1, and as many members as GPUs"))
 }

@@ -10,12 +10,27 @@ use serde::{Deserialize, Serialize};
 /// What the trials of a study need, which decides which resources and limits make sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Needs {
-    /// Brine's own trainer: one process, whose FLOPs are counted.
-    Trainer,
+    /// Brine's own trainer, whose FLOPs are counted.
+    Trainer {
+        /// Sequences of its smallest batch: as many members can train one model.
+        batch_min: u32,
+    },
+    /// Brine's own trainer of policies: one process, whose FLOPs are counted.
+    Policy,
     /// A program of the recipe's author.
     Program,
     /// Nothing: they end at once.
     Nothing,
+}
+
+impl Needs {
+    /// Whether Brine's own code trains, and so counts what it does.
+    pub(super) fn is_training(self) -> bool {
+        match self {
+            Self::Trainer { .. } | Self::Policy => true,
+            Self::Program | Self::Nothing => false,
+        }
+    }
 }
 
 macro_rules! studies {

@@ -416,3 +416,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_training_may_have_as_many_members_as_sequences() {
+    let text = "apiVersion: brine.dev/v1\nkind: Experiment\nmetadata: {name: a}\nspec:\n  study:\n    \
+                train:\n      batch: 4\n      length: {steps: 9}\n  members: 4\n  \
+                resources: {gpus: 1}\n  alternatives: [{cpus: 8}]\n";
+    let recipe = Recipe::parse(text).unwrap();
+    let study = recipe.study(&inputs_of(&recipe.wanted())).unwrap();
+    let Next::Plan { trials, .. } = study.next(&[]) else { panic!("no plan") };
+    assert_eq!((trials.len(), trials[0].placement.members), (1, 4));
+}

@@ -71,7 +71,7 @@ impl TrainStudySpec {
 
     /// What executes the trials.
     pub(crate) fn needs(&self) -> Needs {
-        Needs::Trainer
+        Needs::Trainer { batch_min: self.batch }
     }
 
     /// The planner.

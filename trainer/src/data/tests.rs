@@ -250,6 +250,8 @@ fn shares_of_a_batch_are_the_batch() {
             let batch = text.batch(step, 6);
             for shares in 1..=7 {
                 let parts: Vec<_> = (0..shares).map(|s| text.share(step, 6, s, shares)).collect();
+                assert!(parts.iter().all(|part| part.batch_scored == batch.scored));
+                let parts: Vec<_> = parts.into_iter().map(|part| part.windows).collect();
                 let lens: Vec<u64> = parts.iter().map(|part| part.sequences).collect();
                 assert!(lens.iter().max().unwrap() - lens.iter().min().unwrap() <= 1, "{lens:?}");
                 let whole = Windows {

@@ -17,6 +17,13 @@ const ROWS_MAX: u32 = 1 << 16;
 pub(super) fn check(spec: &GrpoSpec, setting: &Setting<'_>) -> Result<(), TrainError> {
     numerics(spec.numerics)?;
     within("threads", setting.threads, 1..=THREADS_MAX)?;
+    if let Some(membership) = setting.membership.filter(|members| members.world_size > 1) {
+        return Err(TrainError::Spec {
+            field: "members",
+            found: membership.world_size.to_string(),
+            wanted: "1: one process samples all completions of a policy".to_owned(),
+        });
+    }
     check_shape(&spec.model)?;
     within("model.vocabulary", spec.model.vocabulary, POLICY_VOCABULARY..=POLICY_VOCABULARY)?;
     if let Problems::Addition { digits } = spec.problems {

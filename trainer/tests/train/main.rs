@@ -4,6 +4,7 @@
 mod budgets;
 mod failures;
 mod losses;
+mod parallel;
 mod policies;
 mod precision;
 mod resume;
@@ -86,6 +87,7 @@ impl Lab {
             checkpoint_every: self.checkpoint_every,
             attempt: Attempt(attempt),
             agent: &self.agent,
+            membership: None,
         })
     }
 

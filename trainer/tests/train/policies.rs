@@ -11,7 +11,7 @@ use proto::{
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use trainer::{End, TrainError, train_policy};
+use trainer::{End, Setting, TrainError, train_policy};
 
 fn optimizer(learning_rate: f64) -> AdamW {
     let [beta1, beta2, epsilon, weight_decay] = [0.9, 0.95, 1e-8, 0.0];
@@ -204,4 +204,25 @@ fn a_state_of_another_trial_is_refused() {
     let error = lab.train(&training, 1, &notebook.checkpoints, &mut Notebook::default());
     let text = error.unwrap_err().to_string();
     assert!(text.contains("its reference policy is kept, this trial's is not kept"), "{text}");
+}
+
+#[test]
+fn a_policy_is_trained_by_one_process() {
+    let lab = Lab::new();
+    let error = lab.set(1, |setting| {
+        let membership = Some(trainer::Membership {
+            rank: 0,
+            world_size: 2,
+            master_addr: "localhost",
+            master_port: 1,
+            name: "policy",
+            attempt: setting.attempt,
+            come_within: trainer::Membership::COME_WITHIN,
+        });
+        let setting = Setting { membership, ..*setting };
+        train_policy(&spec(), &setting, &[], &mut Notebook::default()).unwrap_err()
+    });
+    assert_eq!(error.class(), FailureClass::Invalid);
+    let words = "members is 2, it must be 1: one process samples all completions of a policy";
+    assert_eq!(error.to_string(), words);
 }
