@@ -1,6 +1,7 @@
 //! Where tensors live, and what libtorch found on this machine.
 
 use crate::library;
+use proto::Precision;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Once, OnceLock};
@@ -104,6 +105,28 @@ pub(crate) fn open(device: Device, threads: u32) -> Result<tch::Device, DeviceEr
     }
 }
 
+/// What makes a training in `precision` on `device` slower than people expect, if something does.
+pub(crate) fn slowness(device: tch::Device, precision: Precision) -> Option<&'static str> {
+    match (device, precision) {
+        (tch::Device::Cpu, Precision::Bf16) if !has_bf16() => Some(
+            "this processor has no instructions for bfloat16 (avx512_bf16): its products take 30 \
+             to 40 times as long as in float32; `precision: float32` is the quick one here",
+        ),
+        _ => None,
+    }
+}
+
+fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        true // Not known to be slow.
+    }
+}
+
 /// Loads `libtorch_cuda.so`, once per process and only where a driver is, so that one program
 /// serves machines with and without GPUs. Must come before anything else asks libtorch about CUDA:
 /// it remembers the first answer.
@@ -141,6 +164,13 @@ fn version_in(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bfloat16_without_its_instructions_is_said_to_be_slow() {
+        assert_eq!(slowness(tch::Device::Cpu, Precision::Float32), None);
+        assert_eq!(slowness(tch::Device::Cuda(0), Precision::Bf16), None);
+        assert_eq!(slowness(tch::Device::Cpu, Precision::Bf16).is_some(), !has_bf16());
+    }
 
     #[test]
     fn the_version_is_read_from_both_kinds_of_file() {

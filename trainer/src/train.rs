@@ -128,6 +128,7 @@ pub fn train(
     within("rank", setting.membership.map_or(0, |membership| membership.rank), 0..members)?;
     within("threads", setting.threads, 1..=THREADS_MAX)?;
     let device = device::open(setting.device, setting.threads)?;
+    device::slowness(device, spec.precision).into_iter().for_each(|why| observer.note(why));
     // One more than the values: their gradient and the loss are added up together.
     let values = Layout::of(&spec.model).len() + 1;
     let stop = || observer.stop_requested();
