@@ -276,7 +276,7 @@ fn print_findings(findings: &Findings, output: Output) -> io::Result<()> {
 }
 
 fn print_error(error: &CliError) {
-    let text = trial::chain(error);
+    let text = trainer::chain(error);
     // With no stderr there is nobody to tell.
     drop(writeln!(io::stderr(), "error: {text}"));
 }

@@ -141,7 +141,7 @@ fn gpus() -> Check {
 }
 
 fn broken_driver(name: &'static str, error: &nvml::NvmlError) -> Check {
-    let found = crate::trial::chain(error);
+    let found = trainer::chain(error);
     let advice = "see whether nvidia-smi works; after an update of the driver, restart the machine";
     Check { name, state: State::Broken, found, advice }
 }
@@ -201,7 +201,7 @@ fn nvrtc() -> Check {
         Err(error) => Check {
             name,
             state: State::Broken,
-            found: crate::trial::chain(&error),
+            found: trainer::chain(&error),
             advice: "install the wheel nvidia-cuda-nvrtc==13.0.88 again",
         },
     }

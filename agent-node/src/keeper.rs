@@ -73,7 +73,7 @@ pub(crate) async fn serve(
             Ok((child, stdin, stdout)) => {
                 run(child, stdin, stdout, ask, &mut asks, &events, &leaders, &mut living).await
             }
-            Err(error) => crate::trial::chain(&error),
+            Err(error) => trainer::chain(&error),
         };
         for key in living.0.into_keys() {
             let message = format!("the program lost its keeper: {how}");
@@ -139,7 +139,7 @@ async fn run(
     process::kill_adopted(&leaders.all());
     let how = match followed {
         Ok(()) => describe(status),
-        Err(error) => crate::trial::chain(&error),
+        Err(error) => trainer::chain(&error),
     };
     tracing::error!(how, programs = living.0.len(), "the keeper of programs is gone");
     how

@@ -138,7 +138,7 @@ impl Disk {
     fn prepare(&mut self, lease: &Lease) -> Result<Prepared, String> {
         let disk = |error: io::Error| format!("cannot make the trial's folders: {error}");
         let resume = self.store.candidates(&lease.key, lease.checkpoint.as_ref());
-        let resume = resume.map_err(|error: CheckpointError| crate::trial::chain(&error))?;
+        let resume = resume.map_err(|error: CheckpointError| trainer::chain(&error))?;
         if let Some(known) = &lease.checkpoint {
             self.store.acknowledge(&lease.key, known);
         }
@@ -162,6 +162,6 @@ impl Disk {
 
 /// The outcome of a completed trial whose final checkpoint is not recorded.
 pub(crate) fn unrecorded(error: &dyn std::error::Error) -> TrialEnd {
-    let message = format!("the final checkpoint was not recorded: {}", crate::trial::chain(error));
+    let message = format!("the final checkpoint was not recorded: {}", trainer::chain(error));
     TrialEnd::Outcome(Outcome::failed(FailureClass::Infrastructure, message))
 }

@@ -105,7 +105,7 @@ pub(crate) async fn supervise(
     let key = order.key.clone();
     let result = live(&program, &order, &mut wish, &blobs, &events, &leaders).await;
     let (end, how) = result.unwrap_or_else(|error| {
-        let message = crate::trial::chain(&error);
+        let message = trainer::chain(&error);
         let outcome = Outcome::failed(FailureClass::Infrastructure, message.clone());
         (Some(TrialEnd::Outcome(outcome)), message)
     });
@@ -158,7 +158,7 @@ pub(crate) async fn fetch_program(
     let fetched = tokio::select! {
         biased;
         fetched = fetch(&order.spec, &blobs) => {
-            fetched.or_else(|error| failed(crate::trial::chain(&error)))
+            fetched.or_else(|error| failed(trainer::chain(&error)))
         }
         () = until_stop(&mut wish) => Err(TrialEnd::Stopped),
     };

@@ -239,14 +239,3 @@ fn read_line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
     }
     String::from_utf8(line).map(Some).map_err(io::Error::other)
 }
-
-/// An error with all its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}

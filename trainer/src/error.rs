@@ -6,6 +6,7 @@ use crate::device::DeviceError;
 use crate::generate::GenerateError;
 use crate::parallel::ParallelError;
 use proto::{FailureClass, GrpoSpec, ModelSpec, TrainSpec};
+use std::error::Error;
 use tch::TchError;
 
 /// Why a training did not run to its end.
@@ -124,6 +125,17 @@ impl TrainError {
         }
         Self::Torch { doing: doing.into(), source }
     }
+}
+
+/// An error with all its causes, on one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 /// What fills the memory of a training.

@@ -83,7 +83,7 @@ mod train;
 mod writer;
 
 pub use device::{Device, Environment, environment};
-pub use error::TrainError;
+pub use error::{TrainError, chain};
 pub use grpo::train_policy;
 pub use interval::{CheckpointEvery, best_interval};
 pub use parallel::Membership;

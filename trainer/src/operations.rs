@@ -26,3 +26,11 @@ pub(crate) use heads::{HeadNorm, Heads, split_heads};
 pub(crate) use norm::{NormWeights, norm};
 pub(crate) use output::{cross_entropy, output_loss, output_scores};
 pub(crate) use sampling::choose_tokens;
+
+/// Values of a test: sines, float32, which no sum brings to zero.
+#[cfg(test)]
+fn wave(shape: &[i64], speed: f64) -> tch::Tensor {
+    let len = shape.iter().product::<i64>();
+    let place = tch::Tensor::arange(len, (tch::Kind::Float, tch::Device::Cpu));
+    (place * speed).sin().view(shape)
+}

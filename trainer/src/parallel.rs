@@ -23,13 +23,12 @@ mod rendezvous;
 pub use error::ParallelError;
 pub use nccl::{NcclError, version as nccl_version};
 
-use crate::error::TrainError;
+use crate::error::{TrainError, chain};
 use collective::Peers;
 use link::OnLoss;
 use nccl::Communicator;
 use proto::{Attempt, Outcome};
 use rendezvous::Patience;
-use std::error::Error;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -249,17 +248,6 @@ impl Group {
             Sums::Nccl(communicator) => communicator.abort(),
         }
     }
-}
-
-/// An error with all its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Each member sees first whether it has NCCL, so that no other waits in it for ever.

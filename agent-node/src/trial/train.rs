@@ -1,6 +1,6 @@
 //! The runners `train` and `grpo`: Brine's own trainer, in this process.
 
-use super::{Lifeline, Records, chain};
+use super::{Lifeline, Records};
 use crate::mfu::{self, Scale};
 use crate::nvml;
 use agent_core::{Gang, TrialEnd};
@@ -81,7 +81,7 @@ pub(crate) fn run(
             stopped(order, lifeline, observer.cause.get())
         }
         Err(error) => {
-            let message = chain(&error);
+            let message = trainer::chain(&error);
             observer.log.note(&message);
             TrialEnd::Outcome(Outcome::failed(error.class(), message))
         }

@@ -157,12 +157,8 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, no_grad};
-
-    fn wave(shape: &[i64], speed: f64) -> Tensor {
-        let len = shape.iter().product::<i64>();
-        (Tensor::arange(len, (Kind::Float, Device::Cpu)) * speed).sin().view(shape)
-    }
+    use crate::operations::wave;
+    use tch::no_grad;
 
     // Goal: libtorch's values and gradients, whether keys are shared or not, where queries, keys
     // and values lie within wider rows, and with one thread and two the same bits.

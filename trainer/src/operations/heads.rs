@@ -196,12 +196,8 @@ fn gather(
 mod tests {
     use super::*;
     use crate::model::rotary::rotations;
+    use crate::operations::wave;
     use tch::{Device, Kind};
-
-    fn wave(shape: &[i64], speed: f64) -> Tensor {
-        let len = shape.iter().product::<i64>();
-        (Tensor::arange(len, (Kind::Float, Device::Cpu)) * speed).sin().view(shape)
-    }
 
     // Goal: the same values and gradients as libtorch's operations, with common and own positions,
     // without positions, in one piece and in several.

@@ -221,11 +221,11 @@ impl Saved {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
+    use crate::operations::wave;
+    use tch::Kind;
 
-    fn wave(shape: [i64; 2], speed: f64) -> Tensor {
-        let place = Tensor::arange(shape[0] * shape[1], (Kind::Float, Device::Cpu));
-        ((place * speed).sin() * 1.5 + 0.2).view(shape).set_requires_grad(true)
+    fn matrix(shape: [i64; 2], speed: f64) -> Tensor {
+        (wave(&shape, speed) * 1.5 + 0.2).set_requires_grad(true)
     }
 
     // Goal: libtorch's values and gradients, for every kind, with and without a residual, and in
@@ -241,7 +241,7 @@ mod tests {
         for shape in [[1, 1], [5, 7], [1_100, 250]] {
             for (kind, weight, bias) in kinds {
                 for residual in [false, true] {
-                    let row = |speed| wave([1, shape[1]], speed).detach().view(-1);
+                    let row = |speed| matrix([1, shape[1]], speed).detach().view(-1);
                     let leaf = |speed| row(speed).set_requires_grad(true);
                     let weights = NormWeights {
                         weight: weight.then(|| leaf(0.7)),
@@ -254,12 +254,12 @@ mod tests {
     }
 
     fn check(kind: Norm, weights: &NormWeights, shape: [i64; 2], residual: bool) {
-        let (x, delta) = (wave(shape, 1.7), wave(shape, 0.9));
+        let (x, delta) = (matrix(shape, 1.7), matrix(shape, 0.9));
         let delta = residual.then_some(&delta);
         let mut inputs = vec![&x];
         inputs.extend(delta);
         inputs.extend(weights.tensors().into_iter().flatten());
-        let (by_sum, by_y) = (wave(shape, 0.3).detach(), wave(shape, 3.7).detach());
+        let (by_sum, by_y) = (matrix(shape, 0.3).detach(), matrix(shape, 3.7).detach());
         let results = |[sum, y]: [Tensor; 2]| {
             let loss = (&sum * &by_sum + &y * &by_y).sum(Kind::Double);
             let mut found = vec![sum, y];

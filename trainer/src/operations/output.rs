@@ -127,11 +127,11 @@ fn in_chunks(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operations::wave;
     use tch::Device;
 
-    fn wave(shape: [i64; 2], speed: f64) -> Tensor {
-        let place = Tensor::arange(shape[0] * shape[1], (Kind::Float, Device::Cpu));
-        (place * speed).sin().view(shape).set_requires_grad(true)
+    fn leaf(shape: [i64; 2], speed: f64) -> Tensor {
+        wave(&shape, speed).set_requires_grad(true)
     }
 
     // Goal: libtorch's loss and gradients, in one chunk and in several, with rows that do not
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn it_is_libtorch_s_loss() {
         for (rows, width, vocabulary) in [(1, 1, 1), (7, 5, 13), (700, 16, 1_500)] {
-            let (x, weight) = (wave([rows, width], 1.7), wave([vocabulary, width], 0.9));
+            let (x, weight) = (leaf([rows, width], 1.7), leaf([vocabulary, width], 0.9));
             let targets = Tensor::arange(rows, (Kind::Int64, Device::Cpu)).remainder(vocabulary);
             if rows > 1 {
                 let _ = targets.narrow(0, rows / 2, 2).fill_(NOT_SCORED);
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_token_outside_the_vocabulary_is_an_error() {
-        let (x, weight) = (wave([2, 3], 1.0), wave([5, 3], 1.0));
+        let (x, weight) = (leaf([2, 3], 1.0), leaf([5, 3], 1.0));
         let targets = Tensor::from_slice(&[1i64, 5]);
         let error = output_loss(&x, &weight, None, &targets, Reduction::Mean).unwrap_err();
         assert!(error.to_string().contains("vocabulary of 5"), "{error}");
