@@ -251,6 +251,7 @@ fn steps(
         let saves_now = group.is_first() && writer.is_free(observer)? && saves.is_due();
         if measures || saves_now || agreed.stop || agreed.broken {
             broken = broken.or(settle(spec, &mut log, &mut state, observer)?);
+            group.check_whole()?;
         }
         if agreed.broken || ((measures || agreed.stop) && broken.is_some()) {
             return Ok(diverged("loss", broken.unwrap_or(step)));
