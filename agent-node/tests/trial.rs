@@ -272,13 +272,25 @@ fn a_gang_ends_when_a_member_is_killed_and_goes_on_to_the_same_bits() {
     let undisturbed = trained(gang(&spec, &text, &[]));
     let [mut first, mut second] = gang(&spec, &text, &[]);
     let checkpoint = first.next_checkpoint();
+    let killed_at = clock::now();
     second.child.kill().unwrap();
-    let (_, end) = first.finish();
-    let Some(TrialEnd::Outcome(Outcome::Failed { class, message })) = end else {
-        panic!("{end:?}: {}", first.log())
+    let lost = |member: &mut Trial| {
+        let (_, end) = member.finish();
+        let Some(TrialEnd::Outcome(Outcome::Failed { class, message })) = end else {
+            panic!("{end:?}: {}", member.log())
+        };
+        assert_eq!(class, FailureClass::Infrastructure);
+        assert!(message.starts_with("lost rank 1"), "{message}");
+        clock::now()
     };
-    assert_eq!(class, FailureClass::Infrastructure);
-    assert!(message.starts_with("lost rank 1"), "{message}");
+    // The second one's agent may know why, and tells it two seconds after its end at the latest.
+    assert!(lost(&mut first).since_ms(killed_at) > 4_000);
+    let [mut asked, mut second] = gang(&spec, &text, &[]);
+    asked.next_checkpoint();
+    second.child.kill().unwrap();
+    let asked_at = clock::now();
+    asked.say(&Control::Stop);
+    assert!(lost(&mut asked).since_ms(asked_at) < 4_000);
     // The first has lost its memory, and gets what the second has.
     assert_eq!(trained(gang(&spec, &text, &[checkpoint])), undisturbed);
 }

@@ -83,31 +83,12 @@ impl Log {
     ) -> tch::Result<Option<u64>> {
         let is_last = update.step == self.last_step;
         self.pending.push_back(update);
-        let is_due = |last: &Reported| now().duration_since(last.at) >= REPORT_EVERY;
-        let report = is_last || self.reported.as_ref().is_none_or(is_due);
+        let report = is_last || self.is_due();
         let found = match report || self.pending.len() >= self.pending_max {
             true => self.read(if is_last { 0 } else { self.ahead }, state, observer)?,
             false => Read::Fine(None),
         };
-        let at = now();
-        state.seconds += at.duration_since(begun).as_secs_f64();
-        let newest = match found {
-            Read::Broken(step) => return Ok(Some(step)),
-            Read::Fine(newest) => newest.filter(|_| report),
-        };
-        let Some(Found { step, loss, gradient_norm, learning_rate }) = newest else {
-            return Ok(None);
-        };
-        observer.metric(step, "loss", loss);
-        observer.metric(step, "learning_rate", learning_rate);
-        observer.metric(step, "gradient_norm", gradient_norm);
-        if let Some(before) = &self.reported {
-            let tokens = (step - before.step) * self.tokens_per_update;
-            let seconds = state.seconds - before.seconds;
-            observer.metric(step, "tokens_per_second", tokens as f64 / seconds);
-        }
-        self.reported = Some(Reported { at, step, seconds: state.seconds });
-        Ok(None)
+        Ok(self.take(found, (begun, report), state, observer))
     }
 
     /// Reads every loss that is still on the device, whose waiting counts as time of the updates.
@@ -120,13 +101,43 @@ impl Log {
         if self.pending.is_empty() {
             return Ok(None);
         }
-        let begun = now();
-        let found = self.read(0, state, observer);
-        state.seconds += now().duration_since(begun).as_secs_f64();
-        match found? {
-            Read::Broken(step) => Ok(Some(step)),
-            Read::Fine(_) => Ok(None),
+        let (begun, report) = (now(), self.is_due());
+        let found = self.read(0, state, observer)?;
+        Ok(self.take(found, (begun, report), state, observer))
+    }
+
+    /// Whether the time has come for a report.
+    fn is_due(&self) -> bool {
+        let is_due = |last: &Reported| now().duration_since(last.at) >= REPORT_EVERY;
+        self.reported.as_ref().is_none_or(is_due)
+    }
+
+    /// Counts the time since `begun`, and tells the newest of what was read if there shall be a
+    /// report. Returns the step whose loss is not finite, if there is one.
+    fn take(
+        &mut self,
+        found: Read,
+        (begun, report): (Instant, bool),
+        state: &mut State,
+        observer: &mut dyn Observer,
+    ) -> Option<u64> {
+        let at = now();
+        state.seconds += at.duration_since(begun).as_secs_f64();
+        let newest = match found {
+            Read::Broken(step) => return Some(step),
+            Read::Fine(newest) => newest.filter(|_| report),
+        };
+        let Found { step, loss, gradient_norm, learning_rate } = newest?;
+        observer.metric(step, "loss", loss);
+        observer.metric(step, "learning_rate", learning_rate);
+        observer.metric(step, "gradient_norm", gradient_norm);
+        if let Some(before) = &self.reported {
+            let tokens = (step - before.step) * self.tokens_per_update;
+            let seconds = state.seconds - before.seconds;
+            observer.metric(step, "tokens_per_second", tokens as f64 / seconds);
         }
+        self.reported = Some(Reported { at, step, seconds: state.seconds });
+        None
     }
 
     /// Reads all but the newest `ahead`; reports a loss that is not finite.
@@ -178,6 +189,15 @@ mod tests {
     /// What is told of updates with these losses, the losses that the state has in the end, and
     /// the step that ended it.
     fn run(losses: &[f64], ahead: usize) -> (Vec<(u64, f64)>, Vec<f64>, Option<u64>) {
+        run_and(losses, ahead, |_, _, _| {})
+    }
+
+    /// As [`run`], with something after each update.
+    fn run_and(
+        losses: &[f64],
+        ahead: usize,
+        after: impl Fn(&mut Log, &mut State, &mut Told),
+    ) -> (Vec<(u64, f64)>, Vec<f64>, Option<u64>) {
         let mut log = Log {
             pending: VecDeque::new(),
             pending_max: 64,
@@ -193,6 +213,7 @@ mod tests {
             let [loss, norm] = [*loss, 0.5].map(|x| Tensor::from_slice(&[x]).view([0i64; 0]));
             let update = Update::new(&downloads, step as u64, [&loss, &norm], 0.1).unwrap();
             broken = broken.or(log.record(update, now(), &mut state, &mut told).unwrap());
+            after(&mut log, &mut state, &mut told);
         }
         let of_loss = told.0.into_iter().filter(|(_, name, _)| name == "loss");
         let told = of_loss.map(|(step, _, loss)| (step, loss)).collect();
@@ -217,6 +238,20 @@ mod tests {
             let (told, losses, broken) = run(&[5.0, f64::INFINITY, 3.0, 2.0], ahead);
             assert_eq!((told.last().unwrap().0, broken), (1, Some(1)), "{ahead}");
             assert_eq!(losses[0], 5.0);
+        }
+    }
+
+    // Goal: a training that measures itself after every update still tells its losses.
+    #[test]
+    fn what_is_read_before_a_measurement_is_told_when_a_report_is_due() {
+        for ahead in [0, 1, 2] {
+            let (told, losses, broken) = run_and(&[5.0, 4.0, 3.0], ahead, |log, state, told| {
+                assert_eq!(log.settle(state, told).unwrap(), None);
+                let late = now().checked_sub(REPORT_EVERY).unwrap();
+                log.reported.as_mut().unwrap().at = late;
+            });
+            assert_eq!(told, [(0, 5.0), (1, 4.0), (2, 3.0)], "{ahead}");
+            assert_eq!((losses, broken), (vec![5.0, 4.0, 3.0], None), "{ahead}");
         }
     }
 }

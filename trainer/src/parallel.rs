@@ -185,6 +185,20 @@ impl Group {
         }
     }
 
+    /// Whether all sums are whole that the device has come to by now. One between GPUs that is given
+    /// up ends like any other, with whatever was in its place.
+    ///
+    /// # Errors
+    /// A member is gone.
+    pub(crate) fn check_whole(&self) -> Result<(), ParallelError> {
+        match self {
+            Self::Of(_, Sums::Nccl(communicator)) if communicator.is_given_up() => {
+                Err(NcclError::Aborted.into())
+            }
+            Self::Of(..) | Self::Alone => Ok(()),
+        }
+    }
+
     /// What `work` gives on rank 0; everyone else waits for it.
     pub(crate) fn by_first<const N: usize>(
         &mut self,

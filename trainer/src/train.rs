@@ -239,7 +239,12 @@ fn steps(
     for step in first..=most {
         let stop = observer.stop_requested();
         let spent = is_spent(spec, &state);
+        let asked = now();
         let agreed = group.agree(Wish { stop, broken: broken.is_some(), spent })?;
+        if step > first {
+            // An update takes as long as it takes the slowest member.
+            state.seconds += now().duration_since(asked).as_secs_f64();
+        }
         // One more pass after the last update, so that the end is measured and saved too.
         let last = step == most || agreed.spent;
         let every = spec.validation.every_steps;
@@ -247,6 +252,7 @@ fn steps(
         let saves_now = group.is_first() && writer.is_free(observer)? && saves.is_due();
         if measures || saves_now || agreed.stop || agreed.broken {
             broken = broken.or(settle(spec, &mut log, &mut state, observer)?);
+            group.check_whole()?;
         }
         if agreed.broken || ((measures || agreed.stop) && broken.is_some()) {
             return Ok(diverged("loss", broken.unwrap_or(step)));

@@ -23,6 +23,10 @@ const MTBF_UNKNOWN: Duration = Duration::from_secs(24 * 3_600);
 /// shall have heard of the first member's checkpoint before. Several times what a report takes,
 /// and short against the grace that a stop has.
 const LEADER_FIRST: Duration = Duration::from_secs(1);
+/// How long a member waits before it says that it failed because another did, so that the one who
+/// knows why is heard first: a process that an error of its GPU ended is told as failed two seconds
+/// after its end. Only where that one's agent is gone too does anybody wait so long.
+const CULPRIT_FIRST: Duration = Duration::from_secs(5);
 /// How often a member that nobody has asked yet looks whether somebody has.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -83,8 +87,22 @@ pub(crate) fn run(
         Err(error) => {
             let message = trainer::chain(&error);
             observer.log.note(&message);
+            if matches!(&error, TrainError::Parallel(error) if error.is_anothers()) {
+                until_asked(lifeline, CULPRIT_FIRST);
+            }
             TrialEnd::Outcome(Outcome::failed(error.class(), message))
         }
+    }
+}
+
+/// Waits until the agent asks to stop, for at most `longest`.
+fn until_asked(lifeline: &Lifeline, longest: Duration) {
+    let looks = longest.as_millis() / LOOK_EVERY.as_millis();
+    for _ in 0..looks {
+        if lifeline.is_asked_to_stop() {
+            return;
+        }
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 
@@ -104,9 +122,7 @@ fn stopped(order: &Order, lifeline: &Lifeline, cause: Option<StopCause>) -> Tria
         }
         // The others have said it. This one is asked when that has been heard, or its lease passes.
         (None, _) => {
-            while !lifeline.is_asked_to_stop() {
-                std::thread::sleep(LOOK_EVERY);
-            }
+            until_asked(lifeline, Duration::MAX);
             lifeline.stopped(StopCause::Asked)
         }
     }

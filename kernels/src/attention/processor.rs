@@ -146,7 +146,7 @@ fn forward_heads<const FUSED: bool>(
     let [sequence, width] = [inputs.sequence(), inputs.head_width()];
     let mut queries = vec![[0.0; LANES]; width];
     let mut scores = vec![[0.0; LANES]; sequence];
-    for (head, logs) in logs.chunks_exact_mut(sequence).enumerate() {
+    for (head, logs) in logs.chunks_exact_mut(sequence.max(1)).enumerate() {
         let q = inputs.q.part(head * width, width);
         for (first, logs) in (0..).step_by(LANES).zip(logs.chunks_mut(LANES)) {
             side_by_side(q, first, logs.len(), inputs.scale, &mut queries);

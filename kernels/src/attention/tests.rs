@@ -174,3 +174,20 @@ fn shapes_that_do_not_fit_are_refused() {
     let odd = Inputs { q: Columns::new(&case.rows, 3, 16, 7), ..inputs };
     assert!(run(odd, 8, &mut [0.0; 6]).unwrap_err().contains("multiple"));
 }
+
+#[test]
+fn a_sequence_without_tokens_has_no_output() {
+    let inputs = {
+        let columns = Columns::new(&[], 0, 4, 4);
+        Inputs { q: columns, k: columns, v: columns, scale: 1.0 }
+    };
+    let mut untouched = [1.0; 16];
+    {
+        let mut parts = ColumnsMut::split(&mut untouched, 0, 4);
+        let mut part = || parts.next().unwrap();
+        forward(inputs, part(), &mut []).unwrap();
+        let known = Known { output: inputs.q, logs: &[], gradient: inputs.q };
+        backward(inputs, known, Gradients { q: part(), k: part(), v: part() }).unwrap();
+    }
+    assert_eq!(untouched, [1.0; 16]);
+}

@@ -96,4 +96,19 @@ impl ParallelError {
             Self::Stopped => FailureClass::Cancelled,
         }
     }
+
+    /// Whether it is that another member failed or is gone. That one, or its agent, says why.
+    pub fn is_anothers(&self) -> bool {
+        match self {
+            Self::Lost { .. } | Self::Failed { .. } | Self::Nccl(NcclError::Aborted) => true,
+            Self::Nccl(
+                NcclError::Missing { .. } | NcclError::Refused { .. } | NcclError::Torch(_),
+            )
+            | Self::Listen { .. }
+            | Self::Missing { .. }
+            | Self::OutOfStep { .. }
+            | Self::Differs { .. }
+            | Self::Stopped => false,
+        }
+    }
 }

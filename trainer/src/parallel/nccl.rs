@@ -235,6 +235,11 @@ impl Communicator {
         }
     }
 
+    /// Whether it was given up, so that a sum which was under way then is none.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.comm.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     /// Gives up what is under way, because a member is gone that it would wait for for ever.
     pub(super) fn abort(&self) {
         let mut comm = self.comm.lock().unwrap_or_else(PoisonError::into_inner);

@@ -318,7 +318,9 @@ fn gpus_need_nccl() {
             let ways = [&sent, &received].map(|tensor| [(0, tensor.shallow_clone())]);
             alone.exchange(&ways[0], &ways[1]).unwrap();
             assert_eq!(numbers(&received.to_device(Device::Cpu)), [4.0, 5.0]);
+            assert!(!alone.is_given_up());
             alone.abort();
+            assert!(alone.is_given_up());
             assert!(matches!(alone.exchange(&ways[0], &ways[1]), Err(NcclError::Aborted)));
         }
         Ok(version) => {

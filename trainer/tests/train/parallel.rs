@@ -24,6 +24,8 @@ struct Member {
     notebook: Notebook,
     stops_at: Option<u64>,
     dies_at: Option<u64>,
+    /// What it does besides, before each step.
+    pause: Duration,
 }
 
 impl Member {
@@ -53,6 +55,7 @@ impl Observer for Member {
         let asked = self.notebook.steps.get();
         self.notebook.steps.set(asked + 1);
         assert!(self.dies_at != Some(asked), "killed");
+        thread::sleep(self.pause);
         self.stops_at == Some(asked)
     }
 }
@@ -245,6 +248,18 @@ fn the_first_members_clock_ends_a_budget_of_time_for_all() {
     assert_eq!(steps(0), steps(1));
     assert!(steps(0) < 100_000.0);
     assert!(completed(&told[0].0).0["training_seconds"] >= 0.3);
+}
+
+// Goal: the time of an update is that of the slowest member, wherever the first one waits for it.
+#[test]
+fn the_first_members_clock_counts_what_it_waits_for_another() {
+    let lab = Lab::new();
+    let pause = Duration::from_millis(30);
+    let slow = |rank| Member { pause: pause * rank, ..Member::default() };
+    let ends = train_together(&lab, &spec(12), 1, &|_| Vec::new(), (0..2).map(slow).collect());
+    let (end, _) = ends.into_iter().next().unwrap().unwrap();
+    let seconds = completed(&end).0["training_seconds"];
+    assert!(seconds >= 12.0 * pause.as_secs_f64(), "{seconds}");
 }
 
 #[test]
