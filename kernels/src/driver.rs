@@ -3,6 +3,7 @@
 use crate::KernelError;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, sys};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Whether the CUDA driver's library can be opened.
 pub fn driver_present() -> bool {
@@ -43,7 +44,9 @@ impl DefaultStream {
     /// # Errors
     /// The driver refuses.
     pub fn mark(&self) -> Result<Mark, KernelError> {
-        Ok(Mark(self.0.record_event(None)?))
+        // Who waits sleeps: the processor has other threads to run.
+        let flags = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
+        Ok(Mark(self.0.record_event(Some(flags))?))
     }
 }
 
@@ -58,6 +61,15 @@ impl Mark {
     /// Something of that failed.
     pub fn wait(&self) -> Result<(), KernelError> {
         Ok(self.0.synchronize()?)
+    }
+
+    /// Time that the GPU took from `before` to here, for which it waits.
+    ///
+    /// # Errors
+    /// Something of that failed.
+    pub fn since(&self, before: &Self) -> Result<Duration, KernelError> {
+        let milliseconds = f64::from(before.0.elapsed_ms(&self.0)?);
+        Ok(Duration::try_from_secs_f64(milliseconds / 1e3).unwrap_or_default())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use kernels::driver::{DefaultStream, Mark};
 use std::ops::Deref;
+use std::time::Duration;
 use tch::{Device, Kind, TchError, Tensor, no_grad};
 
 /// The copies of one device.
@@ -42,9 +43,14 @@ impl Downloads {
             // Into memory that the GPU reaches by itself, which libtorch keeps for the next copy.
             Some(_) => tensor.f_to_device_(Device::Cpu, tensor.kind(), true, false),
         };
+        let begun = self.mark()?;
         let copies = no_grad(|| tensors.into_iter().map(copy).collect::<tch::Result<_>>())?;
+        Ok(Download { copies, span: begun.zip(self.mark()?) })
+    }
+
+    fn mark(&self) -> tch::Result<Option<Mark>> {
         let mark = self.stream.as_ref().map(DefaultStream::mark).transpose();
-        Ok(Download { copies, mark: mark.map_err(|error| failed(&error))? })
+        mark.map_err(|error| failed(&error))
     }
 }
 
@@ -52,7 +58,8 @@ impl Downloads {
 #[derive(Debug)]
 pub(crate) struct Download {
     copies: Vec<Tensor>,
-    mark: Option<Mark>,
+    /// On a GPU, before and behind them.
+    span: Option<(Mark, Mark)>,
 }
 
 impl Download {
@@ -61,8 +68,19 @@ impl Download {
     /// # Errors
     /// The GPU failed at something before them.
     pub(crate) fn finish(self) -> tch::Result<Vec<Tensor>> {
-        self.mark.map_or(Ok(()), |mark| mark.wait()).map_err(|error| failed(&error))?;
+        let wait = |(_, end): &(Mark, Mark)| end.wait();
+        self.span.as_ref().map_or(Ok(()), wait).map_err(|error| failed(&error))?;
         Ok(self.copies)
+    }
+
+    /// As [`finish`](Self::finish), with the time for which a GPU did nothing but these copies.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) fn finish_timed(self) -> tch::Result<(Vec<Tensor>, Duration)> {
+        let time = |(begin, end): &(Mark, Mark)| end.since(begin);
+        let time = self.span.as_ref().map_or(Ok(Duration::ZERO), time);
+        Ok((self.copies, time.map_err(|error| failed(&error))?))
     }
 }
 

@@ -112,8 +112,8 @@ fn steps(
             writer.finish(observer)?;
             return Ok(End::Stopped { step });
         }
-        if free && saves.is_due() {
-            saves.make(observer, || trainee.snapshot(&state).map(|taken| writer.write(taken)))?;
+        if free && saves.is_due(writer.copied_in(), observer) {
+            saves.make(|| trainee.snapshot(&state).map(|taken| writer.write(taken)))?;
         }
 
         // After the snapshot: a training that resumes here changes its phase and measures itself.

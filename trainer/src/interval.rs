@@ -31,7 +31,7 @@ pub enum CheckpointEvery {
 ///     τ = √(2δM) · (1 + ⅓ √(δ / 2M) + ⅑ (δ / 2M)) − δ
 /// and M for a larger cost. The first factor is Young's (1974).
 ///
-/// `cost` is the time for which the training stands still. The time until a checkpoint is on disk
+/// `cost` is the time for which the training stands still, or its GPU to copy the state. The time until a checkpoint is on disk
 /// is not part of it: the training goes on meanwhile, and what a failure in that time loses more is
 /// the same however often a checkpoint is made.
 pub fn best_interval(mtbf: Duration, cost: Duration) -> Duration {
@@ -53,15 +53,33 @@ pub(crate) struct Saves {
     /// How many stood in the way so far, and for how long together.
     count: u32,
     stood_still: Duration,
+    /// For how long the last one did, as far as the training itself saw.
+    seen: Duration,
+    is_noted: bool,
 }
 
 impl Saves {
     pub(crate) fn new(every: CheckpointEvery) -> Self {
-        Self { every, last: now(), count: 0, stood_still: Duration::ZERO }
+        Self {
+            every,
+            last: now(),
+            count: 0,
+            stood_still: Duration::ZERO,
+            seen: Duration::ZERO,
+            is_noted: false,
+        }
     }
 
-    /// Whether the next one is due.
-    pub(crate) fn is_due(&self) -> bool {
+    /// Whether the next one is due, when the one before is written, for which the device was busy
+    /// for `copied_in`. What was chosen from the first one is noted.
+    pub(crate) fn is_due(&mut self, copied_in: Duration, observer: &mut dyn Observer) -> bool {
+        // The training saw a part of it where it had to wait for memory.
+        self.stood_still += copied_in.saturating_sub(self.seen);
+        if let (CheckpointEvery::Best { mtbf }, 1, false) = (self.every, self.count, self.is_noted)
+        {
+            self.is_noted = true;
+            observer.note(&chosen(mtbf, self.cost()));
+        }
         now().duration_since(self.last) >= self.interval()
     }
 
@@ -78,23 +96,20 @@ impl Saves {
         self.stood_still / self.count.max(1)
     }
 
-    /// Makes a checkpoint and learns what it costs. What was chosen from the first one is noted.
+    /// Makes a checkpoint and learns what it costs.
     ///
     /// # Errors
     /// Those of `save`.
     pub(crate) fn make(
         &mut self,
-        observer: &mut dyn Observer,
         save: impl FnOnce() -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
         let begun = now();
         save()?;
         self.last = now();
-        self.stood_still += self.last.duration_since(begun);
+        self.seen = self.last.duration_since(begun);
+        self.stood_still += self.seen;
         self.count = self.count.saturating_add(1);
-        if let (CheckpointEvery::Best { mtbf }, 1) = (self.every, self.count) {
-            observer.note(&chosen(mtbf, self.cost()));
-        }
         Ok(())
     }
 }
@@ -114,6 +129,21 @@ fn chosen(mtbf: Duration, cost: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::Checkpoint;
+
+    #[derive(Debug, Default)]
+    struct Noted(Vec<String>);
+
+    impl Observer for Noted {
+        fn metric(&mut self, _: u64, _: &str, _: f64) {}
+        fn checkpoint(&mut self, _: Checkpoint) {}
+        fn note(&mut self, text: &str) {
+            self.0.push(text.to_owned());
+        }
+        fn stop_requested(&self) -> bool {
+            false
+        }
+    }
 
     const HOUR: f64 = 3_600.0;
 
@@ -165,11 +195,18 @@ mod tests {
     fn the_first_checkpoint_decides_the_next_and_is_noted_with_its_figures() {
         let mtbf = Duration::from_secs(86_400);
         let mut saves = Saves::new(CheckpointEvery::Best { mtbf });
-        assert_eq!((saves.interval(), saves.is_due()), (CHOSEN_MIN, false));
+        let mut noted = Noted::default();
+        assert!(!saves.is_due(Duration::ZERO, &mut noted));
+        assert_eq!(saves.interval(), CHOSEN_MIN);
+        saves.make(|| Ok(())).unwrap();
+        assert!(!saves.is_due(Duration::from_secs(1), &mut noted));
+        assert!(!saves.is_due(Duration::ZERO, &mut noted));
+        assert!(saves.cost() >= Duration::from_secs(1), "the device's time counts");
+        assert!(noted.0.len() == 1 && noted.0[0].contains("stands still for 1000."), "{noted:?}");
         (saves.count, saves.stood_still) = (2, Duration::from_secs(2));
         assert_eq!(saves.interval(), best_interval(mtbf, Duration::from_secs(1)));
-        let fixed = Saves::new(CheckpointEvery::Fixed(Duration::ZERO));
-        assert!(fixed.is_due());
+        let mut fixed = Saves::new(CheckpointEvery::Fixed(Duration::ZERO));
+        assert!(fixed.is_due(Duration::ZERO, &mut noted));
         let note = chosen(mtbf, Duration::from_secs(1));
         let figures = "every 415 s (Daly 2006): the training stands still for 1000.00 ms, and one \
                        failure in 24.0 h is expected";

@@ -51,7 +51,7 @@ pub(crate) fn start<'a>(
         }
     };
     if group.size() > 1 {
-        hand_out(group, learner.snapshot(&state)?.finish()?);
+        hand_out(group, learner.snapshot(&state)?.finish()?.0);
     }
     Ok((learner, state))
 }

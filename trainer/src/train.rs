@@ -249,7 +249,9 @@ fn steps(
         let last = step == most || agreed.spent;
         let every = spec.validation.every_steps;
         let measures = last || (step > first && every > 0 && step.is_multiple_of(every));
-        let saves_now = group.is_first() && writer.is_free(observer)? && saves.is_due();
+        let saves_now = group.is_first()
+            && writer.is_free(observer)?
+            && saves.is_due(writer.copied_in(), observer);
         if measures || saves_now || agreed.stop || agreed.broken {
             broken = broken.or(settle(spec, &mut log, &mut state, observer)?);
             group.check_whole()?;
@@ -274,7 +276,7 @@ fn steps(
             return Ok(End::Stopped { step });
         }
         if saves_now && broken.is_none() {
-            saves.make(observer, || learner.snapshot(&state).map(|taken| writer.write(taken)))?;
+            saves.make(|| learner.snapshot(&state).map(|taken| writer.write(taken)))?;
         }
 
         let begun = now();

@@ -7,8 +7,10 @@ use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
 use crate::train::{Observer, Setting};
 use proto::Checkpoint;
+use std::mem;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::Scope;
+use std::time::Duration;
 
 /// A state on its way from the device to the host.
 #[derive(Debug)]
@@ -37,23 +39,24 @@ impl Taken {
         Ok(Self { state: state.clone(), moments, download: downloads.begin(sets)? })
     }
 
-    /// Waits until all of it is there.
+    /// Waits until all of it is there; gives the time for which the device did nothing else, too.
     ///
     /// # Errors
     /// The device failed.
-    pub(crate) fn finish(self) -> Result<Snapshot, TrainError> {
+    pub(crate) fn finish(self) -> Result<(Snapshot, Duration), TrainError> {
         let doing = "copying the state to the host";
         let failed = |source| TrainError::Torch { doing: doing.to_owned(), source };
-        let copies = self.download.finish().map_err(failed)?;
+        let (copies, time) = self.download.finish_timed().map_err(failed)?;
         let mut copies = copies.into_iter().map(Bytes::of);
         let parameters = copies.next().transpose().map_err(failed)?;
         let moments = copies.by_ref().take(self.moments).collect::<tch::Result<_>>();
-        Ok(Snapshot {
+        let snapshot = Snapshot {
             state: self.state,
             parameters: parameters.unwrap_or_else(|| Vec::new().into()),
             moments: moments.map_err(failed)?,
             second: copies.next().transpose().map_err(failed)?,
-        })
+        };
+        Ok((snapshot, time))
     }
 }
 
@@ -61,8 +64,9 @@ impl Taken {
 #[derive(Debug)]
 pub(crate) struct Writer {
     snapshots: Sender<Taken>,
-    written: Receiver<Result<Checkpoint, TrainError>>,
+    written: Receiver<Result<(Checkpoint, Duration), TrainError>>,
     busy: bool,
+    copied_in: Duration,
 }
 
 impl Writer {
@@ -77,15 +81,15 @@ impl Writer {
         scope.spawn(move || {
             let Setting { checkpoints, attempt, agent, .. } = *setting;
             for taken in orders {
-                let saved = taken.finish().and_then(|snapshot| {
-                    Ok(save(checkpoints, attempt, agent, &contents, &snapshot)?)
+                let saved = taken.finish().and_then(|(snapshot, time)| {
+                    Ok((save(checkpoints, attempt, agent, &contents, &snapshot)?, time))
                 });
                 if reports.send(saved).is_err() {
                     break; // Nobody listens: the training panicked.
                 }
             }
         });
-        Self { snapshots, written, busy: false }
+        Self { snapshots, written, busy: false, copied_in: Duration::ZERO }
     }
 
     /// Whether a snapshot can be taken. Tells the observer of the one before when it is on disk.
@@ -96,7 +100,7 @@ impl Writer {
         match self.written.try_recv() {
             Ok(saved) => {
                 self.busy = false;
-                observer.checkpoint(saved?);
+                self.report(saved?, observer);
                 Ok(true)
             }
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => Ok(!self.busy),
@@ -124,7 +128,21 @@ impl Writer {
         self.busy = false;
         let Ok(saved) = self.written.recv() else { return Ok(None) };
         let saved = saved?;
+        Ok(Some(self.report(saved, observer)))
+    }
+
+    fn report(
+        &mut self,
+        (saved, time): (Checkpoint, Duration),
+        observer: &mut dyn Observer,
+    ) -> Checkpoint {
+        self.copied_in += time;
         observer.checkpoint(saved.clone());
-        Ok(Some(saved))
+        saved
+    }
+
+    /// Time for which the device stood still to copy what was written since the last question.
+    pub(crate) fn copied_in(&mut self) -> Duration {
+        mem::take(&mut self.copied_in)
     }
 }

@@ -152,7 +152,7 @@ fn what_is_no_number_stays_seen() {
     let mut case = Case::new([20, 1, 4]);
     case.rows[10 * 12 + 5] = f32::NAN;
     let [output, _] = case.forward();
-    assert!(output[..40].iter().all(|x| x.is_finite()), "the keys before do not see it");
+    assert!(output[..40].iter().all(|x| x.is_finite()), "queries before that key do not see it");
     assert!(output[40..].iter().all(|x| x.is_nan()));
     assert!(case.backward().iter().any(|x| x.is_nan()));
 }

@@ -20,6 +20,9 @@ const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Longest time that rank 0 takes to welcome who comes: it does nothing else meanwhile. What
 /// listens there and does not, is another program.
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
+/// Longest time in which rank 0's port becomes free: the process of an earlier attempt may be about
+/// to end. What else has it keeps it, and the next attempt gets another port.
+const FREE_WITHIN: Duration = Duration::from_secs(30);
 /// Connections at a time that have not said who they are. A scan has no use for more.
 const STRANGERS_MAX: usize = 64;
 /// Pause between two looks at what has happened.
@@ -112,15 +115,15 @@ fn lead(
     key: &[u8; 32],
     patience: &Patience<'_>,
 ) -> Result<BTreeMap<u32, TcpStream>, ParallelError> {
+    let soon = Patience::new(FREE_WITHIN.min(patience.limit), patience.stop);
     let listener = loop {
         match listen(membership.master_port) {
             Ok(listener) => break listener,
-            // The process of an earlier attempt may be about to end.
             Err(source) if source.kind() == ErrorKind::AddrInUse => {
-                if patience.is_over() {
+                if soon.is_over() {
                     return Err(ParallelError::Listen { port: membership.master_port, source });
                 }
-                if (patience.stop)() {
+                if (soon.stop)() {
                     return Err(ParallelError::Stopped);
                 }
             }
