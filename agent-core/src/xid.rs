@@ -255,7 +255,7 @@ mod tests {
             numbers.map(|(number, ..)| *number).collect::<Vec<_>>()
         };
         assert_eq!(of(Blame::Program), [13, 31, 43]);
-        assert_eq!(of(Blame::Machine), [48, 64, 74, 94, 119, 120, 171, 172]);
+        assert_eq!(of(Blame::Machine), [48, 64, 74, 94, 119, 120, 149, 171, 172]);
         assert_eq!(of(Blame::Lost), [62, 79, 95, 140]);
     }
 }

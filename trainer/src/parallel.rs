@@ -8,11 +8,11 @@
 //!
 //! What members must agree on, they say to each other before every step: whether one of them was
 //! asked to stop, or found a loss that is none, and whether rank 0's time is up. What only rank 0
-//! does (held-out losses, checkpoints, reports), the others await with [`Group::by_first`]; what
+//! does (held-out losses, checkpoints, reports), the others await with `Group::by_first`; what
 //! fails there, or anywhere, is told to all before the connections end.
 //!
-//! * [`rendezvous`]: how they find each other; [`link`]: one connection, watched.
-//! * [`collective`]: what all do together; [`nccl`]: sums between GPUs.
+//! * `rendezvous`: how they find each other; `link`: one connection, watched.
+//! * `collective`: what all do together; `nccl`: sums between GPUs.
 
 mod collective;
 mod error;

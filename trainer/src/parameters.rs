@@ -268,13 +268,13 @@ impl Parameters {
         &self.layout
     }
 
-    /// All values, (N), float32. Who changes them calls [`changed`](Self::changed), or rounds them
-    /// into [`rounded`](Self::rounded).
+    /// All values, (N), float32. Who changes them calls [`changed`](Self::changed).
     pub fn flat(&self) -> &Tensor {
         &self.flat
     }
 
-    /// The values rounded to bfloat16, (N), where the model computes in it.
+    /// The values rounded to bfloat16, (N), where the model computes in it. Who changes the values
+    /// can round them into it, instead of calling [`changed`](Self::changed).
     pub(crate) fn rounded(&self) -> Option<&Tensor> {
         self.rounded.as_ref()
     }

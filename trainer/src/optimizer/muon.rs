@@ -26,8 +26,8 @@ pub(super) fn moves(entry: &Entry) -> bool {
     entry.shape.len() == 2 && entry.name.starts_with("layers.")
 }
 
-/// One update of `entries`, whose `values`, `gradient` and `moment` are (sum of their lengths), with
-/// Newton-Schulz in `kind`.
+/// One update of `entries`, whose `values`, `gradient` and `moment` are (sum of their lengths),
+/// with Newton-Schulz in `kind`.
 pub(super) fn step(
     config: &Muon,
     moment: &mut Tensor,
