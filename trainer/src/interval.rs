@@ -31,9 +31,9 @@ pub enum CheckpointEvery {
 ///     τ = √(2δM) · (1 + ⅓ √(δ / 2M) + ⅑ (δ / 2M)) − δ
 /// and M for a larger cost. The first factor is Young's (1974).
 ///
-/// `cost` is the time for which the training stands still, or its GPU to copy the state. The time until a checkpoint is on disk
-/// is not part of it: the training goes on meanwhile, and what a failure in that time loses more is
-/// the same however often a checkpoint is made.
+/// `cost` is the time for which the training stands still, or its GPU to copy the state. The time
+/// until a checkpoint is on disk is not part of it: the training goes on meanwhile, and what a
+/// failure in that time loses more is the same however often a checkpoint is made.
 pub fn best_interval(mtbf: Duration, cost: Duration) -> Duration {
     let (m, d) = (mtbf.as_secs_f64(), cost.as_secs_f64());
     let ratio = d / (2.0 * m);

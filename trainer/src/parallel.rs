@@ -185,8 +185,8 @@ impl Group {
         }
     }
 
-    /// Whether all sums are whole that the device has come to by now. One between GPUs that is given
-    /// up ends like any other, with whatever was in its place.
+    /// Whether all sums are whole that the device has come to by now. One between GPUs that is
+    /// given up ends like any other, with whatever was in its place.
     ///
     /// # Errors
     /// A member is gone.
