@@ -55,15 +55,8 @@ impl DefaultStream {
 pub struct Mark(CudaEvent);
 
 impl Mark {
-    /// Waits until the GPU has done all that is before it.
-    ///
-    /// # Errors
-    /// Something of that failed.
-    pub fn wait(&self) -> Result<(), KernelError> {
-        Ok(self.0.synchronize()?)
-    }
-
-    /// Time that the GPU took from `before` to here, for which it waits.
+    /// Waits until the GPU has done all that is before it; gives the time that it took from
+    /// `before` to here.
     ///
     /// # Errors
     /// Something of that failed.

@@ -63,21 +63,12 @@ pub(crate) struct Download {
 }
 
 impl Download {
-    /// Waits for the copies, in the order in which they were asked for.
+    /// Waits for the copies, in the order in which they were asked for; gives the time for which a
+    /// GPU did nothing but them, too.
     ///
     /// # Errors
     /// The GPU failed at something before them.
-    pub(crate) fn finish(self) -> tch::Result<Vec<Tensor>> {
-        let wait = |(_, end): &(Mark, Mark)| end.wait();
-        self.span.as_ref().map_or(Ok(()), wait).map_err(|error| failed(&error))?;
-        Ok(self.copies)
-    }
-
-    /// As [`finish`](Self::finish), with the time for which a GPU did nothing but these copies.
-    ///
-    /// # Errors
-    /// Likewise.
-    pub(crate) fn finish_timed(self) -> tch::Result<(Vec<Tensor>, Duration)> {
+    pub(crate) fn finish(self) -> tch::Result<(Vec<Tensor>, Duration)> {
         let time = |(begin, end): &(Mark, Mark)| end.since(begin);
         let time = self.span.as_ref().map_or(Ok(Duration::ZERO), time);
         Ok((self.copies, time.map_err(|error| failed(&error))?))
@@ -155,7 +146,7 @@ mod tests {
         let tensor = Tensor::from_slice(&[1.5f32, -2.0]);
         let download = Downloads::of(Device::Cpu).unwrap().begin([&tensor]).unwrap();
         let _ = tensor.shallow_clone().fill_(7.0);
-        let [copy] = <[Tensor; 1]>::try_from(download.finish().unwrap()).unwrap();
+        let [copy] = <[Tensor; 1]>::try_from(download.finish().unwrap().0).unwrap();
         let bytes = Bytes::of(copy).unwrap();
         let expected: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
         assert_eq!(bytes, Bytes::from(expected));

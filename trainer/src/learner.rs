@@ -77,7 +77,7 @@ impl Update {
     /// The device failed.
     pub(crate) fn finish(self) -> tch::Result<Found> {
         let Self { step, numbers, learning_rate } = self;
-        let numbers = numbers.finish()?;
+        let (numbers, _) = numbers.finish()?;
         let numbers = numbers.iter().map(|number| number.f_double_value(&[]));
         let numbers = numbers.collect::<tch::Result<Vec<_>>>()?;
         let [loss, gradient_norm] = numbers[..] else { unreachable!("an update has two numbers") };

@@ -19,8 +19,8 @@ pub use architecture::{Architecture, ArchitectureError, Sizes};
 pub use cache::Cache;
 
 use crate::operations::{
-    HeadNorm, Heads, NormWeights, attention, gelu, norm, output_loss, output_scores, relu_squared,
-    split_heads, swiglu,
+    HeadNorm, Heads, NormWeights, attention, gelu, masked_attention, norm, output_loss,
+    output_scores, relu_squared, split_heads, swiglu,
 };
 use crate::parameters::Parameters;
 use architecture::{Mlp, Norm, Positions, QkNorm};
@@ -237,29 +237,13 @@ impl Model {
         let parts = self.queries_keys_values(layer, x, pass)?;
         let mixed = match &mut pass.cached {
             None => attention(&parts)?,
-            Some((cache, mask)) => self.attention_to_cache(index, &parts, cache, mask)?,
+            Some((cache, mask)) => {
+                let [q, k, v] = &parts;
+                let all = cache.extend(index, &k.f_transpose(1, 2)?, &v.f_transpose(1, 2)?)?;
+                masked_attention(q, all, Some(&*mask))?
+            }
         };
         layer.attention_output.forward(&mixed)
-    }
-
-    /// Queries (B, S, h, hd), keys and values (B, S, kv, hd) of new tokens, which see what `mask`
-    /// says of `cache`, to (B*S, h hd).
-    fn attention_to_cache(
-        &self,
-        index: usize,
-        parts: &[Tensor; 3],
-        cache: &mut Cache,
-        mask: &Tensor,
-    ) -> tch::Result<Tensor> {
-        let [q, k, v] = parts;
-        let (batch, sequence, heads, _) = q.size4()?;
-        // (B, heads, S, hd), scores scaled by the root of hd.
-        let [k, v] = cache.extend(index, &k.f_transpose(1, 2)?, &v.f_transpose(1, 2)?)?;
-        let grouped = heads != i64::from(self.architecture.sizes.kv_heads);
-        let (q, mask) = (q.f_transpose(1, 2)?, Some(mask));
-        let mixed =
-            Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, 0.0, false, None, grouped)?;
-        mixed.f_transpose(1, 2)?.f_reshape([batch * sequence, -1])
     }
 
     /// `x` (B*S, d) to queries (B, S, h, hd), keys and values (B, S, kv, hd).

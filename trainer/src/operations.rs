@@ -19,7 +19,7 @@ mod output;
 mod sampling;
 
 pub(crate) use adamw::{Moved, adamw};
-pub(crate) use attention::attention;
+pub(crate) use attention::{attention, masked_attention};
 pub(crate) use gelu::gelu;
 pub(crate) use gpu::{relu_squared, swiglu};
 pub(crate) use heads::{HeadNorm, Heads, split_heads};

@@ -46,7 +46,7 @@ impl Taken {
     pub(crate) fn finish(self) -> Result<(Snapshot, Duration), TrainError> {
         let doing = "copying the state to the host";
         let failed = |source| TrainError::Torch { doing: doing.to_owned(), source };
-        let (copies, time) = self.download.finish_timed().map_err(failed)?;
+        let (copies, time) = self.download.finish().map_err(failed)?;
         let mut copies = copies.into_iter().map(Bytes::of);
         let parameters = copies.next().transpose().map_err(failed)?;
         let moments = copies.by_ref().take(self.moments).collect::<tch::Result<_>>();

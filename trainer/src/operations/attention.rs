@@ -43,12 +43,25 @@ fn heads_are_neighbours(q: &Tensor) -> bool {
 
 fn of_libtorch(parts: &[Tensor; 3]) -> tch::Result<Tensor> {
     let [q, k, v] = parts;
+    masked_attention(q, [k.f_transpose(1, 2)?, v.f_transpose(1, 2)?], None)
+}
+
+/// As [`attention`], by libtorch, to keys and values (B, kv, T, hd) of which each position sees
+/// what `mask` says; without one T is S, and it sees itself and those before it.
+///
+/// # Errors
+/// libtorch refuses, for lack of memory.
+pub(crate) fn masked_attention(
+    q: &Tensor,
+    [k, v]: [Tensor; 2],
+    mask: Option<&Tensor>,
+) -> tch::Result<Tensor> {
     let (batch, sequence, heads, _) = q.size4()?;
-    let grouped = heads != k.size4()?.2;
-    let [q, k, v] = [q.f_transpose(1, 2)?, k.f_transpose(1, 2)?, v.f_transpose(1, 2)?];
-    let none = None::<&Tensor>;
+    let grouped = heads != k.size4()?.1;
+    let (q, causal) = (q.f_transpose(1, 2)?, mask.is_none());
     // (B, heads, S, hd), scores scaled by the root of hd.
-    let mixed = Tensor::f_scaled_dot_product_attention(&q, &k, &v, none, 0.0, true, None, grouped)?;
+    let mixed =
+        Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, grouped)?;
     mixed.f_transpose(1, 2)?.f_reshape([batch * sequence, -1])
 }
 
