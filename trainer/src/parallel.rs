@@ -21,7 +21,7 @@ mod nccl;
 mod rendezvous;
 
 pub use error::ParallelError;
-pub use nccl::{NcclError, version as nccl_version};
+pub use nccl::{NcclError, Refusal, version as nccl_version};
 
 use crate::error::{TrainError, chain};
 use collective::Peers;
@@ -30,7 +30,7 @@ use nccl::Communicator;
 use proto::{Attempt, Outcome};
 use rendezvous::Patience;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tch::{Device, TchError, Tensor};
 
@@ -92,11 +92,22 @@ pub(crate) enum Group {
 }
 
 /// What adds up tensors.
+#[derive(Clone)]
 pub(crate) enum Sums {
     /// The connections between the processes, for tensors in main memory.
     Tcp,
     /// NCCL, for tensors of GPUs.
     Nccl(Arc<Communicator>),
+}
+
+impl Sums {
+    /// Ends what waits for other members, because one is gone or this one is about to be.
+    fn give_up(&self) {
+        match self {
+            Self::Tcp => {}
+            Self::Nccl(communicator) => communicator.abort(),
+        }
+    }
 }
 
 impl Group {
@@ -117,23 +128,21 @@ impl Group {
         let patience = Patience::new(membership.come_within, stop);
         let streams = rendezvous::meet(membership, &patience)?;
         let bytes_max = SMALL_BYTES_MAX.max(crate::parameters::VALUE_BYTES as u64 * values as u64);
-        let communicator: Arc<OnceLock<Arc<Communicator>>> = Arc::default();
-        let lost = Arc::clone(&communicator);
-        let on_loss: OnLoss = Arc::new(move || {
-            if let Some(communicator) = lost.get() {
-                communicator.abort();
-            }
-        });
-        let mut peers = Peers::new(membership.rank, streams, bytes_max, &on_loss)?;
+        let (rank, world_size) = (membership.rank, membership.world_size);
         let sums = match device {
             Device::Cpu | Device::Mps | Device::Vulkan => Sums::Tcp,
-            Device::Cuda(_) => {
-                let joined = join_gpus(&mut peers).inspect_err(|error| {
-                    peers.tell_failure(&Outcome::failed(error.class(), chain(error)));
-                })?;
-                Sums::Nccl(Arc::clone(communicator.get_or_init(|| Arc::new(joined))))
-            }
+            Device::Cuda(_) => Sums::Nccl(Arc::new(Communicator::new(rank, world_size))),
         };
+        let watched = sums.clone();
+        let on_loss: OnLoss = Arc::new(move || watched.give_up());
+        let mut peers = Peers::new(rank, streams, bytes_max, &on_loss)?;
+        if let Sums::Nccl(communicator) = &sums {
+            let patience = Patience::new(nccl::JOIN_WITHIN, stop);
+            join_gpus(&mut peers, communicator, &patience).map_err(|error| {
+                peers.tell_failure(&Outcome::failed(error.class(), chain(&error)));
+                peers.cause(error)
+            })?;
+        }
         Ok(Self::Of(peers, sums))
     }
 
@@ -192,10 +201,8 @@ impl Group {
     /// A member is gone.
     pub(crate) fn check_whole(&self) -> Result<(), ParallelError> {
         match self {
-            Self::Of(_, Sums::Nccl(communicator)) if communicator.is_given_up() => {
-                Err(NcclError::Aborted.into())
-            }
-            Self::Of(..) | Self::Alone => Ok(()),
+            Self::Of(_, Sums::Nccl(communicator)) => Ok(communicator.check_whole()?),
+            Self::Of(_, Sums::Tcp) | Self::Alone => Ok(()),
         }
     }
 
@@ -253,19 +260,23 @@ impl Group {
         peers.all_gather([]).map(drop)
     }
 
-    /// Tells all others why this member fails, and awaits nothing from them any more.
-    pub(crate) fn tell_failure(&self, error: &TrainError) {
-        let Self::Of(peers, sums) = self else { return };
-        peers.tell_failure(&Outcome::failed(error.class(), chain(error)));
-        match sums {
-            Sums::Tcp => {}
-            Sums::Nccl(communicator) => communicator.abort(),
-        }
+    /// Tells all others that this member fails because of `error`, and awaits nothing from them any
+    /// more; gives the error of another that is behind it, where there is one.
+    pub(crate) fn fail(&self, error: TrainError) -> TrainError {
+        let Self::Of(peers, sums) = self else { return error };
+        peers.tell_failure(&Outcome::failed(error.class(), chain(&error)));
+        sums.give_up();
+        let TrainError::Parallel(error) = error else { return error };
+        peers.cause(error).into()
     }
 }
 
 /// Each member sees first whether it has NCCL, so that no other waits in it for ever.
-fn join_gpus(peers: &mut Peers) -> Result<Communicator, ParallelError> {
+fn join_gpus(
+    peers: &mut Peers,
+    communicator: &Arc<Communicator>,
+    patience: &Patience<'_>,
+) -> Result<(), ParallelError> {
     nccl::version()?;
     peers.all_gather([])?;
     let id = match peers.rank() {
@@ -276,7 +287,7 @@ fn join_gpus(peers: &mut Peers) -> Result<Communicator, ParallelError> {
         }
         _ => peers.receive_array(0)?,
     };
-    Ok(Communicator::join(id, peers.rank(), peers.size())?)
+    communicator.join(id, patience)
 }
 
 /// Why a sum fails.

@@ -63,17 +63,18 @@ fn hand_out(group: &mut Group, snapshot: Snapshot) {
 }
 
 fn take(group: &mut Group, source: u32, contents: &Contents<'_>) -> Result<Snapshot, TrainError> {
-    let out_of_step = |found: String, wanted: String| {
-        TrainError::from(ParallelError::OutOfStep { rank: source, found, wanted })
-    };
-    let state = serde_json::from_slice(&group.take(source)?)
-        .map_err(|error| out_of_step(error.to_string(), "a training's state".to_owned()))?;
+    let state = serde_json::from_slice(&group.take(source)?).map_err(|error| {
+        ParallelError::out_of_step(source, error.to_string(), "a training's state")
+    })?;
     let mut tensors = |values: usize| {
         let bytes = group.take(source)?;
         let words = |length: usize| format!("{length} bytes of a state");
         match bytes.len() == VALUE_BYTES * values {
             true => Ok(bytes.into()),
-            false => Err(out_of_step(words(bytes.len()), words(VALUE_BYTES * values))),
+            false => {
+                let wanted = words(VALUE_BYTES * values);
+                Err(ParallelError::out_of_step(source, words(bytes.len()), wanted))
+            }
         }
     };
     let all = contents.layout.entries();

@@ -143,10 +143,7 @@ pub fn train(
         observer.note(&format!("rank {} of {members}: all members have come", group.rank()));
     }
     let end = train_in(&mut group, spec, setting, (device, resume), observer);
-    if let Err(error) = &end {
-        group.tell_failure(error);
-    }
-    end
+    end.map_err(|error| group.fail(error))
 }
 
 /// Trains as one of `group`.

@@ -2,13 +2,21 @@
 //! all members go through the same exchanges in the same order.
 
 use super::link::{Link, OnLoss};
-use super::{ParallelError, part};
+use super::{NcclError, ParallelError, part};
+use crate::log::now;
 use crate::parameters::VALUE_BYTES;
 use proto::Outcome;
 use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest time between an error of NCCL here and the word of the member that made it: they notice
+/// the same end by different ways.
+const SAID_WITHIN: Duration = Duration::from_secs(2);
+/// Pause between two looks for such a word.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The other members, by rank.
 pub(crate) struct Peers {
@@ -67,7 +75,7 @@ impl Peers {
         self.exchange += 1;
         match self.links.get(&rank) {
             Some(link) => link.receive(self.exchange),
-            None => Err(out_of_step(rank, "no other member".to_owned(), "one".to_owned())),
+            None => Err(ParallelError::out_of_step(rank, "no other member", "one")),
         }
     }
 
@@ -96,7 +104,7 @@ impl Peers {
         let numbers: Vec<f64> = numbers.collect();
         let words = |count: usize| format!("{count} numbers");
         <[f64; N]>::try_from(numbers)
-            .map_err(|numbers| out_of_step(rank, words(numbers.len()), words(N)))
+            .map_err(|numbers| ParallelError::out_of_step(rank, words(numbers.len()), words(N)))
     }
 
     /// Puts in the place of `values`, float32, the sum of everyone's, which has as many. Each
@@ -142,6 +150,32 @@ impl Peers {
         Ok(())
     }
 
+    /// What is behind `error`: NCCL says only that another member does not answer, and that one
+    /// says why, if it can, over its connection. Waits a moment for its word.
+    pub(super) fn cause(&self, error: ParallelError) -> ParallelError {
+        let is_blind =
+            matches!(error, ParallelError::Nccl(NcclError::Aborted | NcclError::Refused(_)));
+        let behind = is_blind.then(|| self.end_of_another(SAID_WITHIN)).flatten();
+        behind.unwrap_or(error)
+    }
+
+    /// How another ended, if one does so within this time. One that said why is told before one
+    /// that is only gone.
+    fn end_of_another(&self, within: Duration) -> Option<ParallelError> {
+        let begun = now();
+        loop {
+            let mut ends: Vec<ParallelError> = self.links.values().filter_map(Link::end).collect();
+            let said = ends.iter().position(|end| matches!(end, ParallelError::Failed { .. }));
+            if !ends.is_empty() {
+                return Some(ends.swap_remove(said.unwrap_or(0)));
+            }
+            if now().duration_since(begun) > within {
+                return None;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
     /// Tells all others that this member failed.
     pub(super) fn tell_failure(&self, outcome: &Outcome) {
         self.links.values().for_each(|link| link.tell_failure(outcome));
@@ -160,7 +194,7 @@ fn add(sum: &mut [u8], values: &[u8]) {
 fn array<const N: usize>(rank: u32, content: Vec<u8>) -> Result<[u8; N], ParallelError> {
     let words = |length: usize| format!("{length} bytes");
     <[u8; N]>::try_from(content)
-        .map_err(|content| out_of_step(rank, words(content.len()), words(N)))
+        .map_err(|content| ParallelError::out_of_step(rank, words(content.len()), words(N)))
 }
 
 fn check_length(rank: u32, content: &[u8], wanted: usize) -> Result<(), ParallelError> {
@@ -168,9 +202,5 @@ fn check_length(rank: u32, content: &[u8], wanted: usize) -> Result<(), Parallel
         return Ok(());
     }
     let words = |length: usize| format!("{length} bytes");
-    Err(out_of_step(rank, words(content.len()), words(wanted)))
-}
-
-fn out_of_step(rank: u32, found: String, wanted: String) -> ParallelError {
-    ParallelError::OutOfStep { rank, found, wanted }
+    Err(ParallelError::out_of_step(rank, words(content.len()), words(wanted)))
 }

@@ -35,6 +35,21 @@ pub enum ParallelError {
         /// Host and port of rank 0.
         master: String,
     },
+    /// Two members can not reach each other, although both reach rank 0.
+    #[error(
+        "rank {rank} cannot reach rank {other} at {place}, although both reach rank 0; members must \
+        reach each other by TCP at ports that the system chooses: look for a firewall between them"
+    )]
+    Unreachable {
+        /// Who tried.
+        rank: u32,
+        /// Whom.
+        other: u32,
+        /// Where: addresses and port.
+        place: String,
+        /// What went wrong last.
+        source: io::Error,
+    },
     /// A connection broke: the process or its machine is gone.
     #[error("lost rank {rank}")]
     Lost {
@@ -83,11 +98,20 @@ pub enum ParallelError {
 }
 
 impl ParallelError {
+    pub(crate) fn out_of_step(
+        rank: u32,
+        found: impl Into<String>,
+        wanted: impl Into<String>,
+    ) -> Self {
+        Self::OutOfStep { rank, found: found.into(), wanted: wanted.into() }
+    }
+
     /// Who has to act, and whether trying again can help.
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Listen { .. }
             | Self::Missing { .. }
+            | Self::Unreachable { .. }
             | Self::Lost { .. }
             | Self::OutOfStep { .. }
             | Self::Differs { .. }
@@ -102,10 +126,14 @@ impl ParallelError {
         match self {
             Self::Lost { .. } | Self::Failed { .. } | Self::Nccl(NcclError::Aborted) => true,
             Self::Nccl(
-                NcclError::Missing { .. } | NcclError::Refused { .. } | NcclError::Torch(_),
+                NcclError::Missing { .. }
+                | NcclError::Refused(_)
+                | NcclError::Apart { .. }
+                | NcclError::Torch(_),
             )
             | Self::Listen { .. }
             | Self::Missing { .. }
+            | Self::Unreachable { .. }
             | Self::OutOfStep { .. }
             | Self::Differs { .. }
             | Self::Stopped => false,

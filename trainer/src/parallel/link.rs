@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -120,18 +120,43 @@ impl Link {
     /// The other is gone, failed, or is somewhere else.
     pub(super) fn receive(&self, exchange: u64) -> Result<Vec<u8>, ParallelError> {
         let rank = self.rank;
-        let frame = self.inbox.recv().unwrap_or_else(|_| Err(ErrorKind::BrokenPipe.into()));
-        let frame = frame.map_err(|source| ParallelError::Lost { rank, source })?;
-        if frame.kind == FAILURE {
-            return Err(failure(rank, &frame.content));
-        }
+        let frame = self.data(self.inbox.recv().unwrap_or_else(|_| Err(no_more())))?;
         if frame.exchange != exchange {
             let words = |number| format!("exchange {number}");
             let (found, wanted) = (words(frame.exchange), words(exchange));
-            return Err(ParallelError::OutOfStep { rank, found, wanted });
+            return Err(ParallelError::out_of_step(rank, found, wanted));
         }
         Ok(Arc::unwrap_or_clone(frame.content))
     }
+
+    /// How the other ended, if it has; what it sent before is of no use any more.
+    pub(super) fn end(&self) -> Option<ParallelError> {
+        loop {
+            let came = match self.inbox.try_recv() {
+                Err(TryRecvError::Empty) => return None,
+                Err(TryRecvError::Disconnected) => Err(no_more()),
+                Ok(came) => came,
+            };
+            if let Err(end) = self.data(came) {
+                return Some(end);
+            }
+        }
+    }
+
+    /// What came, if it is no end.
+    fn data(&self, came: io::Result<Frame>) -> Result<Frame, ParallelError> {
+        let rank = self.rank;
+        let frame = came.map_err(|source| ParallelError::Lost { rank, source })?;
+        match frame.kind {
+            FAILURE => Err(failure(rank, &frame.content)),
+            _ => Ok(frame),
+        }
+    }
+}
+
+/// The reader has ended, and its last word was heard.
+fn no_more() -> io::Error {
+    ErrorKind::BrokenPipe.into()
 }
 
 impl Drop for Link {
@@ -195,8 +220,7 @@ fn failure(rank: u32, content: &[u8]) -> ParallelError {
     match serde_json::from_slice(content) {
         Ok(Outcome::Failed { class, message }) => ParallelError::Failed { rank, class, message },
         Ok(Outcome::Completed { .. } | Outcome::Diverged { .. }) | Err(_) => {
-            let (found, wanted) = ("an unreadable failure".to_owned(), "a failure".to_owned());
-            ParallelError::OutOfStep { rank, found, wanted }
+            ParallelError::out_of_step(rank, "an unreadable failure", "a failure")
         }
     }
 }

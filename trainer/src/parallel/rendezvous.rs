@@ -23,6 +23,9 @@ const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 /// Longest time in which rank 0's port becomes free: the process of an earlier attempt may be about
 /// to end. What else has it keeps it, and the next attempt gets another port.
 const FREE_WITHIN: Duration = Duration::from_secs(30);
+/// Longest time in which a member that is there can be reached by another one. A firewall that lets
+/// members reach rank 0 only would hold them up until all patience is over.
+const REACH_WITHIN: Duration = Duration::from_secs(30);
 /// Connections at a time that have not said who they are. A scan has no use for more.
 const STRANGERS_MAX: usize = 64;
 /// Pause between two looks at what has happened.
@@ -123,7 +126,7 @@ fn lead(
                 if soon.is_over() {
                     return Err(ParallelError::Listen { port: membership.master_port, source });
                 }
-                if (soon.stop)() {
+                if soon.is_stopped() {
                     return Err(ParallelError::Stopped);
                 }
             }
@@ -172,20 +175,66 @@ fn follow(
     let mut places = vec![0; PLACE_BYTES * (membership.world_size as usize - 1)];
     read(&mut master, &mut places, patience).map_err(again("waiting for the others"))?;
     let mut streams = BTreeMap::from([(0, master)]);
-    for (rank, place) in (1..membership.rank).zip(places.chunks_exact(PLACE_BYTES)) {
+    for (other, place) in (1..membership.rank).zip(places.chunks_exact(PLACE_BYTES)) {
         let (address, port) = decode_place(place);
         let addresses: Vec<SocketAddr> = match address {
             Some(address) => vec![(address, port).into()],
             None => masters.iter().map(|master| (master.ip(), port).into()).collect(),
         };
-        let doing = format!("connecting to rank {rank}");
-        streams.insert(rank, connect(&addresses, hello, patience).map_err(again(&doing))?);
+        match reach(other, &addresses, hello, &streams[&0], patience)? {
+            Ok(stream) => streams.insert(other, stream),
+            Err(error) => return Ok(Err(error)),
+        };
     }
     let higher = gather(&listener, membership, key, membership.rank + 1, patience);
     Ok(higher.map(|higher| {
         streams.extend(higher.into_iter().map(|(rank, (stream, _))| (rank, stream)));
         streams
     }))
+}
+
+/// A connection to member `other`, which listened there when rank 0 said so. If rank 0 is gone
+/// meanwhile, so may be that member.
+fn reach(
+    other: u32,
+    addresses: &[SocketAddr],
+    hello: Hello,
+    master: &TcpStream,
+    patience: &Patience<'_>,
+) -> Result<Result<TcpStream, ParallelError>, TryAgain> {
+    let soon = Patience::new(REACH_WITHIN.min(patience.limit), patience.stop);
+    loop {
+        let source = match connect(addresses, hello, &soon) {
+            Ok(stream) => return Ok(Ok(stream)),
+            Err(error) => error,
+        };
+        if soon.is_stopped() {
+            return Ok(Err(ParallelError::Stopped));
+        }
+        if is_gone(master) {
+            return Err(TryAgain(format!("rank 0 went away while looking for rank {other}")));
+        }
+        if soon.is_over() {
+            let places: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+            let (rank, place) = (hello.rank, places.join(" or "));
+            return Ok(Err(ParallelError::Unreachable { rank, other, place, source }));
+        }
+        std::thread::sleep(TRY_EVERY);
+    }
+}
+
+/// Whether the other end of a connection has closed it and nothing that it said is left.
+fn is_gone(stream: &TcpStream) -> bool {
+    let peek = || {
+        stream.set_nonblocking(true)?;
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false)?;
+        peeked
+    };
+    match peek() {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
 }
 
 /// The members from rank `first` on, each with the port at which it listens.
@@ -199,7 +248,12 @@ fn gather(
     let wanted = first..membership.world_size;
     let mut met: BTreeMap<u32, (TcpStream, u16)> = BTreeMap::new();
     let mut strangers: Vec<Stranger> = Vec::new();
-    while met.len() < wanted.len() {
+    loop {
+        // One that went down while it waited for rank 0's word may come again.
+        met.retain(|_, (stream, _)| membership.rank > 0 || !is_gone(stream));
+        if met.len() == wanted.len() {
+            return Ok(met);
+        }
         let missing = || {
             let missing: Vec<String> = wanted
                 .clone()
@@ -232,7 +286,6 @@ fn gather(
         strangers = still;
         std::thread::sleep(LOOK_EVERY);
     }
-    Ok(met)
 }
 
 /// A connection that has not said who it is.
@@ -331,7 +384,7 @@ fn read(stream: &mut TcpStream, buffer: &mut [u8], patience: &Patience<'_>) -> i
             Err(error)
                 if [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&error.kind()) =>
             {
-                if patience.is_over() || (patience.stop)() {
+                if patience.is_over() || patience.is_stopped() {
                     return Err(ErrorKind::TimedOut.into());
                 }
             }
@@ -366,11 +419,15 @@ impl<'a> Patience<'a> {
         Self { begun: crate::log::now(), limit, stop }
     }
 
-    fn waited(&self) -> Duration {
+    pub(super) fn is_stopped(&self) -> bool {
+        (self.stop)()
+    }
+
+    pub(super) fn waited(&self) -> Duration {
         crate::log::now().duration_since(self.begun)
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.waited() > self.limit
     }
 
@@ -382,7 +439,7 @@ impl<'a> Patience<'a> {
         missing: &str,
         last: &str,
     ) -> Result<(), ParallelError> {
-        if (self.stop)() {
+        if self.is_stopped() {
             return Err(ParallelError::Stopped);
         }
         if !self.is_over() {

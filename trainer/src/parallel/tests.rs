@@ -144,7 +144,7 @@ fn a_failure_is_told_to_all_with_its_class() {
             let error = ParallelError::Differs { rank: 1, step: 2 };
             let class = FailureClass::Trial;
             let error = ParallelError::Failed { rank: 1, class, message: error.to_string() };
-            group.tell_failure(&error.into());
+            drop(group.fail(error.into()));
             return None;
         }
         group.agree(Wish::default()).err().map(|error| (error.class(), error.to_string()))
@@ -165,9 +165,8 @@ fn a_member_that_is_gone_is_named_by_all_others() {
         let error = group.sum(Tensor::from_slice(&[1f32; 9])).unwrap_err();
         match error {
             SumError::Parallel(error) => {
-                let said = (error.class(), error.to_string());
-                group.tell_failure(&error.into());
-                Some(said)
+                let error = group.fail(error.into());
+                Some((error.class(), error.to_string()))
             }
             SumError::Torch(error) => panic!("{error}"),
         }
@@ -178,6 +177,45 @@ fn a_member_that_is_gone_is_named_by_all_others() {
         assert!(message.contains("lost rank 2"), "{message}");
     }
     assert!(crate::log::now().duration_since(begun) < LATE, "not by waiting");
+}
+
+// Goal: NCCL says of a member's end only that it does not answer; the member's own word is the one
+// that counts, and without one that it is gone. What no other is behind stays as it is.
+#[test]
+fn behind_an_error_of_nccl_is_the_member_that_failed() {
+    let aborted = || ParallelError::from(NcclError::Aborted).into();
+    let found = each(3, |group| match group.rank() {
+        0 => Some(group.fail(aborted())),
+        1 => {
+            let source = TchError::Torch("a bad shape".to_owned());
+            drop(group.fail(TrainError::Torch { doing: "training step 3".to_owned(), source }));
+            None
+        }
+        _ => {
+            // It has heard of neither.
+            thread::sleep(SOON);
+            None
+        }
+    });
+    let error = found.into_iter().flatten().next().unwrap();
+    let said = "rank 1 failed: libtorch failed training step 3: ";
+    assert!(error.to_string().starts_with(said), "{error}");
+    assert_eq!(error.class(), FailureClass::Trial);
+
+    let found = each(2, |group| (group.rank() == 0).then(|| group.fail(aborted())));
+    let error = found.into_iter().flatten().next().unwrap();
+    assert_eq!(error.to_string(), "lost rank 1");
+
+    let found = each(2, |group| match group.rank() {
+        0 => Some(group.fail(aborted())),
+        // It goes on for longer than the other waits for its word.
+        _ => {
+            thread::sleep(Duration::from_secs(3));
+            None
+        }
+    });
+    let error = found.into_iter().flatten().next().unwrap();
+    assert!(error.to_string().contains("given up because a member is gone"), "{error}");
 }
 
 #[test]
@@ -244,8 +282,12 @@ fn a_member_may_come_again_before_all_are_there() {
         let hasty = Membership { come_within: SOON, ..membership(1, 3, port) };
         let error = join(&hasty).err().unwrap().to_string();
         assert!(error.contains("waiting for the others"), "{error}");
-        let others =
-            [1, 2].map(|rank| scope.spawn(move || join(&membership(rank, 3, port)).map(drop)));
+        // Last, so that rank 0 would have all members if it counted the one that is gone.
+        let others = [2, 1].map(|rank| {
+            let member = scope.spawn(move || join(&membership(rank, 3, port)).map(drop));
+            thread::sleep(Duration::from_millis(200));
+            member
+        });
         for member in others.into_iter().chain([rank_0]) {
             member.join().unwrap().unwrap();
         }
@@ -269,6 +311,34 @@ fn who_waits_in_vain_says_for_whom_and_where() {
     let port = taken.local_addr().unwrap().port();
     let error = join(&Membership { master_port: port, ..alone }).err().unwrap();
     assert!(matches!(error, ParallelError::Listen { .. }), "{error}");
+}
+
+// Goal: a firewall between two members that both reach rank 0 is named, and does not hold them up
+// for as long as a member that is not there yet may take; without rank 0 all begins again.
+#[test]
+fn a_member_that_can_not_be_reached_is_named() {
+    // Rank 1 is said to be at a port where nobody listens.
+    let first = |port: u16, stays: bool| {
+        let listener = TcpListener::bind(("localhost", port)).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 46]).unwrap();
+        stream.write_all(&[1]).unwrap();
+        let mut places = [0; 2 * 18];
+        places[16..18].copy_from_slice(&free_port().to_le_bytes());
+        stream.write_all(&places).unwrap();
+        if stays {
+            drop(stream.read(&mut [0]));
+        }
+    };
+    for (stays, expected) in [(true, "rank 2 cannot reach rank 1 at"), (false, "for rank 0 (")] {
+        let port = free_port();
+        let member = Membership { come_within: SOON, ..membership(2, 3, port) };
+        let error = thread::scope(|scope| {
+            scope.spawn(move || first(port, stays));
+            join(&member).err().unwrap().to_string()
+        });
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]
@@ -308,7 +378,9 @@ fn gpus_need_nccl() {
         Ok(version) if gpus.is_ok_and(|count| count > 0) => {
             assert!(version >= 20_700, "{version}");
             let id = nccl::unique_id().unwrap();
-            let alone = Communicator::join(id, 0, 1).unwrap();
+            let patience = Patience::new(Duration::from_secs(60), &|| false);
+            let alone = Arc::new(Communicator::new(0, 1));
+            alone.join(id, &patience).unwrap();
             let vector = Tensor::from_slice(&[1f32, 2.0, 3.0]).to_device(Device::Cuda(0));
             let sum = alone.sum(vector).unwrap().to_device(Device::Cpu);
             assert_eq!(numbers(&sum), [1.0, 2.0, 3.0]);
@@ -318,15 +390,17 @@ fn gpus_need_nccl() {
             let ways = [&sent, &received].map(|tensor| [(0, tensor.shallow_clone())]);
             alone.exchange(&ways[0], &ways[1]).unwrap();
             assert_eq!(numbers(&received.to_device(Device::Cpu)), [4.0, 5.0]);
-            assert!(!alone.is_given_up());
+            alone.check_whole().unwrap();
             alone.abort();
-            assert!(alone.is_given_up());
+            assert!(matches!(alone.check_whole(), Err(NcclError::Aborted)));
             assert!(matches!(alone.exchange(&ways[0], &ways[1]), Err(NcclError::Aborted)));
         }
         Ok(version) => {
             let id = nccl::unique_id().unwrap();
-            let refused = Communicator::join(id, 0, 1).err().unwrap();
-            assert!(matches!(refused, NcclError::Refused { .. }), "{refused}");
+            let patience = Patience::new(Duration::from_secs(60), &|| false);
+            let refused = Arc::new(Communicator::new(0, 1)).join(id, &patience).unwrap_err();
+            let is_refused = matches!(refused, ParallelError::Nccl(NcclError::Refused(_)));
+            assert!(is_refused, "{refused}");
             eprintln!("skipped: NCCL {version}, but no GPU ({refused})");
         }
     }
