@@ -35,6 +35,7 @@ STEPS = [
     (steps.doctor, 30),
     (steps.kernels, 90),
     (steps.speed, 300),
+    (steps.trainer, 90),
     (steps.resume, 90),
     (steps.members, 60),
     (steps.checkpoints, 70),
@@ -56,6 +57,8 @@ class Ground:
         self.use_gpu = device == "cuda"
         self.shape = steps.GPT2 if self.use_gpu else steps.TINY
         self.batch = 32 if self.use_gpu else 4
+        # A processor without instructions for bfloat16 would take an age.
+        self.precision = "bf16" if self.use_gpu else "float32"
         # Tokens per second over all windows of the step `speed`, for the steps after it.
         self.brine_rate = None
         without = ("processor", "none", "")

@@ -106,6 +106,17 @@ def cell(text):
     return " ".join(str(text).split()).replace("|", "/")
 
 
+def failed_tests(printed):
+    """Names of the failed tests in what a test program of Rust prints: its last list."""
+    _, _, rest = printed.rpartition("\nfailures:\n")
+    names = []
+    for line in rest.lstrip("\n").splitlines():
+        if not line.startswith("    "):
+            break
+        names.append(line.strip())
+    return names
+
+
 def failed(results):
     """Names of steps that failed. A goal that is missed is a finding and not a failure."""
     return [step["name"] for step in results["steps"] if step["error"]]

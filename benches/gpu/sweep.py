@@ -33,7 +33,7 @@ def small_sweep(ground, limit):
         "data": {"files": "isoflop-h200/*.txt", "held_out": 0.02},
         **sizes,
         "grid": grid,
-        "training": {"precision": "bf16"},
+        "training": {"precision": ground.precision},
         "closed_loop": {"extra_cells_max": 0},
     }
     spec = {"study": {"isoflop": study}, "resources": resources}

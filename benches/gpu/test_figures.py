@@ -34,6 +34,12 @@ class Figures(unittest.TestCase):
         self.assertEqual(figures.rival(rates, {"b": "B", "a": "A"}), "b")
         self.assertIsNone(figures.rival(rates, ["a", "b", "d"]))
 
+    def test_failed_tests_are_named(self):
+        printed = ("running 3 tests\ntest a ... ok\n\nfailures:\n\n---- b stdout ----\n\nno\n\n"
+                   "failures:\n    b\n    c::d\n\ntest result: FAILED. 1 passed; 2 failed")
+        self.assertEqual(figures.failed_tests(printed), ["b", "c::d"])
+        self.assertEqual(figures.failed_tests("test a ... ok\n\ntest result: ok. 1 passed"), [])
+
     def test_numbers_are_short(self):
         for value, expected in [(None, "not measured"), (123456.7, "123,457"), (2800, "2,800"),
                                 (0.01234, "0.0123")]:

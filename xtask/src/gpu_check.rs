@@ -20,8 +20,10 @@ const PACK_BYTES_MAX: u64 = 64 << 20;
 const PROGRAMS: [&str; 3] = ["brine", "brine-agent", "brine-agent-keeper"];
 /// Recipes that the check runs as they are.
 const RECIPES: [&str; 1] = ["isoflop-h200.yaml"];
-/// Folders of the kernels' programs.
-const TESTS: &str = "kernels";
+/// Folders of the programs that have the tests of the kernels, and of the trainer.
+const KERNELS: &str = "kernels";
+const TRAINER: &str = "trainer";
+/// Folder of the kernels' examples, which measure them.
 const EXAMPLES: &str = "examples";
 /// The scripts' tests stay here.
 const TEST_PREFIX: &str = "test_";
@@ -34,13 +36,15 @@ pub(crate) fn gpu_check(workspace: &Workspace) -> Result<ExitCode> {
     require_cxx_compiler()?;
     let libtorch = libtorch::ready(&workspace.root)?;
     workspace.build_programs(&libtorch)?;
-    let built = kernels(workspace, &libtorch)?;
+    let mut built = programs(workspace, &libtorch, "brine-kernels", &[], KERNELS)?;
+    let trainers = ["--lib", "--test", "train"];
+    built.extend(programs(workspace, &libtorch, "brine-trainer", &trainers, TRAINER)?);
     let pack = workspace.root.join("target/gpu-check");
     if pack.exists() {
         fs::remove_dir_all(&pack).context("cannot empty target/gpu-check")?;
     }
     let bin = pack.join("bin");
-    for folder in [TESTS, EXAMPLES] {
+    for folder in [KERNELS, TRAINER, EXAMPLES] {
         fs::create_dir_all(bin.join(folder)).context("cannot create target/gpu-check")?;
     }
     for name in PROGRAMS {
@@ -59,37 +63,43 @@ pub(crate) fn gpu_check(workspace: &Workspace) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A program of the kernels.
+/// A program that tests or measures.
 #[derive(Debug, PartialEq, Eq)]
 struct Built {
-    /// Where it goes: [`TESTS`] or [`EXAMPLES`].
+    /// Where it goes.
     folder: &'static str,
     name: String,
     path: PathBuf,
 }
 
-/// The tests of the kernels, which compare every kernel with its reference on a GPU, and their
-/// examples, which measure them.
-fn kernels(workspace: &Workspace, libtorch: &Libtorch) -> Result<Vec<Built>> {
+/// The tests of `package`, which go to the folder `tests` and compare what the GPU does with the
+/// processor, and its examples; only `targets` where there are some.
+fn programs(
+    workspace: &Workspace,
+    libtorch: &Libtorch,
+    package: &str,
+    targets: &[&str],
+    tests: &'static str,
+) -> Result<Vec<Built>> {
     let mut cargo = workspace.cargo(libtorch);
-    cargo.args(["test", "--release", "--package", "brine-kernels", "--no-run"]);
+    cargo.args(["test", "--release", "--package", package, "--no-run"]).args(targets);
     cargo.args(["--message-format", "json-render-diagnostics"]);
     let output = cargo.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
-    ensure!(output.status.success(), "the kernels' tests were not built ({})", output.status);
-    let programs = built(&String::from_utf8_lossy(&output.stdout));
-    let has_tests = programs.iter().any(|program| program.folder == TESTS);
-    ensure!(has_tests, "cargo names no test program of the kernels");
+    ensure!(output.status.success(), "the tests of {package} were not built ({})", output.status);
+    let programs = built(&String::from_utf8_lossy(&output.stdout), tests);
+    let has_tests = programs.iter().any(|program| program.folder == tests);
+    ensure!(has_tests, "cargo names no test program of {package}");
     Ok(programs)
 }
 
-/// The tests and examples in cargo's messages, one JSON object per line.
-fn built(messages: &str) -> Vec<Built> {
+/// The tests, for the folder `tests`, and examples in cargo's messages, one JSON object per line.
+fn built(messages: &str, tests: &'static str) -> Vec<Built> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let program = |message: Value| {
         let target = &message["target"];
         let is_example = target["kind"].as_array()?.iter().any(|kind| kind == "example");
         let folder = match (message["profile"]["test"].as_bool()?, is_example) {
-            (true, _) => TESTS,
+            (true, _) => tests,
             (false, true) => EXAMPLES,
             (false, false) => return None,
         };
@@ -204,11 +214,11 @@ mod tests {
             Built { folder, name, path }
         };
         let expected = [
-            program(TESTS, "kernels", "/t/kernels-1"),
+            program(KERNELS, "kernels", "/t/kernels-1"),
             program(EXAMPLES, "bandwidth", "/t/bandwidth-3"),
-            program(TESTS, "parity", "/t/parity-2"),
+            program(KERNELS, "parity", "/t/parity-2"),
         ];
-        assert_eq!(built(&messages.join("\n")), expected);
+        assert_eq!(built(&messages.join("\n"), KERNELS), expected);
     }
 
     #[test]

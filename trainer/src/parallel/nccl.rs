@@ -290,7 +290,7 @@ impl Communicator {
     }
 
     /// Sends and receives all of these at once, after what the stream has to do before.
-    pub(super) fn exchange(&self, sends: &[Way], receives: &[Way]) -> Result<(), NcclError> {
+    fn exchange(&self, sends: &[Way], receives: &[Way]) -> Result<(), NcclError> {
         let doing = EXCHANGING;
         let state = self.state();
         let State::Joined(functions, Pointer(comm)) = *state else { return Err(state.why()) };

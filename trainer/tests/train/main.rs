@@ -3,6 +3,7 @@
 
 mod budgets;
 mod failures;
+mod gpu;
 mod losses;
 mod parallel;
 mod policies;
@@ -27,6 +28,7 @@ struct Lab {
     folder: TempDir,
     agent: AgentId,
     seed: u64,
+    device: Device,
     /// Time between checkpoints of the next training.
     checkpoint_every: CheckpointEvery,
 }
@@ -37,6 +39,7 @@ impl Lab {
             folder: tempfile::tempdir().unwrap(),
             agent: AgentId::new("lab").unwrap(),
             seed: 7,
+            device: Device::Cpu,
             checkpoint_every: CheckpointEvery::Fixed(Duration::from_secs(3_600)),
         };
         std::fs::write(lab.data(), text()).unwrap();
@@ -78,7 +81,7 @@ impl Lab {
         let (data, checkpoints) = (self.data(), self.checkpoints());
         work(&Setting {
             seed: self.seed,
-            device: Device::Cpu,
+            device: self.device,
             threads: 1,
             data: &data,
             tokenizer: Some(&self.tokenizer()),

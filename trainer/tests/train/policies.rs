@@ -90,6 +90,14 @@ fn bits(lab: &Lab, spec: &GrpoSpec, resume: &[Checkpoint]) -> (BTreeMap<String, 
     (metrics.into_iter().map(|(name, value)| (name, value.to_bits())).collect(), weights)
 }
 
+/// Both phases come to their end in `lab`, on whatever device.
+pub(crate) fn check_completes(lab: &Lab) {
+    let found = metrics(run(lab, &spec(), &[], &mut Notebook::default()).unwrap());
+    for share in ["supervised_accuracy", "accuracy"] {
+        assert!((0.0..=1.0).contains(&found[share]), "{found:?}");
+    }
+}
+
 // Goal: the same bits of every metric and weight, at whatever step of either phase it stopped, for
 // every variant and both kinds of problems.
 #[test]

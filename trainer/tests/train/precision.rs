@@ -5,7 +5,7 @@ use crate::{Lab, Notebook, optimizers, spec};
 use proto::{Mlp, Norm, Positions, Precision, TrainSpec};
 use safetensors::SafeTensors;
 
-fn modern(steps: u64) -> TrainSpec {
+pub(crate) fn modern(steps: u64) -> TrainSpec {
     let mut spec = spec(steps);
     spec.model.norm = Norm::RmsNorm;
     spec.model.positions = Positions::Rotary;

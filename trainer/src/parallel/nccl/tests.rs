@@ -1,5 +1,4 @@
-//! The communicator over a stand-in for NCCL's library. NCCL itself, where there is a GPU, is in
-//! `gpus_need_nccl` of the module above.
+//! The communicator over a stand-in for NCCL's library, and over NCCL itself where there is a GPU.
 
 use super::stand_in::{self, STAND_IN};
 use super::*;
@@ -136,4 +135,44 @@ fn errors_of_the_network_are_found() {
     assert_eq!(communicator.check_whole().unwrap_err().to_string(), words);
     let sum = communicator.sum(Tensor::from_slice(&[1f32]));
     assert_eq!(sum.unwrap_err().to_string(), words);
+}
+
+// Goal: NCCL itself takes its configuration, joins one GPU, sends to itself, which is the way that
+// it takes to others, and is given up. Without a GPU it refuses in words of its own.
+#[test]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn one_member_joins_on_gpu() {
+    // Loads the part for CUDA, beside which NCCL is, where there is a driver.
+    let gpus = crate::environment().gpus;
+    let required = std::env::var_os("BRINE_REQUIRE_GPU").is_some_and(|value| value == "1");
+    let version = match version() {
+        Ok(version) => version,
+        Err(error) => {
+            assert!(!required, "BRINE_REQUIRE_GPU is set, but {error}");
+            eprintln!("skipped: {error}");
+            return;
+        }
+    };
+    let alone = Arc::new(Communicator::new(0, 1));
+    let joined = alone.join(unique_id().unwrap(), &patience(60));
+    if !gpus.as_ref().is_ok_and(|count| *count > 0) {
+        assert!(!required, "BRINE_REQUIRE_GPU is set, but {gpus:?}");
+        let refused = joined.unwrap_err();
+        let is_refused = matches!(refused, ParallelError::Nccl(NcclError::Refused(_)));
+        assert!(is_refused, "{refused}");
+        eprintln!("skipped: NCCL {version}, but no GPU ({refused})");
+        return;
+    }
+    joined.unwrap();
+    let on_gpu = |values: &[f32]| Tensor::from_slice(values).to_device(tch::Device::Cuda(0));
+    let back = |tensor: &Tensor| numbers(&tensor.to_device(tch::Device::Cpu));
+    assert_eq!(back(&alone.sum(on_gpu(&[1.0, 2.0, 3.0])).unwrap()), [1.0, 2.0, 3.0]);
+    let (sent, received) = (on_gpu(&[4.0, 5.0]), on_gpu(&[0.0, 0.0]));
+    let ways = [&sent, &received].map(|tensor| [(0, tensor.shallow_clone())]);
+    alone.exchange(&ways[0], &ways[1]).unwrap();
+    assert_eq!(back(&received), [4.0, 5.0]);
+    alone.check_whole().unwrap();
+    alone.abort();
+    assert!(matches!(alone.check_whole(), Err(NcclError::Aborted)));
+    assert!(matches!(alone.exchange(&ways[0], &ways[1]), Err(NcclError::Aborted)));
 }
