@@ -78,16 +78,23 @@ def kill(process):
     process.wait()
 
 
+# Where an agent of `brine run` keeps compiled kernels, in the data folder.
+KERNELS = Path("agents/blobs/kernels")
+
+
 class Run:
-    """`brine run` of a recipe in a folder of its own."""
+    """`brine run` of a recipe in a folder of its own. Kernels that a run before compiled are there."""
 
     def __init__(self, programs, folder, recipe, use_gpu, log):
         self.programs, self.folder, self.log = programs, folder, log
         self.folder.mkdir(parents=True)
+        self.kept = folder.parent / "kernels"
         self.recipe = folder / "recipe.yaml"
         # JSON is YAML.
         self.recipe.write_text(json.dumps(recipe, indent=1))
         self.data = folder / "data"
+        if self.kept.exists():
+            shutil.copytree(self.kept, self.data / KERNELS)
         self.use_gpu = use_gpu
 
     def command(self):
@@ -155,6 +162,8 @@ class Run:
         return "\n".join(path.read_text() for path in self.data.rglob("log.txt"))
 
     def remove(self):
+        if (self.data / KERNELS).exists():
+            shutil.copytree(self.data / KERNELS, self.kept, dirs_exist_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -39,7 +39,7 @@ def doctor(ground, limit):
     rows = [row(c["name"], f"{c['state']}: {c['found']}") for c in checks]
     broken = [c["name"] for c in checks if c["state"] == "broken"]
     if ground.use_gpu:
-        broken += [c["name"] for c in checks if c["state"] == "absent" and c["name"] != "nvrtc"]
+        broken += [c["name"] for c in checks if c["state"] == "absent"]
         rows.append(row("nvidia-smi", ground.card_line))
     return rows, {"checks": checks}, f"not well: {', '.join(broken)}" if broken else None
 
@@ -59,7 +59,9 @@ def tests(ground, limit, what):
     required = {"BRINE_REQUIRE_GPU": "1", "BRINE_REQUIRE_NVRTC": "1"} if ground.use_gpu else {}
     passed = wrong = 0
     names = []
-    for program in sorted((ground.programs / what).iterdir()):
+    # What they keep for the next time lies beside them.
+    programs = [path for path in (ground.programs / what).iterdir() if path.is_file()]
+    for program in sorted(programs):
         command = [program, "on_gpu", "--test-threads=1", "--nocapture"]
         printed = call(command, limit, ground.log, required, check=False)
         line = re.search(r"test result: .*?(\d+) passed; (\d+) failed", printed)
@@ -285,16 +287,15 @@ EAGER = "PyTorch eager"
 
 
 def speed(ground, limit):
-    """All sides in turn and back again, so that a card that grows warm is nobody's advantage; then
-    eager once."""
+    """All sides in turn, Brine before and after the two compiled ones, so that a card that grows
+    warm is nobody's advantage; then eager."""
     seconds = 12 if ground.use_gpu else 4
     torch_side = lambda mode: lambda _: torch_speed(ground, limit, mode, seconds)
     measures = {"Brine": lambda name: brine_speed(ground, limit, name, seconds, "1h"),
                 **{side: torch_side(mode) for side, mode in COMPILED.items()},
                 EAGER: torch_side("eager")}
-    there = ["Brine", *COMPILED]
     sides, problem = {side: [] for side in measures}, None
-    for turn, side in enumerate([*there, *reversed(there), EAGER]):
+    for turn, side in enumerate(["Brine", *COMPILED, "Brine", EAGER]):
         try:
             sides[side].append(measures[side](f"speed-{turn}"))
         except Failed as error:
@@ -305,6 +306,9 @@ def speed(ground, limit):
         if runs:
             rates[side] = side_rows(ground, side, runs, rows)
     rows += comparison(ground, rates)
+    logs = "\n".join(run["log"] for run in sides["Brine"])
+    if noted := re.search(r"the GPU's kernels are not used.*", logs):
+        problem = problem or noted[0]
     counts = {run["parameters"] for runs in sides.values() for run in runs}
     if len(counts) > 1:
         problem = problem or f"the sides have different models: {sorted(counts)} parameters"

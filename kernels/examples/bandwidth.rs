@@ -39,6 +39,8 @@ const BYTES_MIN: usize = 256 << 20;
 const COPIES_MAX: usize = 8;
 const WARM_UP: usize = 3;
 const ROUNDS: usize = 11;
+/// Launches of a round: the first waits for the processor, the others wait in line.
+const LAUNCHES: usize = 8;
 
 const KIND: Kind = Kind::BFloat16;
 const STREAM: Stream = Stream::DEFAULT;
@@ -49,7 +51,8 @@ fn main() -> ExitCode {
     match measure_all() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            eprintln!("error: {error}{cause}");
             ExitCode::FAILURE
         }
     }
@@ -125,7 +128,7 @@ impl Lab {
         Ok(all)
     }
 
-    /// Measures `launch`, which gets the round's number and moves `bytes`.
+    /// Measures `launch`, which gets its number and moves `bytes`.
     fn measure(
         &self,
         name: &str,
@@ -135,7 +138,9 @@ impl Lab {
         let mut milliseconds = Vec::new();
         for round in 0..WARM_UP + ROUNDS {
             let start = self.stream.record_event(Some(CU_EVENT_DEFAULT))?;
-            launch(round)?;
+            for number in 0..LAUNCHES {
+                launch(LAUNCHES * round + number)?;
+            }
             let end = self.stream.record_event(Some(CU_EVENT_DEFAULT))?;
             end.synchronize()?;
             if round >= WARM_UP {
@@ -143,7 +148,7 @@ impl Lab {
             }
         }
         milliseconds.sort_by(f32::total_cmp);
-        let seconds = f64::from(milliseconds[ROUNDS / 2]) / 1e3;
+        let seconds = f64::from(milliseconds[ROUNDS / 2]) / 1e3 / LAUNCHES as f64;
         let speed = bytes as f64 / seconds;
         let (microseconds, share) = (seconds * 1e6, 100.0 * speed / self.limit);
         println!("{name:<24} {microseconds:>10.1} {:>10.0} {share:>7.1}%", speed / 1e9);

@@ -49,13 +49,15 @@ use launch::Module;
 
 /// Everything that is compiled for a GPU.
 pub fn modules() -> impl Iterator<Item = &'static Module> {
-    let all: [&'static [Module]; 8] = [
+    let all: [&'static [Module]; 10] = [
         &activation::MODULES,
         &adamw::MODULES,
         &columns::MODULES,
         &logits::MODULES,
-        &norm::LAYER,
-        &norm::RMS,
+        &norm::LAYER[0],
+        &norm::LAYER[1],
+        &norm::RMS[0],
+        &norm::RMS[1],
         &rotary::MODULES,
         &sampling::MODULES,
     ];

@@ -23,12 +23,31 @@ static __device__ __forceinline__ float to_float(bf16 bits)
     return __uint_as_float((unsigned)bits << 16);
 }
 
-// To the nearest; of two equally near, to the even one. What is not a number stays none.
+// To the nearest; of two equally near, to the even one. What is not a number stays none. A GPU has
+// an instruction for one and for two; the emulator has neither.
 static __device__ __forceinline__ bf16 to_bf16(float value)
 {
+#ifdef __CUDA_ARCH__
+    bf16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+#else
     unsigned bits = __float_as_uint(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) { return (bf16)((bits >> 16) | 0x40u); }
     return (bf16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+#endif
+}
+
+// Two neighbours, the first in the lower half.
+static __device__ __forceinline__ unsigned to_bf16_pair(float first, float second)
+{
+#ifdef __CUDA_ARCH__
+    unsigned bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+    return bits;
+#else
+    return to_bf16(first) | (unsigned)to_bf16(second) << 16;
+#endif
 }
 
 static __device__ __forceinline__ void assign(float *to, float value) { *to = value; }
@@ -42,8 +61,22 @@ static __device__ __forceinline__ float rounded(float value)
     return to_float(kept);
 }
 
+// e to the power of x by the instruction for powers of 2: 2 instructions for 8, and a relative error
+// of up to 2e-7 + 6e-8 |x|, which is little where many powers of at most 1 are added up.
+static __device__ __forceinline__ float quick_exp(float x)
+{
+#ifdef __CUDA_ARCH__
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * 1.44269504f));
+    return power;
+#else
+    return expf(x);
+#endif
+}
+
 union Pack {
     uint4 bits;
+    unsigned words[4];
     T values[LANES];
 };
 
@@ -72,7 +105,13 @@ static __device__ __forceinline__ void store(
     if (aligned && left >= LANES) {
         Pack pack;
 #pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) { assign(&pack.values[lane], values[lane]); }
+        for (int word = 0; word < 4; ++word) {
+#ifdef BF16
+            pack.words[word] = to_bf16_pair(values[2 * word], values[2 * word + 1]);
+#else
+            pack.words[word] = __float_as_uint(values[word]);
+#endif
+        }
         *(uint4 *)to = pack.bits;
     } else {
 #pragma unroll

@@ -12,6 +12,9 @@ pub(crate) use crate::library::openmp;
 /// a slip of the pen does not start a million.
 pub(crate) const THREADS_MAX: u32 = 4_096;
 
+/// Variable of the environment that, set to `off`, has libtorch do the work of the GPU's kernels.
+pub const KERNELS: &str = "BRINE_GPU_KERNELS";
+
 /// Where a training computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
@@ -34,6 +37,18 @@ pub enum DeviceError {
     )]
     NoCudaLibrary {
         /// What the loader said.
+        reason: String,
+    },
+    /// A GPU took a kernel badly.
+    #[error(
+        "the GPU does not compute any more after Brine's kernels were tried on it ({problem}): \
+        {reason}; {KERNELS}=off in the agent's environment leaves its work to libtorch; please tell \
+        Brine's developers the card and this line"
+    )]
+    Broken {
+        /// What the trial of the kernels found.
+        problem: String,
+        /// What libtorch says since.
         reason: String,
     },
     /// libtorch has CUDA, but sees no such GPU.
@@ -128,8 +143,9 @@ fn has_bf16() -> bool {
 }
 
 /// Loads `libtorch_cuda.so`, once per process and only where a driver is, so that one program
-/// serves machines with and without GPUs. Must come before anything else asks libtorch about CUDA:
-/// it remembers the first answer.
+/// serves machines with and without GPUs. Must come before anything else asks libtorch about CUDA,
+/// and before the first backward pass of the process: it remembers the first answer, and how many
+/// devices there were then.
 fn open_cuda() -> Result<(), DeviceError> {
     static OPENED: OnceLock<Result<(), DeviceError>> = OnceLock::new();
     OPENED

@@ -1,6 +1,7 @@
 //! Copies of tensors in the host's memory. A GPU makes them when it comes to them, in the order of
 //! all that it was asked to do, so that nobody waits for it and no later step changes them.
 
+use crate::operations::gpu::failed;
 use kernels::driver::{DefaultStream, Mark};
 use std::ops::Deref;
 use std::time::Duration;
@@ -20,7 +21,7 @@ impl Downloads {
         let stream = match device {
             Device::Cuda(index) => {
                 let index = u32::try_from(index).unwrap_or(u32::MAX);
-                Some(DefaultStream::of(index).map_err(|error| failed(&error))?)
+                Some(DefaultStream::of(index).map_err(failed)?)
             }
             Device::Cpu | Device::Mps | Device::Vulkan => None,
         };
@@ -50,7 +51,7 @@ impl Downloads {
 
     fn mark(&self) -> tch::Result<Option<Mark>> {
         let mark = self.stream.as_ref().map(DefaultStream::mark).transpose();
-        mark.map_err(|error| failed(&error))
+        mark.map_err(failed)
     }
 }
 
@@ -71,12 +72,8 @@ impl Download {
     pub(crate) fn finish(self) -> tch::Result<(Vec<Tensor>, Duration)> {
         let time = |(begin, end): &(Mark, Mark)| end.since(begin);
         let time = self.span.as_ref().map_or(Ok(Duration::ZERO), time);
-        Ok((self.copies, time.map_err(|error| failed(&error))?))
+        Ok((self.copies, time.map_err(failed)?))
     }
-}
-
-fn failed(error: &kernels::KernelError) -> TchError {
-    TchError::Torch(error.to_string())
 }
 
 /// Bytes of float32 values in the host's memory: from a file, or those of a tensor.

@@ -119,7 +119,9 @@ impl TrainError {
         source: TchError,
     ) -> Self {
         let text = source.to_string();
-        let memory = ["out of memory", "can't allocate memory", "not enough memory"];
+        // The last one is cuBLAS's and cuDNN's.
+        let memory =
+            ["out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED"];
         if memory.iter().any(|words| text.contains(words)) {
             return Self::out_of_memory(load, doing);
         }

@@ -57,7 +57,7 @@ pub fn train_policy(
     check::check(spec, setting)?;
     let device = device::open(setting.device, setting.threads)?;
     let cache = setting.kept.join(KERNELS);
-    let kernels = prepare(&(&spec.model).into(), Precision::Float32, device, &cache);
+    let kernels = prepare(&(&spec.model).into(), Precision::Float32, device, &cache)?;
     kernels.iter().for_each(|problem| observer.note(problem));
     let problems = ProblemSet::open(spec, setting.data)?;
     let layout = Layout::of(&spec.model);

@@ -82,7 +82,7 @@ pub mod tokenizer;
 mod train;
 mod writer;
 
-pub use device::{Device, Environment, environment};
+pub use device::{Device, Environment, KERNELS, environment};
 pub use error::{TrainError, chain};
 pub use grpo::train_policy;
 pub use interval::{CheckpointEvery, best_interval};

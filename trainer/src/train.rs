@@ -155,7 +155,7 @@ fn train_in(
     observer: &mut dyn Observer,
 ) -> Result<End, TrainError> {
     let kernels =
-        prepare(&(&spec.model).into(), spec.precision, device, &setting.kept.join(KERNELS));
+        prepare(&(&spec.model).into(), spec.precision, device, &setting.kept.join(KERNELS))?;
     kernels.iter().for_each(|problem| observer.note(problem));
     let [vocabulary, sequence] = [spec.model.vocabulary, spec.model.sequence];
     let from_file = tokenizer(spec, setting)?;

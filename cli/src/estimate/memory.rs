@@ -19,7 +19,7 @@ const FLOAT32: f64 = 4.0;
 /// Bytes of a value in bfloat16.
 const BF16: f64 = 2.0;
 /// Scores that the trainer makes at once on a GPU.
-const GPU_SCORES: f64 = 134e6;
+const GPU_SCORES: f64 = 268e6;
 /// Intermediate results of one layer's backward pass over what its forward pass left, and what the
 /// allocator does not find a use for. Measured: 0.7 to 2.
 const BACKWARD_LAYERS: f64 = 1.2;

@@ -61,7 +61,8 @@ POINTWISE(relu_squared)
 
 static __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-extern "C" __global__ void __launch_bounds__(THREADS_MAX) swiglu_forward(
+// Left alone, the compiler aims at so many threads that a register does not fit.
+extern "C" __global__ void __launch_bounds__(THREADS_MAX, 5) swiglu_forward(
     const T *__restrict__ x,  // (rows, 2 width): the gates of a row, then its values
     T *__restrict__ y,        // (rows, width)
     u64 rows,

@@ -1,8 +1,8 @@
 // Sums of columns: the second half of every gradient of a weight, whose first half is one partial
-// sum per block. 32 neighbouring columns per block, so that loads are full, and 8 threads to each,
-// so that few additions wait for each other. The order of the additions is always the same.
+// sum per block. 32 neighbouring columns per block, so that loads are full, and 32 threads to each,
+// because there are a thousand partial sums and few columns: additions must not wait for each other. The order of the additions is always the same.
 
-enum { COLUMNS = 32, PARTS = 8 };
+enum { COLUMNS = 32, PARTS = 32 };
 
 extern "C" __global__ void __launch_bounds__(COLUMNS *PARTS) column_sums(
     const float *__restrict__ partial,  // (rows, width)

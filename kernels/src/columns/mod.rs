@@ -11,7 +11,7 @@ pub(crate) static MODULES: [Module; 2] =
 
 /// Columns of a block, and threads of a block.
 const COLUMNS: u32 = 32;
-const THREADS: u32 = 256;
+const THREADS: u32 = 1_024;
 
 /// Queues `sums` (width) = the sums over the rows of `partial` (rows, width).
 ///

@@ -15,7 +15,7 @@ static __device__ __forceinline__ Partial join(Partial a, Partial b)
     float highest = fmaxf(a.highest, b.highest);
     // Where nothing has been seen, minus infinity minus itself would not be a number.
     float reference = highest == MINUS_INFINITY ? 0.0f : highest;
-    float sum = a.sum * expf(a.highest - reference) + b.sum * expf(b.highest - reference);
+    float sum = a.sum * quick_exp(a.highest - reference) + b.sum * quick_exp(b.highest - reference);
     return {highest, sum};
 }
 
@@ -47,6 +47,23 @@ static __device__ __forceinline__ float capped(float value, float cap)
     return cap > 0.0f ? cap * tanhf(value / cap) : value;
 }
 
+// A pack of logits, capped; minus infinity for those that are not there.
+static __device__ __forceinline__ void load_capped(
+    const T *from, unsigned left, bool aligned, float cap, float z[LANES])
+{
+    load(from, left, aligned, z);
+    if (cap > 0.0f) {
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) { z[lane] = capped(z[lane], cap); }
+    }
+    if (left < LANES) {
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            if (lane >= left) { z[lane] = MINUS_INFINITY; }
+        }
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS_MAX) cross_entropy(
     T *logits,                               // (rows, width); becomes the gradient
     const long long *__restrict__ targets,   // (rows)
@@ -71,16 +88,15 @@ extern "C" __global__ void __launch_bounds__(THREADS_MAX) cross_entropy(
         Partial own = {MINUS_INFINITY, 0.0f};
         if (scored) {
             for (unsigned first = threadIdx.x * LANES; first < width; first += blockDim.x * LANES) {
-                load(values + first, width - first, aligned, z);
+                load_capped(values + first, width - first, aligned, cap, z);
                 Partial pack = {MINUS_INFINITY, 0.0f};
 #pragma unroll
                 for (int lane = 0; lane < LANES; ++lane) {
-                    z[lane] = first + lane < width ? capped(z[lane], cap) : MINUS_INFINITY;
                     pack.highest = fmaxf(pack.highest, z[lane]);
                 }
                 float reference = pack.highest == MINUS_INFINITY ? 0.0f : pack.highest;
 #pragma unroll
-                for (int lane = 0; lane < LANES; ++lane) { pack.sum += expf(z[lane] - reference); }
+                for (int lane = 0; lane < LANES; ++lane) { pack.sum += quick_exp(z[lane] - reference); }
                 own = join(own, pack);
             }
         }
@@ -97,18 +113,25 @@ extern "C" __global__ void __launch_bounds__(THREADS_MAX) cross_entropy(
         if (!backward) { continue; }
         // The first thread has read the target's logit before it is replaced.
         __syncthreads();
-        float slope = scored ? (valid ? scale : NOT_A_NUMBER) : 0.0f;
+        float slope = valid ? scale : NOT_A_NUMBER;
+        // A column that comes never, where the target is no token.
+        unsigned hit = valid ? (unsigned)target : width;
         for (unsigned first = threadIdx.x * LANES; first < width; first += blockDim.x * LANES) {
-            load(values + first, width - first, aligned, z);
+            unsigned left = width - first, place = hit - first;
+            if (!scored) {
+                float zeros[LANES] = {};
+                store(values + first, left, aligned, zeros);
+                continue;
+            }
+            load_capped(values + first, left, aligned, cap, z);
 #pragma unroll
             for (int lane = 0; lane < LANES; ++lane) {
-                float value = capped(z[lane], cap);
-                float probability = expf(value - total.highest) * share;
-                float gradient = (probability - (first + lane == target ? 1.0f : 0.0f)) * slope;
-                if (cap > 0.0f) { gradient *= 1.0f - (value / cap) * (value / cap); }
-                z[lane] = scored ? gradient : 0.0f;
+                float bend = slope;
+                if (cap > 0.0f) { bend *= 1.0f - (z[lane] / cap) * (z[lane] / cap); }
+                float probability = quick_exp(z[lane] - total.highest) * share;
+                z[lane] = (probability - (place == lane ? 1.0f : 0.0f)) * bend;
             }
-            store(values + first, width - first, aligned, z);
+            store(values + first, left, aligned, z);
         }
     }
 }

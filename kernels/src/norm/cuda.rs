@@ -6,14 +6,14 @@ use crate::columns;
 use crate::launch::{Argument, Call, Launch, Module, Stream, blocks_for, threads_for, variant};
 use crate::memory::{DevicePtr, DeviceValues, Kind, aligned, checked_option};
 
-/// As in norm.cu.
+/// As in norm.cu: packs of a thread where rows are wide.
 const OWNED: usize = 4;
 const THREADS_MAX: usize = 512;
 /// Blocks of a multiprocessor that loop over rows forward: at least as many as run there at once.
 const FORWARD_BLOCKS: usize = 32;
-/// Threads of a multiprocessor backward. Each has up to 128 registers, so more would have to wait,
-/// and each block costs a row of partial sums.
-const BACKWARD_THREADS: usize = 512;
+/// Threads of a multiprocessor backward, with narrow rows and wide ones. Each has up to 64 and 128
+/// registers, so more would have to wait, and each block costs a row of partial sums.
+const BACKWARD_THREADS: [usize; 2] = [1_024, 512];
 
 /// The tensors of a forward pass.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +87,7 @@ pub unsafe fn forward(
 ) -> Result<(), KernelError> {
     let Forward { x, residual, weight, bias, y, means, scales } = tensors;
     let kind = x.kind;
-    let module = module(centring, kind)?;
+    let module = module(centring, kind, width)?;
     let (rows, width_argument) = shape(kind, x.len, width)?;
     let [added, sum] = pair(*residual);
     let added = checked_option(added.as_ref(), "the second summand", kind, x.len)?;
@@ -145,7 +145,7 @@ pub unsafe fn backward(
 ) -> Result<(), KernelError> {
     let Backward { y_gradient, s, weight, passed, s_gradient, means, scales, .. } = tensors;
     let kind = y_gradient.kind;
-    let module = module(centring, kind)?;
+    let module = module(centring, kind, width)?;
     let (rows, width_argument) = shape(kind, y_gradient.len, width)?;
     let s = s.checked("s", kind, y_gradient.len)?;
     let weight = checked_option(weight.as_ref(), "the weight", kind, width)?;
@@ -196,12 +196,17 @@ pub unsafe fn backward(
     Ok(())
 }
 
-fn module(centring: Centring, kind: Kind) -> Result<&'static Module, KernelError> {
+fn module(centring: Centring, kind: Kind, width: usize) -> Result<&'static Module, KernelError> {
     let variants = match centring {
         Centring::None => &RMS,
         Centring::Mean => &LAYER,
     };
-    variant(variants, "the activations", kind)
+    variant(&variants[usize::from(is_wide(kind, width))], "the activations", kind)
+}
+
+/// Whether a thread needs more than one pack of a row.
+fn is_wide(kind: Kind, width: usize) -> bool {
+    width.div_ceil(kind.lanes()) > THREADS_MAX
 }
 
 /// Rows, and the width as the kernels take it.
@@ -248,7 +253,8 @@ fn threads(kind: Kind, width: usize) -> u32 {
 
 /// 0 for no rows.
 fn backward_blocks(gpu: &impl Launch, kind: Kind, rows: usize, width: usize) -> u32 {
-    let each = BACKWARD_THREADS / threads(kind, width) as usize;
+    let threads_of_all = BACKWARD_THREADS[usize::from(is_wide(kind, width))];
+    let each = threads_of_all / threads(kind, width) as usize;
     blocks_for(rows, gpu.multiprocessors() as usize * each)
 }
 
@@ -258,7 +264,8 @@ mod tests {
 
     #[test]
     fn the_source_has_the_same_constants() {
-        let constants = format!("OWNED = {OWNED}, THREADS_MAX = {THREADS_MAX} ");
-        assert!(RMS[0].source.contains(&constants));
+        for constant in [format!("OWNED = {OWNED},"), format!("THREADS_MAX = {THREADS_MAX} ")] {
+            assert!(RMS[0][0].source.contains(&constant), "{constant}");
+        }
     }
 }

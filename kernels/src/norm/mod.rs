@@ -24,13 +24,26 @@ use crate::launch::{Module, variants};
 const SOURCE: &str = include_str!("norm.cu");
 const FUNCTIONS: &[&str] = &["norm_forward", "norm_backward"];
 
-/// RMSNorm, by the kind of the activations.
-pub(crate) static RMS: [Module; 2] = variants("norm", SOURCE, FUNCTIONS);
-/// LayerNorm.
-pub(crate) static LAYER: [Module; 2] = [
-    Module { options: &["-DCENTRED"], ..RMS[0] },
-    Module { options: &["-DCENTRED", "-DBF16"], ..RMS[1] },
-];
+/// RMSNorm, by the kind of the activations: of rows narrow enough for one pack a thread, and of
+/// wide ones.
+pub(crate) static RMS: [[Module; 2]; 2] = {
+    let narrow = variants("norm", SOURCE, FUNCTIONS);
+    [narrow, with(narrow, [&["-DWIDE"], &["-DWIDE", "-DBF16"]])]
+};
+/// LayerNorm, likewise.
+pub(crate) static LAYER: [[Module; 2]; 2] = {
+    let narrow = variants("norm", SOURCE, FUNCTIONS);
+    [
+        with(narrow, [&["-DCENTRED"], &["-DCENTRED", "-DBF16"]]),
+        with(narrow, [&["-DCENTRED", "-DWIDE"], &["-DCENTRED", "-DWIDE", "-DBF16"]]),
+    ]
+};
+
+/// The same sources with other options.
+const fn with(modules: [Module; 2], options: [&'static [&'static str]; 2]) -> [Module; 2] {
+    let [float32, bf16] = modules;
+    [Module { options: options[0], ..float32 }, Module { options: options[1], ..bf16 }]
+}
 
 /// Which normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,9 +2,15 @@
 //
 // A block takes a row at a time, and a thread the same packs of every row, at most OWNED. So a row
 // is loaded once, its values wait in registers for their mean, and the gradients of weight and bias
-// gather in registers over all rows of a block.
+// gather in registers over all rows of a block. Most rows are narrow enough for one pack a thread,
+// which leaves registers for more threads; -DWIDE is for the others.
 
-enum { OWNED = 4, THREADS_MAX = 512 };
+#ifdef WIDE
+enum { OWNED = 4, BLOCKS_MIN = 1 };
+#else
+enum { OWNED = 1, BLOCKS_MIN = 2 };
+#endif
+enum { THREADS_MAX = 512 };
 
 #define EACH_OWNED_PACK(k, first)                                                                  \
     _Pragma("unroll") for (int k = 0; k < OWNED; ++k)                                              \
@@ -112,7 +118,7 @@ static __device__ __forceinline__ void load_pack(
 }
 
 // One block per multiprocessor suffices at the widest, so that every thread may have 128 registers.
-extern "C" __global__ void __launch_bounds__(THREADS_MAX, 1) norm_backward(
+extern "C" __global__ void __launch_bounds__(THREADS_MAX, BLOCKS_MIN) norm_backward(
     const T *__restrict__ y_gradient,  // (rows, width)
     const T *__restrict__ x,           // (rows, width), what was normalised
     const T *__restrict__ weight,      // (width), or null

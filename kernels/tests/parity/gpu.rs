@@ -26,7 +26,9 @@ impl Card {
 /// Runs `cases` there. Without a driver it says that it was skipped, unless `BRINE_REQUIRE_GPU=1`.
 pub(crate) fn on_gpu(cases: impl Fn(&Card)) {
     if driver_or_skip() {
-        cases(&Card::open(None));
+        // Beside this program, so that code is compiled once and not once per test.
+        let kept = std::env::current_exe().unwrap().with_file_name("kept");
+        cases(&Card::open(Some(&kept)));
     }
 }
 

@@ -1,11 +1,11 @@
 //! Causal attention.
 
-use super::function::{is_recorded, record};
+use super::function::{allow_cudnn_attention, is_recorded, record};
 use super::gpu;
 use super::host::{contiguous, each, empty, is_host, last_is_whole, strided, values, values_mut};
 use kernels::attention::processor::{Gradients, Inputs, Known, backward, forward};
 use kernels::attention::{Columns, ColumnsMut};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Attention of each position to itself and those before it: queries (B, S, h, hd), keys and values
 /// (B, S, kv, hd), of which h / kv query heads share one, to (B*S, h hd).
@@ -59,6 +59,11 @@ pub(crate) fn masked_attention(
     let (batch, sequence, heads, _) = q.size4()?;
     let grouped = heads != k.size4()?.1;
     let (q, causal) = (q.f_transpose(1, 2)?, mask.is_none());
+    if let Device::Cuda(_) = q.device() {
+        // cuDNN takes half a second to prepare for each shape. Keys of a text that grows, whose
+        // every length is new, are masked; a training's shape is always the same, and worth it.
+        allow_cudnn_attention(causal && !gpu::is_checking());
+    }
     // (B, heads, S, hd), scores scaled by the root of hd.
     let mixed =
         Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, grouped)?;

@@ -1,6 +1,7 @@
 // A step of libtorch's graph of gradients whose backward pass is written in Rust: what
 // torch.autograd.Function is for Python. See function.rs, which owns the contract.
 
+#include <ATen/Context.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/grad_mode.h>
@@ -83,6 +84,9 @@ bool brine_is_recorded(at::Tensor* const* inputs, size_t count) {
   }
   return false;
 }
+
+// Whether attention on a GPU may be cuDNN's from now on.
+void brine_allow_cudnn_attention(bool allowed) { at::globalContext().setSDPUseCuDNN(allowed); }
 
 // Makes `outputs`, which know no gradient yet, results of `inputs`. Owns `state` from the first
 // instruction on. Not 0: a message was written.

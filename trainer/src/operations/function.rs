@@ -21,6 +21,7 @@ type Backward = Box<dyn FnOnce(Vec<Option<Tensor>>) -> tch::Result<Vec<Option<Te
 #[expect(unsafe_code, reason = "functions of function.cpp")]
 unsafe extern "C" {
     fn brine_is_recorded(inputs: *const *const C_tensor, count: usize) -> bool;
+    fn brine_allow_cudnn_attention(allowed: bool);
     fn brine_record(
         inputs: *const *const C_tensor,
         input_count: usize,
@@ -40,6 +41,15 @@ unsafe extern "C" {
         message: *mut c_char,
         bytes: usize,
     ) -> c_int;
+}
+
+/// Whether attention on a GPU may be cuDNN's from now on.
+pub(super) fn allow_cudnn_attention(allowed: bool) {
+    // SAFETY: sets a flag of libtorch's, which is read when attention is asked for.
+    #[expect(unsafe_code, reason = "a switch that tch does not have")]
+    unsafe {
+        brine_allow_cudnn_attention(allowed);
+    }
 }
 
 /// Whether a result of `inputs` takes part in a gradient, and so must be recorded.

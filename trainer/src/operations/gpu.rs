@@ -11,12 +11,14 @@ mod sampling;
 
 pub(crate) use activation::{relu_squared, swiglu};
 pub(super) use adamw::adamw;
+pub(super) use check::is_checking;
 pub(crate) use check::prepare;
 pub(super) use heads::heads;
 pub(super) use norm::norm;
 pub(super) use output::loss;
 pub(super) use sampling::choose_tokens;
 
+use crate::error::chain;
 use kernels::KernelError;
 use kernels::launch::{Call, Launch, Stream};
 use kernels::memory::{DevicePtr, DeviceValues, Kind as KernelKind};
@@ -101,8 +103,9 @@ fn maybe_values(tensor: Option<&Tensor>) -> tch::Result<Option<DeviceValues>> {
     tensor.map(values).transpose()
 }
 
-fn failed(error: KernelError) -> TchError {
-    TchError::Torch(error.to_string())
+/// libtorch's errors are texts.
+pub(crate) fn failed(error: KernelError) -> TchError {
+    TchError::Torch(chain(&error))
 }
 
 /// A new tensor of `shape` beside `tensor`, of its kind, whose values are arbitrary.

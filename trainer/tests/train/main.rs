@@ -29,14 +29,19 @@ struct Lab {
     agent: AgentId,
     seed: u64,
     device: Device,
+    kept: PathBuf,
     /// Time between checkpoints of the next training.
     checkpoint_every: CheckpointEvery,
 }
 
 impl Lab {
     fn new() -> Self {
+        // libtorch counts its devices at the first backward pass of a process, whoever makes it.
+        let _ = trainer::environment();
+        let folder = tempfile::tempdir().unwrap();
         let lab = Self {
-            folder: tempfile::tempdir().unwrap(),
+            kept: folder.path().join("checkpoints"),
+            folder,
             agent: AgentId::new("lab").unwrap(),
             seed: 7,
             device: Device::Cpu,
@@ -85,7 +90,7 @@ impl Lab {
             threads: 1,
             data: &data,
             tokenizer: Some(&self.tokenizer()),
-            kept: &checkpoints,
+            kept: &self.kept,
             checkpoints: &checkpoints,
             checkpoint_every: self.checkpoint_every,
             attempt: Attempt(attempt),

@@ -3,6 +3,8 @@
 
 use super::{Machine, set_machine};
 use crate::data::NOT_SCORED;
+use crate::device::{DeviceError, KERNELS};
+use crate::error::chain;
 use crate::model::Model;
 use crate::model::architecture::{Architecture, Sizes};
 use crate::optimizer::Optimizer;
@@ -10,6 +12,7 @@ use crate::parameters::{Layout, Parameters};
 use kernels::Gpu;
 use proto::{AdamW, Precision};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tch::{Device, Kind, Reduction, Tensor};
 
 /// A small model and its batch.
@@ -34,19 +37,36 @@ const HEAD_WIDTH_MAX: u32 = 258;
 const LIMIT_FLOAT32: f64 = 1e-5;
 const LIMIT_BF16: f64 = 3e-2;
 
+const NOT_USED: &str = "the GPU's kernels are not used, libtorch's operations are, which need more \
+                        memory than planned";
+
+/// Set while kernels are tried, whose shapes come only once.
+static CHECKING: AtomicBool = AtomicBool::new(false);
+
+/// Whether kernels are being tried.
+pub(in crate::operations) fn is_checking() -> bool {
+    CHECKING.load(Ordering::Relaxed)
+}
+
 /// Lets the operations of a training of `architecture` use the kernels, if it is on a GPU, and if
 /// they do what libtorch's operations do. Otherwise those are used, and the sentence says why.
 /// Compiled kernels are kept in the folder `cache`.
+///
+/// # Errors
+/// The GPU is of no use to this process any more.
 pub(crate) fn prepare(
     architecture: &Architecture,
     precision: Precision,
     device: Device,
     cache: &Path,
-) -> Option<String> {
-    let Device::Cuda(index) = device else { return None };
+) -> Result<Option<String>, DeviceError> {
+    let Device::Cuda(index) = device else { return Ok(None) };
     set_machine(None);
+    if std::env::var_os(KERNELS).is_some_and(|value| value == "off") {
+        return Ok(Some(format!("{NOT_USED}: {KERNELS} is off")));
+    }
     let compare = || -> Result<(), String> {
-        let gpu = Gpu::open(index as u32, Some(cache)).map_err(|error| error.to_string())?;
+        let gpu = Gpu::open(index as u32, Some(cache)).map_err(|error| chain(&error))?;
         let find = |trial| {
             results(architecture, precision, device, trial).map_err(|error| error.to_string())
         };
@@ -57,12 +77,17 @@ pub(crate) fn prepare(
         }
         Ok(())
     };
-    let problem = compare().err()?;
+    CHECKING.store(true, Ordering::Relaxed);
+    let compared = compare();
+    CHECKING.store(false, Ordering::Relaxed);
+    let Err(problem) = compared else { return Ok(None) };
     set_machine(None);
-    Some(format!(
-        "the GPU's kernels are not used, libtorch's operations are, which need more memory than \
-         planned: {problem}"
-    ))
+    // A kernel that touches what is not there takes the whole GPU from its process.
+    let alive = Tensor::f_ones([1], (Kind::Float, device)).and_then(|one| one.f_double_value(&[0]));
+    match alive {
+        Ok(_) => Ok(Some(format!("{NOT_USED}: {problem}"))),
+        Err(error) => Err(DeviceError::Broken { problem, reason: error.to_string() }),
+    }
 }
 
 /// Loss, gradient, one update by AdamW, and then the summed loss without a gradient, of a small
@@ -233,6 +258,7 @@ mod tests {
     #[test]
     fn the_processor_needs_no_kernels() {
         let kind = &kinds()[0];
-        assert_eq!(prepare(kind, Precision::Float32, Device::Cpu, Path::new("none")), None);
+        let prepared = prepare(kind, Precision::Float32, Device::Cpu, Path::new("none"));
+        assert_eq!(prepared, Ok(None));
     }
 }

@@ -7,9 +7,9 @@ use crate::operations::output::record_loss;
 use kernels::logits::cuda::{self, Options, Tensors};
 use tch::{Kind, Reduction, Tensor, no_grad};
 
-/// Scores that are there at once, if a row is not more: 256 MiB in bfloat16, and a product of
-/// enough rows to fill a GPU.
-const CHUNK_SCORES: i64 = 1 << 27;
+/// Scores that are there at once, if a row is not more: 512 MiB in bfloat16. Each chunk adds to the
+/// gradient of the whole weight, so few of them are quicker than many.
+const CHUNK_SCORES: i64 = 1 << 28;
 
 /// As [`output_loss`](crate::operations::output_loss), of `targets` on the same device.
 pub(in crate::operations) fn loss(
