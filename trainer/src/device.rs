@@ -42,8 +42,8 @@ pub enum DeviceError {
     /// A GPU took a kernel badly.
     #[error(
         "the GPU does not compute any more after Brine's kernels were tried on it ({problem}): \
-        {reason}; {KERNELS}=off in the agent's environment leaves its work to libtorch; please tell \
-        Brine's developers the card and this line"
+        {reason}; {KERNELS}=off in the agent's environment leaves its work to libtorch; please \
+        tell Brine's developers the card and this line"
     )]
     Broken {
         /// What the trial of the kernels found.

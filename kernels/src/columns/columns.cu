@@ -1,6 +1,7 @@
 // Sums of columns: the second half of every gradient of a weight, whose first half is one partial
 // sum per block. 32 neighbouring columns per block, so that loads are full, and 32 threads to each,
-// because there are a thousand partial sums and few columns: additions must not wait for each other. The order of the additions is always the same.
+// because there are a thousand partial sums and few columns: additions must not wait for each
+// other. Their order is always the same.
 
 enum { COLUMNS = 32, PARTS = 32 };
 

@@ -96,7 +96,9 @@ extern "C" __global__ void __launch_bounds__(THREADS_MAX) cross_entropy(
                 }
                 float reference = pack.highest == MINUS_INFINITY ? 0.0f : pack.highest;
 #pragma unroll
-                for (int lane = 0; lane < LANES; ++lane) { pack.sum += quick_exp(z[lane] - reference); }
+                for (int lane = 0; lane < LANES; ++lane) {
+                    pack.sum += quick_exp(z[lane] - reference);
+                }
                 own = join(own, pack);
             }
         }
