@@ -198,7 +198,8 @@ impl Communicator {
         })
     }
 
-    /// Waits until NCCL has done what `comm` was asked to, unless this is given up or `check` fails.
+    /// Waits until NCCL has done what `comm` was asked to, unless this is given up or `check`
+    /// fails.
     fn wait<E: From<NcclError>>(
         &self,
         doing: &'static str,

@@ -1,6 +1,6 @@
 //! A stand-in for NCCL's library: it joins threads instead of GPUs and exchanges main memory. As
-//! NCCL's, its calls answer before the work is done, and what a call of one thread waits for, another
-//! may give up. Unlike NCCL's its work is done by whoever asks about it.
+//! NCCL's, its calls answer before the work is done, and what a call of one thread waits for,
+//! another may give up. Unlike NCCL's its work is done by whoever asks about it.
 #![expect(unsafe_code, reason = "it has the interface of a C library")]
 
 use super::interface::{Comm, Config, Functions, IN_PROGRESS, SUCCESS, UniqueId};
