@@ -1,9 +1,9 @@
 //! The attempts that live, and how each of them hears what the agent wants.
 
 use crate::supervisor::{Life, Wish};
-use agent_core::Moment;
+use agent_core::{Input, Moment, TrialEnd};
 use agent_keeper::say::Ask;
-use proto::AttemptKey;
+use proto::{AttemptKey, Outcome};
 use std::collections::BTreeMap;
 use tokio::sync::{mpsc, watch};
 
@@ -90,4 +90,11 @@ impl Attempts {
             None => {}
         }
     }
+}
+
+/// The end of an attempt that needs no process.
+pub(crate) fn completed_at_once(key: AttemptKey) -> Input {
+    let outcome = Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None };
+    let end = Some(TrialEnd::Outcome(outcome));
+    Input::Exited { key, end, how: "needs no process".into() }
 }

@@ -22,6 +22,8 @@ const EXIT_CODES: &str = "Exit codes:
   70  the agent itself broke; please report it";
 /// The agent itself broke.
 const INTERNAL: u8 = 70;
+/// Variable of the environment with the coordinator's address.
+const COORDINATOR: &str = "BRINE_COORDINATOR";
 /// Longest token file that is read; a token is far shorter.
 const TOKEN_BYTES_MAX: u64 = 4_096;
 
@@ -41,9 +43,10 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct Serve {
-    /// Address of the coordinator.
-    #[arg(long, value_name = "URL", env = "BRINE_COORDINATOR")]
-    coordinator: String,
+    /// Address of the coordinator [default: that in the environment's BRINE_COORDINATOR].
+    // Not clap's `env`: the variable would then belong to every subcommand's line.
+    #[arg(long, value_name = "URL")]
+    coordinator: Option<String>,
     /// File with the token that the coordinator wrote.
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
@@ -119,6 +122,8 @@ enum CliError {
     Token { path: PathBuf, source: io::Error },
     #[error("the token file {} is empty", path.display())]
     NoToken { path: PathBuf },
+    #[error("give the coordinator's address with --coordinator or {COORDINATOR}")]
+    NoCoordinator,
     #[error("this machine's name {host:?} cannot be an agent's name; give one with --id")]
     Host { host: String, source: IdError },
     #[error("{0}")]
@@ -145,6 +150,7 @@ impl CliError {
             Self::Driver(DriverError::Internal(_)) => ExitCode::from(INTERNAL),
             Self::Token { .. }
             | Self::NoToken { .. }
+            | Self::NoCoordinator
             | Self::Host { .. }
             | Self::Names(_)
             | Self::Devices(_)
@@ -204,6 +210,8 @@ fn execute(cli: Cli) -> Result<(), CliError> {
 }
 
 fn setup(serve: Serve) -> Result<Setup, CliError> {
+    let coordinator = serve.coordinator.or_else(|| std::env::var(COORDINATOR).ok());
+    let coordinator = coordinator.ok_or(CliError::NoCoordinator)?;
     let token = read_token(&serve.token_file)?;
     let agent = match serve.id {
         Some(agent) => agent,
@@ -223,7 +231,7 @@ fn setup(serve: Serve) -> Result<Setup, CliError> {
         program: std::env::current_exe()?,
         folders,
         inventory,
-        coordinator: serve.coordinator,
+        coordinator,
         token,
         version: VERSION.to_owned(),
         exit_with_stdin: serve.exit_with_stdin,

@@ -1,7 +1,7 @@
 //! The one task that owns the agent: it takes in what trials, coordinator, clock and operator say,
 //! asks the core what follows, and does it. It never waits for a disk or a process.
 
-use crate::attempts::{Attempts, KeeperBehind};
+use crate::attempts::{Attempts, KeeperBehind, completed_at_once};
 use crate::blobs::{self, Blobs};
 use crate::checkpoints::CheckpointStore;
 use crate::folders::AttemptNames;
@@ -13,13 +13,14 @@ use crate::outbox::{self, Outbox};
 use crate::recorder::{self, Answer, Prepared, Recorder, Request};
 use crate::session::{self, SessionEvent};
 use crate::setup::{DriverError, Setup};
+use crate::stream;
 use crate::supervisor::{Leaders, Life, TrialEvent, fetch_program, supervise};
 use agent_core::{Core, Effect, Input, Lease, Moment, TrialEnd};
 use agent_keeper::order::{Folders, Order, TrialRecord};
 use agent_keeper::say::Ask;
 use agent_keeper::{clock, process};
 use proto::{AttemptKey, Checkpoint, FailureClass, Outcome, Runner};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -429,10 +430,16 @@ impl Driver {
         self.feed(Input::Tick);
         let now = clock::now();
         self.outbox.send(now, &mut self.core);
+        for (key, points) in self.outbox.dropped(now) {
+            if let Some(path) = stream::note_dropped(&self.names.of(&key).attempt, points) {
+                self.outbox.log(key, path);
+            }
+        }
         if let Some(shutdown) = &mut self.shutdown
             && !self.core.holds_processes()
         {
             shutdown.idle_since.get_or_insert(now);
+            self.outbox.finish();
         }
     }
 
@@ -473,7 +480,8 @@ impl Driver {
             return false;
         };
         let waited = clock::now().since_ms(idle_since) >= SETTLE_MAX_MS;
-        self.core.has_taken_leave() || !self.outbox.is_joined() || waited
+        let is_done = self.core.has_taken_leave() && self.outbox.is_finished();
+        is_done || !self.outbox.is_joined() || waited
     }
 
     fn kill_all(&mut self) {
@@ -483,11 +491,4 @@ impl Driver {
         self.spawned.abort_all();
         process::kill_adopted(&self.leaders.all());
     }
-}
-
-/// The end of an attempt that needs no process.
-fn completed_at_once(key: AttemptKey) -> Input {
-    let outcome = Outcome::Completed { metrics: BTreeMap::new(), checkpoint: None };
-    let end = Some(TrialEnd::Outcome(outcome));
-    Input::Exited { key, end, how: "needs no process".into() }
 }

@@ -10,14 +10,20 @@ use tokio::sync::mpsc;
 
 /// Reports whose checkpoints are remembered until their reply; as many as the core waits for.
 const REPORTS_IN_FLIGHT_MAX: usize = 256;
-/// Places for messages that logs leave to metrics and reports.
+/// Places for messages that logs leave to metrics and reports, and metrics to reports.
 const PLACES_KEPT: usize = 16;
+/// Batches of metrics that the coordinator has not answered for. It takes messages in their order,
+/// so they hold up the next report: these many for a fraction of a second, some thousands of points
+/// each, while a lease lasts seconds.
+const BATCHES_MAX: u64 = 4;
 
 /// What the next report has to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum News {
     /// Only that the agent lives.
     Nothing,
+    /// That metrics wait for the reply.
+    Metrics,
     /// What the coordinator should know before long: attempts that were taken up or have begun.
     Soon,
     /// What it waits for: ends and checkpoints.
@@ -38,6 +44,11 @@ pub(crate) struct Link {
     awaited: Option<u64>,
     /// Checkpoints of reports without a reply, oldest first.
     said: VecDeque<(u64, Vec<(AttemptKey, Checkpoint)>)>,
+    /// Batches of metrics sent in this session, and of those how many went before each report
+    /// without a reply, and before the newest answered one.
+    batches: u64,
+    batches_before: VecDeque<(u64, u64)>,
+    batches_answered: u64,
 }
 
 impl Link {
@@ -50,14 +61,18 @@ impl Link {
             answered: 0,
             awaited: None,
             said: VecDeque::new(),
+            batches: 0,
+            batches_before: VecDeque::new(),
+            batches_answered: 0,
         }
     }
 
-    /// Whether a report goes now: a heartbeat, or `news` that no earlier report holds up.
+    /// Whether a report goes now: a heartbeat, `news` that no earlier report holds up, or because
+    /// metrics wait for its reply.
     pub(crate) fn report_is_due(&self, now: Moment, news: News) -> bool {
         let goes = match news {
             News::Nothing => false,
-            News::Soon => self.answered >= self.last_sequence,
+            News::Metrics | News::Soon => self.answered >= self.last_sequence,
             News::Urgent => self.awaited.is_none(),
         };
         goes || self.heartbeat_at().is_none_or(|at| at <= now)
@@ -68,14 +83,34 @@ impl Link {
         self.reported_at.map(|at| at.plus_ms(self.heartbeat_ms))
     }
 
-    /// A place for one message; `None` while the network is behind.
-    pub(crate) fn place(&self) -> Option<mpsc::Permit<'_, wire::AgentMessage>> {
-        self.outbound.try_reserve().ok()
+    /// A place for a message that is no report, which leaves others free; `None` while the network
+    /// is behind.
+    pub(crate) fn place_beside(&self) -> Option<mpsc::Permit<'_, wire::AgentMessage>> {
+        let is_free = self.outbound.capacity() > PLACES_KEPT;
+        is_free.then(|| self.outbound.try_reserve().ok()).flatten()
     }
 
-    /// A place for a piece of a log, which leaves others free.
-    pub(crate) fn place_for_log(&self) -> Option<mpsc::Permit<'_, wire::AgentMessage>> {
-        (self.outbound.capacity() > PLACES_KEPT).then(|| self.place()).flatten()
+    /// Whether a batch of metrics must wait for the reply to a report.
+    pub(crate) fn has_batches_enough(&self) -> bool {
+        self.batches - self.batches_answered >= BATCHES_MAX
+    }
+
+    /// Whether batches of metrics were sent that no reply has answered for.
+    pub(crate) fn awaits_metrics(&self) -> bool {
+        self.batches > self.batches_answered
+    }
+
+    /// Sends a batch of metrics. Answers whether there was a place for it.
+    pub(crate) fn send_metrics(
+        &mut self,
+        batch: impl FnOnce() -> Option<wire::MetricBatch>,
+    ) -> bool {
+        let Some(place) = self.place_beside() else { return false };
+        if let Some(batch) = batch() {
+            send(place, Out::Metrics(batch));
+            self.batches += 1;
+        }
+        true
     }
 
     /// Where to wait for a place.
@@ -103,6 +138,10 @@ impl Link {
         }
         self.reported_at = Some(now);
         self.last_sequence = sequence;
+        self.batches_before.push_back((sequence, self.batches));
+        if self.batches_before.len() > REPORTS_IN_FLIGHT_MAX {
+            self.batches_before.pop_front();
+        }
         if news == News::Urgent {
             self.awaited.get_or_insert(sequence);
         }
@@ -128,6 +167,10 @@ impl Link {
         self.answered = self.answered.max(sequence);
         if self.awaited.is_some_and(|awaited| awaited <= sequence) {
             self.awaited = None;
+        }
+        let count = self.batches_before.partition_point(|(at, _)| *at <= sequence);
+        if let Some((_, batches)) = self.batches_before.drain(..count).next_back() {
+            self.batches_answered = batches;
         }
         let refused: BTreeSet<&AttemptKey> = refused.iter().collect();
         let count = self.said.partition_point(|(said, _)| *said <= sequence);
@@ -167,6 +210,35 @@ mod tests {
         assert!(link.send_report(Moment(101), News::Soon, || report(3)));
         assert!(link.report_is_due(Moment(102), News::Urgent), "an outcome waits for no such");
         assert!(sent.try_recv().is_ok() && sent.try_recv().is_ok());
+    }
+
+    // Goal: however many metrics there are, only so many go before the next report, and a reply
+    // lets as many follow as went before its report.
+    #[test]
+    fn metrics_wait_for_replies_and_leave_places_to_reports() {
+        let (outbound, mut sent) = mpsc::channel(PLACES_KEPT + 6);
+        let mut link = Link::new(outbound, 100);
+        let send = |link: &mut Link| {
+            let mut count = 0;
+            while !link.has_batches_enough() && link.send_metrics(|| Some(Default::default())) {
+                count += 1;
+            }
+            count
+        };
+        assert!(link.send_report(Moment(0), News::Nothing, || report(1)));
+        assert_eq!(send(&mut link), BATCHES_MAX);
+        assert!(!link.report_is_due(Moment(1), News::Metrics), "report 1 has no reply");
+        link.replied(1, &[]);
+        assert_eq!(send(&mut link), 0, "the batches went after report 1");
+        assert!(link.report_is_due(Moment(2), News::Metrics));
+        assert!(link.send_report(Moment(2), News::Metrics, || report(2)));
+        assert_eq!(send(&mut link), 0);
+        link.replied(2, &[]);
+        assert!(!link.has_batches_enough());
+        assert_eq!(send(&mut link), 0, "there is no place but those of reports");
+        assert!(link.send_report(Moment(100), News::Nothing, || report(3)));
+        while sent.try_recv().is_ok() {}
+        assert_eq!(send(&mut link), BATCHES_MAX);
     }
 
     #[test]

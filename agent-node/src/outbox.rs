@@ -17,6 +17,9 @@ const LOG_PERIOD_MS: u64 = 100;
 /// How long metric points are gathered before they are sent.
 const METRIC_PERIOD_MS: u64 = 200;
 
+/// How often it is said that metric points were dropped.
+const DROPPED_PERIOD_MS: u64 = 5_000;
+
 /// How long news that are not urgent wait for others. An attempt that ends sooner is told once.
 const SOON_MS: u64 = 50;
 /// How long ends are gathered while other attempts are in line for the devices, so that nothing
@@ -37,6 +40,8 @@ pub(crate) struct Outbox {
     logs_due: Moment,
     metrics: MetricBuffer,
     metrics_sent_at: Moment,
+    dropped_told_at: Moment,
+    is_finishing: bool,
 }
 
 impl Outbox {
@@ -93,14 +98,14 @@ impl Outbox {
     pub(crate) fn send(&mut self, now: Moment, core: &mut Core) {
         self.is_crowded = false;
         let Some(mut link) = self.link.take() else { return };
-        let news = self.news(now, core);
+        let news = self.news(now, core, &link);
         let reports = link.report_is_due(now, news);
         let metrics_due = now.since_ms(self.metrics_sent_at) >= METRIC_PERIOD_MS
             || self.metrics.len() >= METRIC_BATCH_MAX
             || reports;
         if metrics_due {
             self.metrics_sent_at = now;
-            self.send_metrics(&link);
+            self.send_metrics(&mut link);
         }
         if self.logs_due <= now {
             self.logs_due = now.plus_ms(LOG_PERIOD_MS);
@@ -116,9 +121,14 @@ impl Outbox {
         self.link = Some(link);
     }
 
-    fn news(&mut self, now: Moment, core: &Core) -> News {
+    fn news(&mut self, now: Moment, core: &Core, link: &Link) -> News {
+        let waits = self.metrics.len() > 0 && link.has_batches_enough();
+        let idle = match waits || (self.is_finishing && link.awaits_metrics()) {
+            true => News::Metrics,
+            false => News::Nothing,
+        };
         if !core.report_is_due() && !self.is_urgent {
-            return News::Nothing;
+            return idle;
         }
         let since = *self.news_since.get_or_insert(now);
         let gathers_ms = if core.has_next() { GATHER_MS } else { 0 };
@@ -127,21 +137,37 @@ impl Outbox {
         } else if since.plus_ms(SOON_MS) <= now {
             News::Soon
         } else {
-            News::Nothing
+            idle
         }
     }
 
-    fn send_metrics(&mut self, link: &Link) {
-        while self.metrics.len() > 0 {
-            let Some(place) = link.place() else {
+    fn send_metrics(&mut self, link: &mut Link) {
+        while self.metrics.len() > 0 && !link.has_batches_enough() {
+            if !link.send_metrics(|| self.metrics.batch()) {
                 self.is_crowded = true;
                 return;
-            };
-            match self.metrics.batch() {
-                Some(batch) => link::send(place, Out::Metrics(batch)),
-                None => return,
             }
         }
+    }
+
+    /// How many metric points were dropped of each attempt since this was asked last; now and then.
+    pub(crate) fn dropped(&mut self, now: Moment) -> BTreeMap<AttemptKey, u64> {
+        if now.since_ms(self.dropped_told_at) < DROPPED_PERIOD_MS {
+            return BTreeMap::new();
+        }
+        self.dropped_told_at = now;
+        self.metrics.take_dropped()
+    }
+
+    /// No trial says anything any more: what was said shall arrive soon.
+    pub(crate) fn finish(&mut self) {
+        self.is_finishing = true;
+    }
+
+    /// Whether the coordinator has all metrics.
+    pub(crate) fn is_finished(&self) -> bool {
+        let is_answered = self.link.as_ref().is_none_or(|link| !link.awaits_metrics());
+        self.metrics.len() == 0 && is_answered
     }
 
     fn send_logs(&mut self, link: &Link) {
@@ -149,7 +175,7 @@ impl Outbox {
             // One piece of a running attempt, so that a long log does not crowd out the others; all
             // of one that ended, so that it is there before its outcome.
             loop {
-                let Some(place) = link.place_for_log() else { return true };
+                let Some(place) = link.place_beside() else { return true };
                 match tail.chunk(key) {
                     Ok(Some(chunk)) => link::send(place, Out::Log(chunk)),
                     Ok(None) => return !tail.has_ended(),
@@ -179,7 +205,8 @@ impl Outbox {
         // A crowded link wakes the driver itself.
         let link = self.link.as_ref().filter(|_| !self.is_crowded)?;
         let heartbeat = link.heartbeat_at().unwrap_or(now);
-        let waits = self.metrics.len() > 0;
+        // Those that wait for a reply are sent when it comes.
+        let waits = self.metrics.len() > 0 && !link.has_batches_enough();
         let metrics = waits.then(|| self.metrics_sent_at.plus_ms(METRIC_PERIOD_MS));
         let logs = (!self.tails.is_empty()).then_some(self.logs_due);
         // Later than that they wait for a reply, which wakes the driver.

@@ -1,16 +1,18 @@
 //! What flows beside the core: metric points and log text on their way to the coordinator, in
 //! bounded buffers. Neither can hold up a trial or a heartbeat.
 
+use agent_keeper::log::Log;
 use agent_keeper::order::Metric;
 use proto::AttemptKey;
 use proto::wire::{self, LOG_CHUNK_BYTES, METRIC_BATCH_MAX};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// Metric points that wait while the coordinator is away, some 10 MB. Beyond that the oldest are
-/// dropped and counted; the final values travel in the outcome.
+/// Metric points that wait while the coordinator is away or behind, some 10 MB. Beyond that the
+/// older half of whichever attempt has the most is dropped, and its log says so; the final values
+/// travel in the outcome.
 const METRICS_MAX: usize = 65_536;
 /// Most of one attempt's log that is sent to the coordinator; the rest stays on this machine.
 pub(crate) const LOG_BYTES_MAX: u64 = 1 << 20;
@@ -18,36 +20,76 @@ pub(crate) const LOG_BYTES_MAX: u64 = 1 << 20;
 /// Metric points that wait to be sent.
 #[derive(Debug, Default)]
 pub(crate) struct MetricBuffer {
-    points: VecDeque<wire::MetricPoint>,
-    dropped: u64,
+    /// By attempt, each oldest first, none empty: one that reports without end does not push out
+    /// what the others say.
+    waiting: BTreeMap<AttemptKey, VecDeque<Metric>>,
+    len: usize,
+    dropped: BTreeMap<AttemptKey, u64>,
 }
 
 impl MetricBuffer {
-    pub(crate) fn push(&mut self, key: &AttemptKey, Metric { metric, step, value }: Metric) {
-        if self.points.len() == METRICS_MAX {
-            self.points.pop_front();
-            self.dropped += 1;
+    pub(crate) fn push(&mut self, key: &AttemptKey, metric: Metric) {
+        if self.len == METRICS_MAX {
+            self.make_room();
         }
-        let (trial, attempt, rank) = (key.trial.to_string(), key.attempt.0, key.rank);
-        self.points.push_back(wire::MetricPoint { trial, attempt, metric, step, value, rank });
+        self.len += 1;
+        match self.waiting.get_mut(key) {
+            Some(points) => points.push_back(metric),
+            None => drop(self.waiting.insert(key.clone(), VecDeque::from([metric]))),
+        }
+    }
+
+    fn make_room(&mut self) {
+        let longest = self.waiting.iter_mut().max_by_key(|(_, points)| points.len());
+        let Some((key, points)) = longest else { return };
+        let count = points.len().div_ceil(2);
+        points.drain(..count);
+        self.len -= count;
+        *self.dropped.entry(key.clone()).or_default() += count as u64;
+        if points.is_empty() {
+            let key = key.clone();
+            self.waiting.remove(&key);
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.points.len()
+        self.len
     }
 
-    /// The next batch, oldest first; `None` when nothing waits.
-    pub(crate) fn batch(&mut self) -> Option<wire::MetricBatch> {
-        if self.dropped > 0 {
-            tracing::warn!(dropped = self.dropped, "metric points were dropped while away");
-            self.dropped = 0;
-        }
-        let count = self.points.len().min(METRIC_BATCH_MAX);
-        (count > 0).then(|| wire::MetricBatch {
-            points: self.points.drain(..count).collect(),
-            ..wire::MetricBatch::default()
-        })
+    /// How many points were dropped of each attempt since the last time.
+    pub(crate) fn take_dropped(&mut self) -> BTreeMap<AttemptKey, u64> {
+        std::mem::take(&mut self.dropped)
     }
+
+    /// The next batch, of as many attempts as it can; `None` when nothing waits.
+    pub(crate) fn batch(&mut self) -> Option<wire::MetricBatch> {
+        let mut points = Vec::new();
+        while self.len > 0 && points.len() < METRIC_BATCH_MAX {
+            let share = (METRIC_BATCH_MAX - points.len()).div_ceil(self.waiting.len().max(1));
+            for (key, own) in &mut self.waiting {
+                let count = own.len().min(share).min(METRIC_BATCH_MAX - points.len());
+                points.extend(own.drain(..count).map(|metric| on_the_wire(key, metric)));
+                self.len -= count;
+            }
+            self.waiting.retain(|_, own| !own.is_empty());
+        }
+        (!points.is_empty()).then(|| wire::MetricBatch { points, ..Default::default() })
+    }
+}
+
+/// Says in an attempt's log, in `folder`, that metrics of it are lost; answers where the log is.
+pub(crate) fn note_dropped(folder: &Path, points: u64) -> Option<PathBuf> {
+    let mut log = Log::new(folder);
+    log.note(&format!(
+        "{points} metric points are not kept: they came quicker than the coordinator takes them, \
+         or it was away; report fewer steps"
+    ));
+    log.path()
+}
+
+fn on_the_wire(key: &AttemptKey, Metric { metric, step, value }: Metric) -> wire::MetricPoint {
+    let (trial, attempt, rank) = (key.trial.to_string(), key.attempt.0, key.rank);
+    wire::MetricPoint { trial, attempt, metric, step, value, rank }
 }
 
 /// Follows one attempt's log.
@@ -135,17 +177,50 @@ mod tests {
         AttemptKey { trial, attempt: Attempt(2), rank: 0 }
     }
 
-    #[test]
-    fn the_oldest_metrics_are_dropped_when_the_coordinator_stays_away() {
-        let mut buffer = MetricBuffer::default();
-        for step in 0..METRICS_MAX as u64 + 5 {
-            buffer.push(&key(), Metric { metric: "loss".into(), step, value: 1.0 });
+    fn member(rank: u32) -> AttemptKey {
+        AttemptKey { rank, ..key() }
+    }
+
+    fn push(buffer: &mut MetricBuffer, rank: u32, steps: std::ops::Range<u64>) {
+        for step in steps {
+            buffer.push(&member(rank), Metric { metric: "loss".into(), step, value: 1.0 });
         }
+    }
+
+    // Goal: one attempt that reports without end loses its own older points and nobody else's, and
+    // what is lost is counted.
+    #[test]
+    fn who_reports_the_most_loses_its_older_points() {
+        let mut buffer = MetricBuffer::default();
+        push(&mut buffer, 1, 0..10);
+        let flood = 3 * METRICS_MAX as u64;
+        push(&mut buffer, 0, 0..flood);
+        assert!(buffer.len() <= METRICS_MAX);
+        let points: Vec<_> =
+            std::iter::from_fn(|| buffer.batch()).flat_map(|batch| batch.points).collect();
+        let of = |rank| points.iter().filter(move |point| point.rank == rank);
+        assert!(of(1).map(|point| point.step).eq(0..10));
+        let kept = of(0).count() as u64;
+        assert!(of(0).map(|point| point.step).eq(flood - kept..flood), "the newest, in order");
+        assert_eq!(buffer.take_dropped(), BTreeMap::from([(member(0), flood - kept)]));
+        assert_eq!(buffer.take_dropped(), BTreeMap::new());
+        assert_eq!((buffer.len(), buffer.batch()), (0, None));
+    }
+
+    #[test]
+    fn a_batch_is_full_and_has_a_share_of_everybody() {
+        let mut buffer = MetricBuffer::default();
+        let most = METRIC_BATCH_MAX as u64;
+        push(&mut buffer, 0, 0..2 * most);
+        push(&mut buffer, 1, 0..3);
+        push(&mut buffer, 2, 0..most);
         let batch = buffer.batch().unwrap();
         assert_eq!(batch.points.len(), METRIC_BATCH_MAX);
-        assert_eq!(batch.points[0].step, 5);
+        let counts = [0, 1, 2].map(|rank| batch.points.iter().filter(|p| p.rank == rank).count());
+        assert_eq!(counts[1], 3);
+        assert!(counts[0].abs_diff(counts[2]) <= 3, "{counts:?}");
         let sent = std::iter::from_fn(|| buffer.batch()).map(|batch| batch.points.len());
-        assert_eq!(sent.sum::<usize>(), METRICS_MAX - METRIC_BATCH_MAX);
+        assert_eq!(sent.sum::<usize>(), 3 * METRIC_BATCH_MAX + 3 - METRIC_BATCH_MAX);
     }
 
     fn all(tail: &mut LogTail) -> Vec<u8> {

@@ -7,7 +7,7 @@ mod support;
 
 use coordinator::{Lab, TOKEN, blob, lease};
 use proto::train::numerics_label;
-use proto::wire::{AttemptRef, Gang, Lease, Report};
+use proto::wire::{AttemptRef, Gang, Lease, METRIC_BATCH_MAX, Report};
 use proto::{CommandSpec, FailureClass, Outcome, Resources, Retries, Runner, TrialSpec};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, HashMap};
@@ -271,6 +271,24 @@ async fn a_coordinator_that_falls_silent_loses_the_trial_at_the_leases_end() {
     assert_dies(child);
 }
 
+// Goal: a program that reports without end holds up no report: few points go before each.
+#[tokio::test]
+async fn a_flood_of_metrics_holds_up_no_report() {
+    let mut lab = Lab::start(10_000, Vec::new()).await;
+    let _agent = Agent::start(&lab, &[]);
+    let mut session = lab.session().await;
+    let flood = r#"yes '{"metric":"loss","step":1,"value":2}' | head -n 300000 >&"#;
+    session.assign(vec![lease(&shell(&format!("{flood}$BRINE_METRICS_FD")), 1)]).await;
+    let mut has_ended = false;
+    while !has_ended {
+        let before = session.metrics.len();
+        let report = session.report().await;
+        assert!(session.metrics.len() - before <= 4 * METRIC_BATCH_MAX);
+        session.reply(report.sequence).await;
+        has_ended = !report.ended.is_empty();
+    }
+}
+
 #[tokio::test]
 async fn a_terminated_agent_stops_its_trials_tells_so_and_ends_well() {
     let mut lab = Lab::start(TTL_MS, Vec::new()).await;
@@ -356,7 +374,7 @@ fn bad_settings_are_clear_errors() {
 fn doctor_finds_libtorch_without_being_told_where_it_is() {
     let mut command = Command::new(AGENT);
     let output = command.args(["doctor", "--output", "json"]).env_remove("LD_LIBRARY_PATH");
-    let output = output.output().unwrap();
+    let output = output.env("BRINE_COORDINATOR", "http://127.0.0.1:1").output().unwrap();
     let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let checks = findings["checks"].as_array().unwrap();
     let torch = checks.iter().find(|check| check["name"] == "libtorch").unwrap();
