@@ -182,17 +182,18 @@ fn interrupted(reason: Option<StopReason>, how: &str) -> Outcome {
     use FailureClass::{Cancelled, Infrastructure};
     match reason {
         Some(StopReason::LeaseExpired) => {
+            // Where the coordinator lives, it has ended the lease by itself and this comes too late
+            // to count; where it was away, no trial is to pay for that.
             let message = "the agent lost contact with the coordinator and stopped the trial at \
-                           its lease's end";
-            Outcome::failed(Infrastructure, message)
+                           its lease's end; the trial is tried again";
+            Outcome::failed(Cancelled, message)
         }
         Some(StopReason::Shutdown) => {
-            let message = "the agent was asked to end; the trial goes on from its last checkpoint";
+            let message = "the agent was asked to end; the trial is tried again";
             Outcome::failed(Cancelled, message)
         }
         Some(StopReason::Preempted) => {
-            let message = "a trial of higher priority needs its place; the trial goes on from its \
-                           last checkpoint";
+            let message = "a trial of higher priority needs its place; the trial is tried again";
             Outcome::failed(Cancelled, message)
         }
         Some(StopReason::Hung) => {

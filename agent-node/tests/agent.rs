@@ -214,7 +214,7 @@ async fn a_frozen_keeper_is_ended_with_its_programs() {
         }
     };
     let outcome: Outcome = serde_json::from_str(&report.ended[0].outcome_json).unwrap();
-    check_failed(&outcome, FailureClass::Infrastructure, "lost contact");
+    check_failed(&outcome, FailureClass::Cancelled, "lost contact");
     assert_dies(child);
 }
 
@@ -267,7 +267,7 @@ async fn a_coordinator_that_falls_silent_loses_the_trial_at_the_leases_end() {
         }
     };
     let outcome: Outcome = serde_json::from_str(&report.ended[0].outcome_json).unwrap();
-    check_failed(&outcome, FailureClass::Infrastructure, "lost contact");
+    check_failed(&outcome, FailureClass::Cancelled, "lost contact");
     assert_dies(child);
 }
 

@@ -85,7 +85,7 @@ fn a_lease_without_contact_is_killed_and_said_so_later() {
     lab.connect();
     let report = lab.report();
     let [(_, Outcome::Failed { class, message })] = &report.ended[..] else { panic!("{report:?}") };
-    assert_eq!(*class, FailureClass::Infrastructure);
+    assert_eq!(*class, FailureClass::Cancelled, "it costs no retry");
     assert!(message.contains("lost contact"), "{message}");
     lab.reply(report.sequence, &[key("a", 1)]).expect(&[]);
     assert!(lab.core.attempts.is_empty(), "refused, so forgotten");

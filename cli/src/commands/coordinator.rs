@@ -6,8 +6,9 @@ use crate::local::embedded::{Doors, Embedded, LogLimit};
 use crate::local::signals::Signals;
 use crate::output::{OutputMode, Printer};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use studies::recipe::Bytes;
+use studies::recipe::{Bytes, Duration};
 
 /// Least limit of all logs: the longest log of one attempt.
 const LOG_LIMIT_BYTES_MIN: u64 = 4 << 20;
@@ -39,6 +40,20 @@ pub(crate) struct Args {
     /// removed; at least 4MiB
     #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = log_limit)]
     log_limit: Bytes,
+
+    /// Time without contact after which an agent's leases end: the agent ends its trials, and they
+    /// are tried again; from 2s to 1h. Longer survives longer outages of the coordinator and
+    /// slower machines; shorter gives a dead machine's trials to others sooner
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = lease)]
+    lease: Duration,
+}
+
+/// Two heartbeats, so that one may be late; and a time after which nobody waits for a machine.
+const LEASE_MS: RangeInclusive<u64> = 2_000..=3_600_000;
+
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease: Duration = text.parse().map_err(|error| format!("{error}"))?;
+    if LEASE_MS.contains(&lease.0) { Ok(lease) } else { Err("must be from 2s to 1h".to_owned()) }
 }
 
 fn log_limit(text: &str) -> Result<Bytes, String> {
@@ -58,8 +73,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
     };
     let token_file = args.token_file.clone().unwrap_or_else(|| data_dir.token_path());
     let doors = Doors { listen: args.listen, metrics: args.metrics_listen };
-    let mut embedded =
-        Embedded::serve(&data_dir, doors, LogLimit::Bytes(args.log_limit.0), token).await?;
+    let limit = LogLimit::Bytes(args.log_limit.0);
+    let mut embedded = Embedded::serve(&data_dir, doors, limit, args.lease.0, token).await?;
     let url = embedded.url().to_owned();
     match printer.mode() {
         OutputMode::Json => printer.json_line(&serde_json::json!({

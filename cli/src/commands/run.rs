@@ -6,7 +6,7 @@ use crate::error::CliError;
 use crate::findings::Findings;
 use crate::inputs::{Gathered, RecipeFile};
 use crate::local::agents::{AGENTS_MAX, Launch, LocalAgents, find_program};
-use crate::local::embedded::{Doors, Embedded, LogLimit};
+use crate::local::embedded::{Doors, Embedded, LEASE_TTL_MS, LogLimit};
 use crate::local::signals::Signals;
 use crate::number;
 use crate::output::{OutputMode, Printer};
@@ -81,7 +81,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
     let mut signals = Signals::new()?;
     let data_dir = DataDir::new(&args.data_dir);
     let doors = Doors { listen: args.listen, metrics: None };
-    let mut embedded = Embedded::serve(&data_dir, doors, LogLimit::USUAL, None).await?;
+    let mut embedded =
+        Embedded::serve(&data_dir, doors, LogLimit::USUAL, LEASE_TTL_MS, None).await?;
     let mut agents = LocalAgents::none();
     let result = {
         let client = embedded.connect().await;

@@ -6,7 +6,7 @@ use crate::error::CliError;
 use coordinator::{LOG_LIMIT_BYTES, Options, Serving};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Time without a report after which an agent's leases end.
+/// Time without a report after which an agent's leases end, where nobody says another.
 pub(crate) const LEASE_TTL_MS: u64 = 5_000;
 /// Time between two reports of an agent.
 pub(crate) const HEARTBEAT_MS: u64 = 1_000;
@@ -52,6 +52,7 @@ impl Embedded {
         data_dir: &DataDir,
         doors: Doors,
         log_limit: LogLimit,
+        lease_ttl_ms: u64,
         token: Option<String>,
     ) -> Result<Self, CliError> {
         data_dir.create()?;
@@ -59,7 +60,7 @@ impl Embedded {
             Some(token) => token,
             None => data_dir.token_or_new()?,
         };
-        let mut embedded = Self::start(data_dir, doors, log_limit, token).await?;
+        let mut embedded = Self::start(data_dir, doors, log_limit, lease_ttl_ms, token).await?;
         embedded._published = Some(data_dir.publish_address(&embedded.url)?);
         Ok(embedded)
     }
@@ -71,20 +72,22 @@ impl Embedded {
     pub(crate) async fn open_stored(data_dir: &DataDir) -> Result<Self, CliError> {
         let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         let doors = Doors { listen: loopback, metrics: None };
-        Self::start(data_dir, doors, LogLimit::Untouched, data_dir.token_or_new()?).await
+        let token = data_dir.token_or_new()?;
+        Self::start(data_dir, doors, LogLimit::Untouched, LEASE_TTL_MS, token).await
     }
 
     async fn start(
         data_dir: &DataDir,
         doors: Doors,
         log_limit: LogLimit,
+        lease_ttl_ms: u64,
         token: String,
     ) -> Result<Self, CliError> {
         let options = Options {
             data_dir: data_dir.path().to_owned(),
             listen: doors.listen,
             token: token.clone(),
-            lease_ttl_ms: LEASE_TTL_MS,
+            lease_ttl_ms,
             heartbeat_ms: HEARTBEAT_MS,
             metrics_listen: doors.metrics,
             log_limit_bytes: match log_limit {

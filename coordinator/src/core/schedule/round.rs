@@ -7,7 +7,7 @@ use super::fit::{label_misfit, pick};
 use super::order::{Contender, Users, limit_reached};
 use super::{Placed, RESERVE_AFTER_MS, SCAN_MAX, due_since, is_due, is_kept_for, is_same_shape};
 use super::{preempt, reserve};
-use proto::{AgentId, Devices, Event, Member, Resources, Timestamp, TrialId, TrialSpec};
+use proto::{AgentId, Devices, Event, Member, Resources, Runner, Timestamp, TrialId, TrialSpec};
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -250,7 +250,12 @@ impl<'a> Round<'a> {
         trial: &Trial,
         wants: &Resources,
     ) -> Option<(AgentId, Devices)> {
-        let home = trial.checkpoint.as_ref().map(|checkpoint| &checkpoint.agent);
+        let home = match (&trial.checkpoint, &trial.spec.runner) {
+            (Some(checkpoint), _) => Some(&checkpoint.agent),
+            // What a program keeps for its next attempt stays on its machine.
+            (None, Runner::Command(_)) => trial.last_agent.as_ref(),
+            (None, Runner::Train(_) | Runner::Grpo(_) | Runner::Noop) => None,
+        };
         let failed = trial.last_agent.as_ref().filter(|_| trial.last_agent_failed);
         // An agent that keeps failing is no home, even if it has the checkpoint.
         let home = home.filter(|home| Some(*home) != failed && !self.agents.avoided.contains(home));
