@@ -104,3 +104,17 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
             .hint("nothing that was acknowledged is lost")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_neither_shorter_than_two_heartbeats_nor_for_ever() {
+        for (text, expected) in
+            [("2s", Some(2_000)), ("1h", Some(3_600_000)), ("1s", None), ("61m", None), ("5", None)]
+        {
+            assert_eq!(lease(text).ok().map(|lease| lease.0), expected, "{text}");
+        }
+    }
+}

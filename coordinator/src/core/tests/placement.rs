@@ -269,6 +269,23 @@ fn a_big_trial_is_overtaken_but_not_for_ever() {
     lab.expect(["ended 3/1 completed", "lease 1/1 a[0,1]"]);
 }
 
+// Goal: what a program keeps for its next attempt lies on its machine; a machine that failed is no
+// home.
+#[test]
+fn a_program_goes_back_to_its_machine() {
+    for (class, home) in [(Cancelled, "b"), (Infrastructure, "a")] {
+        let mut lab = Lab::new().agent("b", 1).plan([spec(1)]);
+        lab.expect(["lease 1/1 b[0]"]);
+        let mut lab = lab.agent("a", 9);
+        lab.ended("b", 1, 1, failed(class));
+        lab.pass(BACKOFF_FIRST_MS);
+        lab.heartbeat("b");
+        lab.heartbeat("a");
+        lab.settle();
+        lab.expect_last(&format!("lease 1/2 {home}[0]"));
+    }
+}
+
 #[test]
 fn an_agent_that_keeps_failing_is_avoided() {
     let mut lab = Lab::new().agent("a", 9).agent("b", 1).plan([spec(1), spec(2), spec(3)]);
