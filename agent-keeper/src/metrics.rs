@@ -22,7 +22,8 @@ const SHOWN_BYTES: usize = 200;
 /// What a program reported.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    /// The last step and value of every metric.
+    /// The last value of every metric and its step; of one that is no number, the step from which
+    /// on it is none.
     last: BTreeMap<String, (u64, f64)>,
     line: Vec<u8>,
     overlong: bool,
@@ -41,8 +42,8 @@ impl Metrics {
         }
     }
 
-    /// The program ended, perhaps without ending its last line. Answers the last step and value of
-    /// every metric.
+    /// The program ended, perhaps without ending its last line. Answers the last value of every
+    /// metric and its step; of one that is no number, the step from which on it is none.
     pub(crate) fn finish(
         mut self,
         log: &mut Log,
@@ -79,7 +80,10 @@ impl Metrics {
         if self.last.len() >= NAMES_MAX && !self.last.contains_key(&metric.metric) {
             return Err(format!("there are already {NAMES_MAX} metrics with other names"));
         }
-        self.last.insert(metric.metric.clone(), (metric.step, metric.value));
+        let before = self.last.get(&metric.metric);
+        let since = before.filter(|(_, value)| !value.is_finite() && !metric.value.is_finite());
+        let step = since.map_or(metric.step, |(step, _)| *step);
+        self.last.insert(metric.metric.clone(), (step, metric.value));
         Ok(metric)
     }
 }
@@ -112,6 +116,19 @@ mod tests {
         let found = found.map(|metric| (metric.metric, metric.step, metric.value.to_bits()));
         let expected = expected.map(|(name, step, value)| (name.into(), step, value.to_bits()));
         assert_eq!(found, expected, "{line}");
+    }
+
+    #[test]
+    fn what_is_no_number_has_the_step_from_which_on_it_is_none() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let mut metrics = Metrics::default();
+        let mut log = Log::new(folder.path());
+        for (step, value) in [(1, "NaN"), (2, "0.5"), (3, "NaN"), (4, "Infinity"), (5, "NaN")] {
+            let line = format!("{{\"metric\": \"loss\", \"step\": {step}, \"value\": {value}}}\n");
+            metrics.receive(line.as_bytes(), &mut log, drop);
+        }
+        let (step, value) = metrics.finish(&mut log, drop)["loss"];
+        assert!(step == 3 && value.is_nan(), "{step} {value}");
     }
 
     #[test]
