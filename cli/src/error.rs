@@ -12,6 +12,7 @@ pub(crate) struct CliError {
     message: String,
     source: Option<Box<dyn Error + Send + Sync>>,
     hints: Vec<String>,
+    parts: Vec<CliError>,
 }
 
 /// Who has to act. Each kind is one exit code.
@@ -59,7 +60,8 @@ impl Kind {
 
 impl CliError {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None, hints: Vec::new() }
+        let message = message.into();
+        Self { kind, message, source: None, hints: Vec::new(), parts: Vec::new() }
     }
 
     /// The command failed and its errors were printed already.
@@ -131,6 +133,17 @@ impl CliError {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
+    }
+
+    /// Adds the errors that it sums up, which are printed before it.
+    pub(crate) fn sums_up(mut self, parts: Vec<Self>) -> Self {
+        self.parts = parts;
+        self
+    }
+
+    /// The errors that it sums up.
+    pub(crate) fn parts(&self) -> &[Self] {
+        &self.parts
     }
 
     /// Whether the coordinator went away and may come back.

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use studies::recipe::{DataWanted, Recipe};
+use studies::recipe::{DataWanted, Mistakes, Recipe, RecipeError};
 
 /// Most files of training text; a pattern that matches more is a mistake.
 const DATA_FILES_MAX: usize = 100_000;
@@ -56,7 +56,7 @@ impl RecipeFile {
     /// The file cannot be read, or the recipe is wrong.
     pub(crate) fn read(path: &Path) -> Result<Self, CliError> {
         let text = read_recipe(path)?;
-        let recipe = parse(path, &text)?;
+        let recipe = Recipe::parse(&text).map_err(|mistakes| refused(path, &mistakes))?;
         let folder = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             Some(_) | None => PathBuf::from("."),
@@ -147,19 +147,24 @@ pub(crate) fn read_text(path: &Path, what: &str, bytes_max: u64) -> Result<Strin
     })
 }
 
-/// A checked recipe.
-///
-/// # Errors
-/// The recipe is wrong; the message starts with the file's name.
-pub(crate) fn parse(path: &Path, text: &str) -> Result<Recipe, CliError> {
-    Recipe::parse(text).map_err(|mut error| {
-        let hint = error.hint.take();
-        let refused = CliError::user(format!("{}: {error}", path.display()));
-        match hint {
-            Some(hint) => refused.hint(hint),
-            None => refused,
+/// What is wrong with the recipe at `path`, each mistake after the file's name, and their number
+/// where there are several.
+pub(crate) fn refused(path: &Path, mistakes: &Mistakes) -> CliError {
+    let path = path.display();
+    let one = |mistake: &RecipeError| {
+        let mut mistake = mistake.clone();
+        let hint = mistake.hint.take();
+        let error = CliError::user(format!("{path}: {mistake}"));
+        hint.into_iter().fold(error, CliError::hint)
+    };
+    match mistakes.iter().as_slice() {
+        [only] => one(only),
+        several => {
+            let least = if mistakes.are_cut() { "at least " } else { "" };
+            let sum = format!("{path} has {least}{} mistakes", several.len());
+            CliError::user(sum).sums_up(several.iter().map(one).collect())
         }
-    })
+    }
 }
 
 /// All files that match a pattern, sorted, each once.

@@ -111,6 +111,9 @@ impl Printer {
         if error.kind() == Kind::BrokenPipe || error.is_said() {
             return;
         }
+        for part in error.parts() {
+            self.error(part);
+        }
         let text = error.to_string();
         let text = match text.split_once(':') {
             Some((word, rest)) => format!("{}:{rest}", self.emphasis(word, RED)),

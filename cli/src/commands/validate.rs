@@ -1,14 +1,17 @@
 //! `brine validate`.
 
 use crate::error::{CliError, Kind};
-use crate::inputs::{parse, read_recipe};
+use crate::inputs::{read_recipe, refused};
 use crate::number;
 use crate::output::{OutputMode, Printer};
+use serde_json::{Value, json};
 use std::path::PathBuf;
+use studies::recipe::{Recipe, RecipeError};
 
 /// Check recipes without running anything
 ///
-/// Every recipe is checked, also after a wrong one. The files that a recipe names are not read.
+/// Every recipe is checked, also after a wrong one, and all of its mistakes are told at once. The
+/// files that a recipe names are not read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Recipes to check
@@ -20,25 +23,27 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> Result<(), CliError> {
     let mut results = Vec::new();
     let mut wrong = 0;
     for path in &args.recipes {
-        let checked = read_recipe(path).and_then(|text| parse(path, &text));
-        match (&checked, printer.mode()) {
-            (Ok(recipe), OutputMode::Human | OutputMode::Quiet) => {
-                let study = recipe.study.word();
-                printer.data(&format!("{}: valid ({study} {})", path.display(), recipe.name))?;
-            }
-            (Ok(recipe), OutputMode::Json) => results.push(serde_json::json!({
-                "recipe": path, "valid": true, "name": recipe.name, "study": recipe.study.word(),
-            })),
-            (Err(error), mode) => {
-                wrong += 1;
-                printer.error(error);
-                if mode == OutputMode::Json {
-                    results.push(serde_json::json!({
-                        "recipe": path, "valid": false, "error": error.to_string(),
-                    }));
+        let (error, mistakes) = match read_recipe(path).map(|text| Recipe::parse(&text)) {
+            Ok(Ok(recipe)) => {
+                let (name, study) = (&recipe.name, recipe.study.word());
+                match printer.mode() {
+                    OutputMode::Human | OutputMode::Quiet => {
+                        printer.data(&format!("{}: valid ({study} {name})", path.display()))?;
+                    }
+                    OutputMode::Json => results.push(json!({
+                        "recipe": path, "valid": true, "name": name, "study": study,
+                    })),
                 }
+                continue;
             }
-        }
+            Ok(Err(mistakes)) => (refused(path, &mistakes), mistakes.iter().map(fields).collect()),
+            Err(error) => (error, Vec::new()),
+        };
+        wrong += 1;
+        printer.error(&error);
+        results.push(json!({
+            "recipe": path, "valid": false, "error": error.to_string(), "mistakes": mistakes,
+        }));
     }
     if printer.mode() == OutputMode::Json {
         printer.json(&results)?;
@@ -51,4 +56,15 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> Result<(), CliError> {
             Err(CliError::user(format!("{wrong} of {} are wrong", number::plural(all, "recipe"))))
         }
     }
+}
+
+fn fields(mistake: &RecipeError) -> Value {
+    let place = mistake.place;
+    json!({
+        "path": mistake.path.to_string(),
+        "line": place.map(|place| place.line),
+        "column": place.map(|place| place.column),
+        "message": mistake.message,
+        "hint": mistake.hint,
+    })
 }

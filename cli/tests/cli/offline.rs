@@ -84,6 +84,40 @@ fn validate_checks_every_recipe_and_says_what_is_wrong() {
 }
 
 #[test]
+fn all_mistakes_of_a_recipe_are_told_at_once() {
+    let bench = Bench::new();
+    bench.write("good.yaml", SWEEP);
+    let wrong = SWEEP.replace("search:", "serch:").replace("minimize", "smallest");
+    bench
+        .write("bad.yaml", &format!("{wrong}  retries: {{trial: 500}}\n  limits: {{trials: 0}}\n"));
+    let expected = "\
+error: bad.yaml: spec.study.sweep (line 13, column 7): unknown key `serch`
+hint: did you mean `search`?
+error: bad.yaml: spec.study.sweep.metric.goal (line 14, column 35): unknown name `smallest`
+hint: known: `minimize`, `maximize`
+error: bad.yaml: spec.retries.trial (line 15, column 20): must be from 0 to 100, found 500
+error: bad.yaml: spec.limits.trials (line 16, column 20): must be at least 1, found 0
+hint: leave the key out for no limit
+error: bad.yaml has 4 mistakes
+";
+    for arguments in [&["validate", "bad.yaml"][..], &["run", "bad.yaml"], &["plan", "bad.yaml"]] {
+        let bad = bench.brine(arguments).code(1);
+        assert_eq!((bad.stdout.as_str(), bad.stderr.as_str()), ("", expected));
+    }
+    let all = bench.brine(&["validate", "bad.yaml", "good.yaml", "bad.yaml"]).code(1);
+    let sum = format!("{expected}{expected}error: 2 of 3 recipes are wrong\n");
+    assert_eq!((all.stdout.as_str(), all.stderr), ("good.yaml: valid (sweep noise)\n", sum));
+    let json = bench.brine(&["validate", "--output", "json", "bad.yaml"]).code(1).json();
+    assert_eq!(json[0]["mistakes"].as_array().unwrap().len(), 4);
+    let found = &json[0]["mistakes"][3];
+    assert_eq!((&found["line"], &found["column"]), (&16.into(), &20.into()));
+    assert_eq!(
+        (&found["path"], &found["hint"]),
+        (&"spec.limits.trials".into(), &"leave the key out for no limit".into())
+    );
+}
+
+#[test]
 fn a_recipe_of_ten_megabytes_or_of_bytes_is_refused_before_it_is_parsed() {
     let bench = Bench::new();
     bench.write("long.yaml", &"#\n".repeat(5 << 20));

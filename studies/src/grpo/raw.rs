@@ -2,9 +2,9 @@
 //! two-digit addition in a few minutes on two CPU cores.
 
 use super::spec::{Constants, GrpoSpec, Policy, Problems, Supervised};
-use crate::recipe::{DataWanted, Path, RecipeError};
+use crate::recipe::{DataWanted, Mistakes, Path, RecipeError, all};
 use crate::training::checks::{
-    BATCH_MAX, STEPS_MAX, below_one, between, distinct, not_negative, positive, seeds, trials,
+    BATCH_MAX, STEPS_MAX, below_one, between, compared, not_negative, positive, seeds, trials,
     within,
 };
 use crate::training::raw::{Patterns, RawShape};
@@ -108,40 +108,61 @@ struct RawEvaluation {
 
 impl RawGrpo {
     /// Checks every value.
-    pub(crate) fn check(self, at: &Path) -> Result<GrpoSpec, RecipeError> {
-        let model = self.model.check(&MODEL, &at.key("model"))?;
-        let held_out = between(self.held_out.unwrap_or(0.2), 0.0, 1.0, &at.key("held_out"))?;
-        let tokens_at = at.key("completion_tokens_max");
-        let tokens = self.completion_tokens_max.unwrap_or(4);
-        // A prompt has one token at least.
-        let completion_tokens_max = within(tokens, 1, (model.sequence - 1).max(1), &tokens_at)?;
-        let spec = GrpoSpec {
-            problems: self.problems.check(&at.key("problems"))?,
-            held_out,
-            completion_tokens_max,
-            supervised: self.supervised.check(&at.key("supervised"))?,
-            policy: self.policy.check(&at.key("policy"))?,
-            optimizer: self.optimizer.check(&at.key("optimizer"))?,
-            evaluation: self.evaluation.check(&at.key("evaluation"))?,
-            seeds: seeds(self.seeds, &at.key("seeds"))?,
-            model,
-        };
-        check_fit(&spec, at)?;
-        if spec.supervised.steps + spec.policy.steps == 0 {
-            let message = "neither the supervised phase nor the policy has steps";
-            return Err(RecipeError::new(&at.key("policy").key("steps"), message));
+    pub(crate) fn check(self, at: &Path) -> Result<GrpoSpec, Mistakes> {
+        all! {
+            let problems = self.problems.check(&at.key("problems"));
+            let held_out = between(self.held_out.unwrap_or(0.2), 0.0, 1.0, &at.key("held_out"));
+            let model = self.model.check(&MODEL, &at.key("model"));
+            let supervised = self.supervised.check(&at.key("supervised"));
+            let policy = self.policy.check(&at.key("policy"));
+            let optimizer = self.optimizer.check(&at.key("optimizer"));
+            let evaluation = self.evaluation.check(&at.key("evaluation"));
+            let seeds = seeds(self.seeds, &at.key("seeds"));
         }
+        // A prompt has one token at least.
+        let tokens_max = (model.sequence - 1).max(1);
+        let tokens = self.completion_tokens_max.unwrap_or(4);
+        let tokens = within(tokens, 1, tokens_max, &at.key("completion_tokens_max"));
+        let sequence_at = at.key("model").key("sequence");
+        let completion_tokens_max = tokens.map_err(|error| error.given([sequence_at]))?;
+        let spec = GrpoSpec {
+            problems,
+            held_out,
+            model,
+            completion_tokens_max,
+            supervised,
+            policy,
+            optimizer,
+            evaluation,
+            seeds,
+        };
         let Policy { variants, learning_rates, kl_weights, .. } = &spec.policy;
         let count = variants.len() * learning_rates.len() * kl_weights.len() * spec.seeds.len();
-        let hint = "give fewer variants, learning_rates, kl_weights or seeds";
-        trials(count, &at.key("policy"), hint)?;
+        all! {
+            let _fit = check_fit(&spec, at);
+            let _steps = check_phases(&spec, at);
+            let _trials = trials(
+                count,
+                &at.key("policy"),
+                "give fewer variants, learning_rates, kl_weights or seeds",
+            );
+        }
         Ok(spec)
     }
+}
+
+fn check_phases(spec: &GrpoSpec, at: &Path) -> Result<(), RecipeError> {
+    if spec.supervised.steps + spec.policy.steps > 0 {
+        return Ok(());
+    }
+    let message = "neither the supervised phase nor the policy has steps";
+    Err(RecipeError::new(&at.key("policy").key("steps"), message))
 }
 
 /// The longest sum must fit; the client knows no more of pairs than their files.
 fn check_fit(spec: &GrpoSpec, at: &Path) -> Result<(), RecipeError> {
     let Problems::Addition { digits } = spec.problems else { return Ok(()) };
+    let tokens_at = at.key("completion_tokens_max");
     // "99+99=" and "198" with its end.
     let (prompt, answer) = (2 * digits + 2, digits + 2);
     if spec.completion_tokens_max < answer {
@@ -149,7 +170,7 @@ fn check_fit(spec: &GrpoSpec, at: &Path) -> Result<(), RecipeError> {
             "sums of {digits} digits need {answer}, their end included, found {}",
             spec.completion_tokens_max
         );
-        return Err(RecipeError::new(&at.key("completion_tokens_max"), message));
+        return Err(RecipeError::new(&tokens_at, message));
     }
     let needed = prompt + spec.completion_tokens_max;
     if spec.model.sequence < needed {
@@ -157,7 +178,7 @@ fn check_fit(spec: &GrpoSpec, at: &Path) -> Result<(), RecipeError> {
             "must be at least {needed} for a prompt and its completion, found {}",
             spec.model.sequence
         );
-        return Err(RecipeError::new(&at.key("model").key("sequence"), message));
+        return Err(RecipeError::new(&at.key("model").key("sequence"), message).given([tokens_at]));
     }
     Ok(())
 }
@@ -178,71 +199,72 @@ impl RawProblems {
 }
 
 impl RawSupervised {
-    fn check(self, at: &Path) -> Result<Supervised, RecipeError> {
+    fn check(self, at: &Path) -> Result<Supervised, Mistakes> {
         let rate = self.learning_rate.unwrap_or(2e-3);
-        Ok(Supervised {
-            steps: within(self.steps.unwrap_or(300), 0, STEPS_MAX, &at.key("steps"))?,
-            batch: within(self.batch.unwrap_or(64), 1, BATCH_MAX, &at.key("batch"))?,
-            learning_rate: positive(rate, &at.key("learning_rate"))?,
-            warmup_steps: within(
-                self.warmup_steps.unwrap_or(50),
-                0,
-                STEPS_MAX,
-                &at.key("warmup_steps"),
-            )?,
-        })
+        let warmup = self.warmup_steps.unwrap_or(50);
+        all! {
+            let steps = within(self.steps.unwrap_or(300), 0, STEPS_MAX, &at.key("steps"));
+            let batch = within(self.batch.unwrap_or(64), 1, BATCH_MAX, &at.key("batch"));
+            let learning_rate = positive(rate, &at.key("learning_rate"));
+            let warmup_steps = within(warmup, 0, STEPS_MAX, &at.key("warmup_steps"));
+        }
+        Ok(Supervised { steps, batch, learning_rate, warmup_steps })
     }
 }
 
 impl RawPolicy {
-    fn check(self, at: &Path) -> Result<Policy, RecipeError> {
-        let prompts = within(self.prompts.unwrap_or(64), 1, BATCH_MAX, &at.key("prompts"))?;
-        let rollouts = self.rollouts.unwrap_or(8);
-        let most = (BATCH_MAX / prompts).max(2);
+    fn check(self, at: &Path) -> Result<Policy, Mistakes> {
         let variants = self.variants.unwrap_or_else(|| vec![Variant::GrpoClip]);
         let rates = self.learning_rates.unwrap_or_else(|| vec![5e-4]);
-        let kl_weights = self.kl_weights.unwrap_or_else(|| vec![0.0]);
-        distinct(&variants, |variant| variant.word().to_owned(), &at.key("variants"))?;
-        distinct(&rates, f64::to_string, &at.key("learning_rates"))?;
-        distinct(&kl_weights, f64::to_string, &at.key("kl_weights"))?;
-        for (index, rate) in rates.iter().enumerate() {
-            positive(*rate, &at.key("learning_rates").index(index))?;
-        }
-        for (index, weight) in kl_weights.iter().enumerate() {
-            within(*weight, 0.0, 1e6, &at.key("kl_weights").index(index))?;
-        }
+        let weights = self.kl_weights.unwrap_or_else(|| vec![0.0]);
         let temperature = self.temperature.unwrap_or(1.0);
+        let warmup = self.warmup_steps.unwrap_or(10);
+        let word = |variant: &Variant| variant.word().to_owned();
+        let any = |variant, _at: &Path| Ok(variant);
+        let weight = |weight, at: &Path| within(weight, 0.0, 1e6, at);
+        all! {
+            let steps = within(self.steps.unwrap_or(240), 0, STEPS_MAX, &at.key("steps"));
+            let prompts = within(self.prompts.unwrap_or(64), 1, BATCH_MAX, &at.key("prompts"));
+            let temperature = within(temperature, 1e-3, 1e3, &at.key("temperature"));
+            let updates = within(self.updates.unwrap_or(4), 1, UPDATES_MAX, &at.key("updates"));
+            let variants = compared(variants, word, any, &at.key("variants"));
+            let learning_rates =
+                compared(rates, f64::to_string, positive, &at.key("learning_rates"));
+            let kl_weights = compared(weights, f64::to_string, weight, &at.key("kl_weights"));
+            let clip = between(self.clip.unwrap_or(0.2), 0.0, 1.0, &at.key("clip"));
+            let warmup_steps = within(warmup, 0, STEPS_MAX, &at.key("warmup_steps"));
+        }
+        let rollouts_max = (BATCH_MAX / prompts).max(2);
+        let rollouts = within(self.rollouts.unwrap_or(8), 2, rollouts_max, &at.key("rollouts"))
+            .map_err(|error| error.given([at.key("prompts")]))?;
         Ok(Policy {
-            steps: within(self.steps.unwrap_or(240), 0, STEPS_MAX, &at.key("steps"))?,
+            steps,
             prompts,
-            rollouts: within(rollouts, 2, most, &at.key("rollouts"))?,
-            temperature: within(temperature, 1e-3, 1e3, &at.key("temperature"))?,
-            updates: within(self.updates.unwrap_or(4), 1, UPDATES_MAX, &at.key("updates"))?,
+            rollouts,
+            temperature,
+            updates,
             variants,
-            learning_rates: rates,
+            learning_rates,
             kl_weights,
-            clip: between(self.clip.unwrap_or(0.2), 0.0, 1.0, &at.key("clip"))?,
-            warmup_steps: within(
-                self.warmup_steps.unwrap_or(10),
-                0,
-                STEPS_MAX,
-                &at.key("warmup_steps"),
-            )?,
+            clip,
+            warmup_steps,
         })
     }
 }
 
 impl RawConstants {
-    fn check(self, at: &Path) -> Result<Constants, RecipeError> {
+    fn check(self, at: &Path) -> Result<Constants, Mistakes> {
+        let decay = self.weight_decay.unwrap_or(0.0);
+        all! {
+            let beta1 = below_one(self.beta1.unwrap_or(0.9), &at.key("beta1"));
+            let beta2 = below_one(self.beta2.unwrap_or(0.95), &at.key("beta2"));
+            let epsilon = positive(self.epsilon.unwrap_or(1e-8), &at.key("epsilon"));
+            let weight_decay = not_negative(decay, &at.key("weight_decay"));
+            let clip = not_negative(self.clip.unwrap_or(1.0), &at.key("clip"));
+        }
         // 0 switches clipping off, as no gradient has that norm.
-        let clip = not_negative(self.clip.unwrap_or(1.0), &at.key("clip"))?;
-        Ok(Constants {
-            beta1: below_one(self.beta1.unwrap_or(0.9), &at.key("beta1"))?,
-            beta2: below_one(self.beta2.unwrap_or(0.95), &at.key("beta2"))?,
-            epsilon: positive(self.epsilon.unwrap_or(1e-8), &at.key("epsilon"))?,
-            weight_decay: not_negative(self.weight_decay.unwrap_or(0.0), &at.key("weight_decay"))?,
-            clip: (clip > 0.0).then_some(clip),
-        })
+        let clip = (clip > 0.0).then_some(clip);
+        Ok(Constants { beta1, beta2, epsilon, weight_decay, clip })
     }
 }
 

@@ -1,6 +1,7 @@
 //! A recipe that is known to be valid.
 
-use super::error::{Path, Place, RecipeError};
+use super::error::{Path, RecipeError};
+use super::mistakes::{self, Mistakes, all};
 use super::node::Node;
 use super::raw::{RawRecipe, check_kind};
 use super::reader::Reader;
@@ -67,31 +68,23 @@ impl Recipe {
     /// Reads and checks the text of a recipe.
     ///
     /// # Errors
-    /// [`RecipeError`] names the first value that is wrong, its line and column, and what to do.
-    pub fn parse(text: &str) -> Result<Self, RecipeError> {
+    /// [`Mistakes`] name every value that is wrong, its line and column, and what to do.
+    pub fn parse(text: &str) -> Result<Self, Mistakes> {
         if text.len() > RECIPE_BYTES_MAX {
             let message = format!(
                 "a recipe has at most {RECIPE_BYTES_MAX} bytes, this text has {}",
                 text.len()
             );
-            return Err(RecipeError::new(&Path::default(), message)
-                .hint("data and scripts are files that the recipe names"));
+            let error = RecipeError::new(&Path::default(), message);
+            return Err(error.hint("data and scripts are files that the recipe names").into());
         }
-        let document = yaml::read(text)?;
-        let located = |error: RecipeError| match error.place {
-            Some(_) => error,
-            None => {
-                let place: Place = document.place_of(&error.path);
-                RecipeError { place: Some(place), ..error }
-            }
-        };
-        let recipe = || {
-            let version = header(&document, "apiVersion")?;
-            let kind = header(&document, "kind")?;
-            check_kind(&version, &kind)?;
-            RawRecipe::deserialize(Reader::new(&document))?.check()
-        };
-        recipe().map_err(located)
+        Self::read(yaml::read(text)?)
+    }
+
+    pub(super) fn read(mut document: Node) -> Result<Self, Mistakes> {
+        check_header(&document).map_err(|mistakes| mistakes.in_document(&document))?;
+        let read = mistakes::read(&mut document);
+        read.check(&document, RawRecipe::check)
     }
 
     /// The experiment's id: the name and the first 8 hexadecimal digits of the hash of everything
@@ -159,8 +152,17 @@ fn is_default(placement: &&Placement) -> bool {
     **placement == Placement::default()
 }
 
-fn header(document: &Node, key: &'static str) -> Result<String, RecipeError> {
+/// Of a recipe that is for another program nothing else is said.
+fn check_header(document: &Node) -> Result<(), Mistakes> {
     Reader::new(document).section("apiVersion, kind, metadata and spec")?;
+    all! {
+        let version = header(document, "apiVersion");
+        let kind = header(document, "kind");
+    }
+    Ok(check_kind(&version, &kind)?)
+}
+
+fn header(document: &Node, key: &'static str) -> Result<String, RecipeError> {
     match document.get(key) {
         Some(node) => String::deserialize(Reader::new(node))
             .map_err(|error| RecipeError { path: Path::default().key(key), ..error }),

@@ -19,12 +19,15 @@ pub struct RecipeError {
     pub message: String,
     /// What to write instead.
     pub hint: Option<String>,
+    /// The values that it is about; the one at `path` when empty.
+    pub(super) about: Vec<Path>,
 }
 
 impl RecipeError {
     /// The value at `path` is wrong. [`Recipe::parse`](super::Recipe::parse) finds its place.
     pub fn new(path: &Path, message: impl Into<String>) -> Self {
-        Self { path: path.clone(), place: None, message: message.into(), hint: None }
+        let (path, message) = (path.clone(), message.into());
+        Self { path, place: None, message, hint: None, about: Vec::new() }
     }
 
     /// Adds what to write instead.
@@ -34,9 +37,37 @@ impl RecipeError {
         self
     }
 
+    /// `key` is missing in the section at `path`.
+    pub(crate) fn missing(path: &Path, key: &str) -> Self {
+        Self::new(path, format!("the key `{key}` is missing")).about([path.key(key)])
+    }
+
+    /// Says that it is a mistake only beside these values. When one of them could not be read,
+    /// nobody can tell, and it is left out.
+    #[must_use]
+    pub(crate) fn given(self, values: impl IntoIterator<Item = Path>) -> Self {
+        let own = self.values().to_vec();
+        self.about(own.into_iter().chain(values))
+    }
+
+    /// Says that it is about these values, not about the one at its path.
+    #[must_use]
+    pub(crate) fn about(mut self, values: impl IntoIterator<Item = Path>) -> Self {
+        self.about = values.into_iter().collect();
+        self
+    }
+
+    /// The values that it is about.
+    pub(super) fn values(&self) -> &[Path] {
+        if self.about.is_empty() { std::slice::from_ref(&self.path) } else { &self.about }
+    }
+
     /// Says where, unless an inner value has said it already.
     pub(crate) fn or_at(mut self, path: &Path, place: Place) -> Self {
         if self.place.is_none() {
+            for value in &mut self.about {
+                value.0.splice(0..0, path.0.iter().cloned());
+            }
             self.path = path.clone();
             self.place = Some(place);
         }
@@ -92,7 +123,7 @@ impl serde::de::Error for RecipeError {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self::new(&Path::default(), format!("the key `{field}` is missing"))
+        Self::missing(&Path::default(), field)
     }
 }
 
@@ -143,6 +174,17 @@ impl Path {
 
     pub(crate) fn steps(&self) -> &[Step] {
         &self.0
+    }
+
+    /// The list or section around the value; `None` for the document.
+    pub(super) fn around(&self) -> Option<Self> {
+        let (_, around) = self.0.split_last()?;
+        Some(Self(around.to_vec()))
+    }
+
+    /// Whether one of the two values is inside the other, or they are the same.
+    pub(super) fn touches(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).all(|(own, others)| own == others)
     }
 
     fn is_root(&self) -> bool {

@@ -7,7 +7,7 @@ const EXPERIMENT_BYTES_MAX: usize = 64;
 /// Longest name of a parameter, a metric, a label or another thing, as agents accept it.
 pub(crate) const NAME_BYTES_MAX: usize = 128;
 
-pub(super) fn check_experiment(name: &str, at: &Path) -> Result<(), RecipeError> {
+pub(super) fn check_experiment(name: String, at: &Path) -> Result<String, RecipeError> {
     let error = |message: String| {
         Err(RecipeError::new(at, message)
             .hint("a name holds a-z, 0-9 and '-', and starts and ends with a letter or digit"))
@@ -24,7 +24,7 @@ pub(super) fn check_experiment(name: &str, at: &Path) -> Result<(), RecipeError>
     }
     match name.chars().find(|&c| !edge(c) && c != '-') {
         Some(c) => error(format!("a name must not hold {c:?}")),
-        None => Ok(()),
+        None => Ok(name),
     }
 }
 

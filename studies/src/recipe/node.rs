@@ -2,6 +2,9 @@
 
 use super::error::{Path, Place, Step, plain};
 
+/// A blank that stands nowhere.
+pub(super) const BLANK: Node = Node { place: Place { line: 0, column: 0 }, kind: Kind::Blank };
+
 /// A value and its place in the text.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Node {
@@ -19,6 +22,8 @@ pub(crate) enum Kind {
     List(Vec<Node>),
     /// Keys are unique: the parser refuses the second of two.
     Section(Vec<(String, Place, Node)>),
+    /// What a mistake leaves behind: it is read as any type, as the least value that the type has.
+    Blank,
 }
 
 impl Node {
@@ -47,10 +52,36 @@ impl Node {
         entries.iter().find(|(name, _, _)| name == key).map(|(_, _, value)| value)
     }
 
+    /// Makes the value at `path` a blank, which a missing key gets too. `false` when there can be
+    /// no such value, or it is blank already.
+    pub(super) fn erase(&mut self, path: &Path) -> bool {
+        let mut node = self;
+        for step in path.steps() {
+            let place = node.place;
+            let inner = match (step, &mut node.kind) {
+                (Step::Key(key), Kind::Section(entries)) => {
+                    let known = entries.iter().position(|(name, _, _)| name == key);
+                    let index = known.unwrap_or_else(|| {
+                        entries.push((key.clone(), place, Self { place, kind: Kind::Nothing }));
+                        entries.len() - 1
+                    });
+                    entries.get_mut(index).map(|(_, _, value)| value)
+                }
+                (Step::Index(index), Kind::List(items)) => items.get_mut(*index),
+                _ => None,
+            };
+            let Some(inner) = inner else { return false };
+            node = inner;
+        }
+        let erased = node.kind != Kind::Blank;
+        node.kind = Kind::Blank;
+        erased
+    }
+
     /// What stands there, for messages.
     pub(crate) fn found(&self) -> String {
         match &self.kind {
-            Kind::Nothing => "nothing".to_owned(),
+            Kind::Nothing | Kind::Blank => "nothing".to_owned(),
             Kind::Bool(value) => value.to_string(),
             Kind::Integer(value) => format!("the number {value}"),
             Kind::Number(value) => format!("the number {value:?}"),

@@ -2,6 +2,7 @@
 
 use super::checked::Policy;
 use super::error::{Path, RecipeError};
+use super::mistakes::{Mistakes, all};
 use super::quantity::Duration;
 use super::section::Needs;
 use serde::Deserialize;
@@ -35,65 +36,78 @@ pub(super) struct RawPolicy {
 
 impl RawPolicy {
     /// The policy, and the longest time of one attempt in milliseconds. `at` is `spec`; `needs`
-    /// says what the study's trials can use.
+    /// says what the study's trials can use, and is unknown when the study is wrong.
     pub(super) fn check(
         self,
-        needs: Needs,
+        needs: Option<Needs>,
         at: &Path,
-    ) -> Result<(Policy, Option<u64>), RecipeError> {
-        let default = Policy::default();
-        let priority = self.priority.unwrap_or(default.priority);
-        if !(-PRIORITY_MAX..=PRIORITY_MAX).contains(&priority) {
-            let message =
-                format!("must be from -{PRIORITY_MAX} to {PRIORITY_MAX}, found {priority}");
-            return Err(RecipeError::new(&at.key("priority"), message)
-                .hint("a higher one goes first; 0 is usual"));
+    ) -> Result<(Policy, Option<u64>), Mistakes> {
+        let limits = self.limits;
+        all! {
+            let priority = check_priority(self.priority, &at.key("priority"));
+            let weight = check_weight(self.weight, &at.key("weight"));
+            let rest = limits.check(needs, &at.key("limits"));
         }
-        let weight = self.weight.unwrap_or(default.weight);
-        if !(WEIGHT_MIN..=WEIGHT_MAX).contains(&weight) {
-            let message = format!("must be from {WEIGHT_MIN} to {WEIGHT_MAX}, found {weight}");
-            return Err(RecipeError::new(&at.key("weight"), message)
-                .hint("an experiment with weight 2 gets twice the share of one with 1"));
-        }
-        let (limits, at) = (self.limits, at.key("limits"));
-        let trial_time_ms = limits.trial_time.map(|time| time.0);
-        let zero = |key: &str, message: &str| {
-            Err(RecipeError::new(&at.key(key), message).hint("leave the key out for no limit"))
-        };
-        if trial_time_ms == Some(0) {
-            return zero("trial_time", "must be longer than zero");
-        }
-        if limits.trials_at_once == Some(0) {
-            return zero("trials_at_once", "must be at least 1, found 0");
-        }
-        if limits.trials == Some(0) {
-            return zero("trials", "must be at least 1, found 0");
-        }
-        check_amount(limits.gpu_hours, GPU_HOURS_MAX, &at.key("gpu_hours"))?;
-        check_amount(limits.flops, FLOPS_MAX, &at.key("flops"))?;
-        if limits.flops.is_some() && !needs.is_training() {
-            let message = "nobody can count the FLOPs of a program";
-            return Err(RecipeError::new(&at.key("flops"), message)
-                .hint("limit trials, trial_time or gpu_hours"));
-        }
-        let policy = Policy {
-            priority,
-            weight,
-            at_once: limits.trials_at_once,
-            trials: limits.trials,
-            gpu_hours: limits.gpu_hours,
-            flops: limits.flops,
-        };
-        Ok((policy, trial_time_ms))
+        let (limits, trial_time_ms) = rest;
+        Ok((Policy { priority, weight, ..limits }, trial_time_ms))
     }
 }
 
-fn check_amount(amount: Option<f64>, max: f64, at: &Path) -> Result<(), RecipeError> {
+fn check_priority(priority: Option<i32>, at: &Path) -> Result<i32, RecipeError> {
+    let priority = priority.unwrap_or(Policy::default().priority);
+    if (-PRIORITY_MAX..=PRIORITY_MAX).contains(&priority) {
+        return Ok(priority);
+    }
+    let message = format!("must be from -{PRIORITY_MAX} to {PRIORITY_MAX}, found {priority}");
+    Err(RecipeError::new(at, message).hint("a higher one goes first; 0 is usual"))
+}
+
+fn check_weight(weight: Option<f64>, at: &Path) -> Result<f64, RecipeError> {
+    let weight = weight.unwrap_or(Policy::default().weight);
+    if (WEIGHT_MIN..=WEIGHT_MAX).contains(&weight) {
+        return Ok(weight);
+    }
+    let message = format!("must be from {WEIGHT_MIN} to {WEIGHT_MAX}, found {weight}");
+    Err(RecipeError::new(at, message)
+        .hint("an experiment with weight 2 gets twice the share of one with 1"))
+}
+
+/// Of a limit in whole numbers.
+const ZERO: &str = "must be at least 1, found 0";
+
+impl RawLimits {
+    /// A policy with these limits, and the longest time of one attempt in milliseconds.
+    fn check(self, needs: Option<Needs>, at: &Path) -> Result<(Policy, Option<u64>), Mistakes> {
+        let zero = |is_zero: bool, key: &str, message: &str| {
+            let error = || RecipeError::new(&at.key(key), message);
+            if is_zero { Err(error().hint("leave the key out for no limit")) } else { Ok(()) }
+        };
+        let trial_time_ms = self.trial_time.map(|time| time.0);
+        let flops_at = at.key("flops");
+        all! {
+            let _time = zero(trial_time_ms == Some(0), "trial_time", "must be longer than zero");
+            let _at_once = zero(self.trials_at_once == Some(0), "trials_at_once", ZERO);
+            let _trials = zero(self.trials == Some(0), "trials", ZERO);
+            let gpu_hours = check_amount(self.gpu_hours, GPU_HOURS_MAX, &at.key("gpu_hours"));
+            let flops = check_amount(self.flops, FLOPS_MAX, &flops_at);
+        }
+        if flops.is_some() && needs.is_some_and(|needs| !needs.is_training()) {
+            let message = "nobody can count the FLOPs of a program";
+            return Err(RecipeError::new(&flops_at, message)
+                .hint("limit trials, trial_time or gpu_hours")
+                .into());
+        }
+        let (at_once, trials) = (self.trials_at_once, self.trials);
+        Ok((Policy { at_once, trials, gpu_hours, flops, ..Policy::default() }, trial_time_ms))
+    }
+}
+
+fn check_amount(amount: Option<f64>, max: f64, at: &Path) -> Result<Option<f64>, RecipeError> {
     match amount {
         Some(amount) if !(amount > 0.0 && amount <= max) => {
             let message = format!("must be above 0 and at most {max:e}, found {amount}");
             Err(RecipeError::new(at, message).hint("leave the key out for no limit"))
         }
-        Some(_) | None => Ok(()),
+        amount => Ok(amount),
     }
 }

@@ -2,11 +2,13 @@
 
 use super::checked::Recipe;
 use super::error::{Path, RecipeError};
+use super::mistakes::{Mistakes, all};
 use super::name::check_experiment;
 use super::policy::{RawLimits, RawPolicy};
 use super::quantity::Duration;
 use super::resources::{RawPlacement, RawResources};
-use super::section::{Needs, RawStudy};
+use super::section::{Needs, RawStudy, StudySpec};
+use crate::training::checks::within;
 use proto::Retries;
 use proto::spec::Hang;
 use serde::Deserialize;
@@ -103,55 +105,74 @@ enum RawThen {
 }
 
 impl RawRecipe {
-    pub(super) fn check(self) -> Result<Recipe, RecipeError> {
+    pub(super) fn check(self) -> Result<Recipe, Mistakes> {
         let root = Path::default();
-        check_experiment(&self.metadata.name, &root.key("metadata").key("name"))?;
         let (spec, at) = (self.spec, root.key("spec"));
-        let checkpoint_every_ms = spec.checkpoint.every.map(|every| every.0);
-        if checkpoint_every_ms.is_some_and(|every| every < CHECKPOINT_EVERY_MS_MIN) {
-            let least = Duration(CHECKPOINT_EVERY_MS_MIN);
-            let path = at.key("checkpoint").key("every");
-            return Err(RecipeError::new(&path, format!("must be at least {least}")));
-        }
-        let study = spec.study.check(&at.key("study"))?;
+        let study = spec.study.check(&at.key("study"));
+        let needs = study.as_ref().ok().map(StudySpec::needs);
         let placement = RawPlacement {
             resources: spec.resources,
             alternatives: spec.alternatives,
             labels: spec.labels,
             members: spec.members,
         };
-        let needs = study.needs();
-        let (resources, placement) = placement.check(needs, &at)?;
         let policy =
             RawPolicy { priority: spec.priority, weight: spec.weight, limits: spec.limits };
-        let (policy, trial_time_ms) = policy.check(needs, &at)?;
+        all! {
+            let name = check_experiment(self.metadata.name, &root.key("metadata").key("name"));
+            let study = study;
+            let placed = placement.check(needs, &at);
+            let limited = policy.check(needs, &at);
+            let retries = spec.retries.check(&at.key("retries"));
+            let checkpoint_every_ms = spec.checkpoint.check(&at.key("checkpoint"));
+            let hang = spec.hang.map(|hang| hang.check(&at.key("hang"), needs)).transpose();
+        }
+        let ((resources, placement), (policy, trial_time_ms)) = (placed, limited);
+        let hang = hang.flatten();
         Ok(Recipe {
-            name: self.metadata.name,
+            name,
+            study,
             resources,
-            retries: spec.retries.check(&at.key("retries"))?,
+            retries,
             checkpoint_every_ms,
-            hang: match spec.hang {
-                Some(hang) => hang.check(&at.key("hang"), needs)?,
-                None => None,
-            },
+            hang,
             trial_time_ms,
             placement,
             policy,
-            study,
         })
     }
 }
 
+impl RawCheckpoint {
+    fn check(self, at: &Path) -> Result<Option<u64>, RecipeError> {
+        let every_ms = self.every.map(|every| every.0);
+        if every_ms.is_some_and(|every| every < CHECKPOINT_EVERY_MS_MIN) {
+            let message = format!("must be at least {}", Duration(CHECKPOINT_EVERY_MS_MIN));
+            return Err(RecipeError::new(&at.key("every"), message));
+        }
+        Ok(every_ms)
+    }
+}
+
 impl RawHang {
-    /// `None` when it says what holds anyway.
-    fn check(self, at: &Path, needs: Needs) -> Result<Option<Hang>, RecipeError> {
-        let default = Hang::of(needs.is_training());
-        let steps = self.steps.unwrap_or(default.steps);
-        within(steps, HANG_STEPS_MIN, HANG_STEPS_MAX, &at.key("steps"))?;
-        let at_least_ms = self.at_least.map_or(default.at_least_ms, |least| least.0);
-        if at_least_ms < HANG_MS_MIN {
-            let message = format!("must be at least {}", Duration(HANG_MS_MIN));
-            return Err(RecipeError::new(&at.key("at_least"), message));
+    /// `None` when it says what holds anyway. `needs` are unknown when the study is wrong.
+    fn check(self, at: &Path, needs: Option<Needs>) -> Result<Option<Hang>, Mistakes> {
+        let default = Hang::of(needs.is_some_and(Needs::is_training));
+        all! {
+            let steps = within(
+                self.steps.unwrap_or(default.steps),
+                HANG_STEPS_MIN,
+                HANG_STEPS_MAX,
+                &at.key("steps"),
+            );
+            let at_least_ms = match self.at_least {
+                Some(Duration(least)) if least < HANG_MS_MIN => {
+                    let message = format!("must be at least {}", Duration(HANG_MS_MIN));
+                    Err(RecipeError::new(&at.key("at_least"), message))
+                }
+                Some(Duration(least)) => Ok(least),
+                None => Ok(default.at_least_ms),
+            };
         }
         let retry = match self.then {
             Some(RawThen::Retry) => true,
@@ -163,22 +184,15 @@ impl RawHang {
 }
 
 impl RawRetries {
-    fn check(self, at: &Path) -> Result<Retries, RecipeError> {
+    fn check(self, at: &Path) -> Result<Retries, Mistakes> {
         let default = Retries::default();
-        let retries = Retries {
-            infrastructure: self.infrastructure.unwrap_or(default.infrastructure),
-            trial: self.trial.unwrap_or(default.trial),
-        };
-        within(retries.infrastructure, 0, RETRIES_MAX, &at.key("infrastructure"))?;
-        within(retries.trial, 0, RETRIES_MAX, &at.key("trial"))?;
-        Ok(retries)
+        let infrastructure = self.infrastructure.unwrap_or(default.infrastructure);
+        let trial = self.trial.unwrap_or(default.trial);
+        all! {
+            let infrastructure =
+                within(infrastructure, 0, RETRIES_MAX, &at.key("infrastructure"));
+            let trial = within(trial, 0, RETRIES_MAX, &at.key("trial"));
+        }
+        Ok(Retries { infrastructure, trial })
     }
-}
-
-pub(super) fn within(value: u32, min: u32, max: u32, at: &Path) -> Result<(), RecipeError> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    let message = format!("must be from {min} to {max}, found {value}");
-    Err(RecipeError::new(at, message))
 }

@@ -2,7 +2,7 @@
 //! expected.
 
 use super::error::{Path, Place, RecipeError, nearest, plain};
-use super::node::{Kind, Node};
+use super::node::{BLANK, Kind, Node};
 use serde::de::value::{BorrowedStrDeserializer, StrDeserializer};
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
@@ -42,6 +42,7 @@ impl<'a> Reader<'a> {
             Kind::Number(value) if value.fract() == 0.0 && value.abs() <= EXACT_MAX => {
                 value as i128
             }
+            Kind::Blank => return Ok(0.clamp(min, max)),
             Kind::Nothing
             | Kind::Bool(_)
             | Kind::Number(_)
@@ -60,10 +61,54 @@ impl<'a> Reader<'a> {
 
     /// The entries of the section here, which `what` describes.
     pub(crate) fn section(&self, what: &str) -> Result<&'a [(String, Place, Node)], RecipeError> {
-        if let Kind::Section(entries) = &self.node.kind {
-            return Ok(entries);
+        match &self.node.kind {
+            Kind::Section(entries) => Ok(entries),
+            Kind::Blank => Ok(&[]),
+            Kind::Nothing
+            | Kind::Bool(_)
+            | Kind::Integer(_)
+            | Kind::Number(_)
+            | Kind::Text(_)
+            | Kind::List(_) => Err(self.expected(what)),
         }
-        Err(self.expected(what))
+    }
+
+    /// The items of the list here; of a blank, `length` of them.
+    fn items(&self, length: usize) -> Result<Items<'_, 'a>, RecipeError> {
+        let nodes: Vec<&Node> = match &self.node.kind {
+            Kind::List(items) => items.iter().collect(),
+            Kind::Blank => vec![&BLANK; length],
+            Kind::Nothing
+            | Kind::Bool(_)
+            | Kind::Integer(_)
+            | Kind::Number(_)
+            | Kind::Text(_)
+            | Kind::Section(_) => {
+                return Err(self.expected("a list").hint("a list is written [a, b]"));
+            }
+        };
+        Ok(Items { path: &self.path, nodes: nodes.into_iter().enumerate() })
+    }
+
+    /// The entries whose keys are in `fields`. Any other is refused, unless it has been already.
+    fn known(
+        &self,
+        entries: &'a [(String, Place, Node)],
+        fields: &[&str],
+    ) -> Result<Vec<Entry<'a>>, RecipeError> {
+        let mut known = Vec::new();
+        for (key, place, value) in entries {
+            if fields.contains(&key.as_str()) {
+                known.push((key.as_str(), *place, value));
+            } else if value.kind != Kind::Blank {
+                let error = self.unknown("key", key, *place, fields);
+                // What was meant is not missing, only misspelt.
+                let meant = nearest(key, fields).filter(|meant| self.node.get(meant).is_none());
+                let values = [key.as_str()].into_iter().chain(meant);
+                return Err(error.about(values.map(|key| self.path.key(key))));
+            }
+        }
+        Ok(known)
     }
 
     /// Refuses `name` because it is not in `known`.
@@ -109,6 +154,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RecipeError> {
         let result = match &self.node.kind {
             Kind::Nothing => visitor.visit_unit(),
+            Kind::Blank => visitor.visit_borrowed_str(""),
             Kind::Bool(value) => visitor.visit_bool(*value),
             Kind::Integer(value) if *value < 0 => return self.deserialize_i64(visitor),
             Kind::Integer(_) => return self.deserialize_u64(visitor),
@@ -121,8 +167,15 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RecipeError> {
-        let Kind::Bool(value) = self.node.kind else {
-            return Err(self.expected("true or false"));
+        let value = match self.node.kind {
+            Kind::Bool(value) => value,
+            Kind::Blank => false,
+            Kind::Nothing
+            | Kind::Integer(_)
+            | Kind::Number(_)
+            | Kind::Text(_)
+            | Kind::List(_)
+            | Kind::Section(_) => return Err(self.expected("true or false")),
         };
         let result = visitor.visit_bool(value);
         self.or_here(result)
@@ -132,6 +185,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         let value = match self.node.kind {
             Kind::Integer(value) => value as f64,
             Kind::Number(value) if value.is_finite() => value,
+            Kind::Blank => 0.0,
             Kind::Nothing
             | Kind::Bool(_)
             | Kind::Number(_)
@@ -150,6 +204,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RecipeError> {
         let result = match &self.node.kind {
             Kind::Text(value) => visitor.visit_borrowed_str(value),
+            Kind::Blank => visitor.visit_borrowed_str(""),
             Kind::Bool(_) | Kind::Integer(_) | Kind::Number(_) => {
                 return Err(self.expected("a text").hint("put it in quotes"));
             }
@@ -165,7 +220,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RecipeError> {
-        if self.node.kind == Kind::Nothing {
+        if matches!(self.node.kind, Kind::Nothing | Kind::Blank) {
             return visitor.visit_none();
         }
         visitor.visit_some(self)
@@ -180,10 +235,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RecipeError> {
-        let Kind::List(items) = &self.node.kind else {
-            return Err(self.expected("a list").hint("a list is written [a, b]"));
-        };
-        let result = visitor.visit_seq(Items { path: &self.path, items: items.iter().enumerate() });
+        let result = visitor.visit_seq(self.items(0)?);
         self.or_here(result)
     }
 
@@ -193,18 +245,19 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         length: usize,
         visitor: V,
     ) -> Result<V::Value, RecipeError> {
-        if let Kind::List(items) = &self.node.kind
-            && items.len() != length
-        {
-            let found = items.len();
+        let items = self.items(length)?;
+        let found = items.nodes.len();
+        if found != length {
             return Err(self.error(format!("expected a list of {length} values, found {found}")));
         }
-        self.deserialize_seq(visitor)
+        let result = visitor.visit_seq(items);
+        self.or_here(result)
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RecipeError> {
         let entries = self.section("a section of keys and values")?;
-        let result = visitor.visit_map(Entries::new(&self.path, entries));
+        let entries = entries.iter().map(|(key, place, value)| (key.as_str(), *place, value));
+        let result = visitor.visit_map(Entries::new(&self.path, entries.collect()));
         self.or_here(result)
     }
 
@@ -218,11 +271,12 @@ impl<'de> Deserializer<'de> for Reader<'de> {
             [] => "an empty section, written {}".to_owned(),
             _ => format!("a section with {}", fields.join(", ")),
         };
-        let entries = self.section(&what)?;
-        let unknown = entries.iter().find(|(key, _, _)| !fields.contains(&key.as_str()));
-        if let Some((key, place, _)) = unknown {
-            return Err(self.unknown("key", key, *place, fields));
-        }
+        let entries = match self.section(&what)? {
+            _ if self.node.kind == Kind::Blank => {
+                fields.iter().map(|key| (*key, BLANK.place, &BLANK)).collect()
+            }
+            entries => self.known(entries, fields)?,
+        };
         #[cfg(test)]
         absent::note(self.node, fields, &self.path);
         let result = visitor.visit_map(Entries::new(&self.path, entries));
@@ -236,6 +290,9 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         visitor: V,
     ) -> Result<V::Value, RecipeError> {
         let choice = match &self.node.kind {
+            Kind::Blank => {
+                (variants.first().copied().unwrap_or(""), self.node.place, Some(self.node))
+            }
             Kind::Text(name) => (name.as_str(), self.node.place, None),
             Kind::Section(entries) => match entries.as_slice() {
                 [(name, place, value)] => (name.as_str(), *place, Some(value)),
@@ -269,7 +326,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
 
 struct Items<'p, 'de> {
     path: &'p Path,
-    items: std::iter::Enumerate<std::slice::Iter<'de, Node>>,
+    nodes: std::iter::Enumerate<std::vec::IntoIter<&'de Node>>,
 }
 
 impl<'de> SeqAccess<'de> for Items<'_, 'de> {
@@ -279,7 +336,7 @@ impl<'de> SeqAccess<'de> for Items<'_, 'de> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, RecipeError> {
-        let Some((index, node)) = self.items.next() else {
+        let Some((index, node)) = self.nodes.next() else {
             return Ok(None);
         };
         let path = self.path.index(index);
@@ -287,15 +344,18 @@ impl<'de> SeqAccess<'de> for Items<'_, 'de> {
     }
 }
 
+/// A key with its place, and its value.
+type Entry<'de> = (&'de str, Place, &'de Node);
+
 struct Entries<'p, 'de> {
     path: &'p Path,
-    entries: std::slice::Iter<'de, (String, Place, Node)>,
+    entries: std::vec::IntoIter<Entry<'de>>,
     value: Option<(&'de str, &'de Node)>,
 }
 
 impl<'p, 'de> Entries<'p, 'de> {
-    fn new(path: &'p Path, entries: &'de [(String, Place, Node)]) -> Self {
-        Self { path, entries: entries.iter(), value: None }
+    fn new(path: &'p Path, entries: Vec<Entry<'de>>) -> Self {
+        Self { path, entries: entries.into_iter(), value: None }
     }
 }
 
@@ -312,7 +372,7 @@ impl<'de> MapAccess<'de> for Entries<'_, 'de> {
         self.value = Some((key, node));
         seed.deserialize(BorrowedStrDeserializer::new(key))
             .map(Some)
-            .map_err(|error: RecipeError| error.or_at(self.path, *place))
+            .map_err(|error: RecipeError| error.or_at(self.path, place))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(
@@ -349,6 +409,7 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
     fn unit_variant(self) -> Result<(), RecipeError> {
         match self.content {
             None => Ok(()),
+            Some(reader) if reader.node.kind == Kind::Blank => Ok(()),
             Some(reader) => Err(reader
                 .error(format!("`{}` has no settings", self.name))
                 .hint(format!("write only {}", self.name))),

@@ -1,10 +1,11 @@
 //! What a trial occupies and where it may be, as recipes write it.
 
 use super::error::{Path, RecipeError};
+use super::mistakes::{Mistakes, all, every};
 use super::name::{NAME_BYTES_MAX, check_label, check_name};
 use super::quantity::Bytes;
-use super::raw::within;
 use super::section::Needs;
+use crate::training::checks::within;
 use proto::{Placement, Resources};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -36,24 +37,22 @@ pub(super) struct RawResources {
 }
 
 impl RawResources {
-    fn check(self, at: &Path) -> Result<Resources, RecipeError> {
+    fn check(self, at: &Path) -> Result<Resources, Mistakes> {
         let default = Resources::default();
-        let (gpus, gpu_share_milli) = check_gpus(self.gpus.unwrap_or(0.0), &at.key("gpus"))?;
-        let resources = Resources {
-            cpus: self.cpus.unwrap_or(default.cpus),
-            gpus,
-            gpu_share_milli,
-            gpu_memory_bytes: self.gpu_memory.map_or(default.gpu_memory_bytes, |b| b.0),
-            memory_bytes: self.memory.map_or(default.memory_bytes, |b| b.0),
-            extras: self.extras.unwrap_or_default(),
-        };
-        within(resources.cpus, 1, CPUS_MAX, &at.key("cpus"))?;
-        if gpus == 0 && gpu_share_milli == 0 && resources.gpu_memory_bytes > 0 {
-            let message = "asks for GPU memory, but the trial has no GPU";
-            return Err(RecipeError::new(&at.key("gpu_memory"), message).hint("write gpus: 1"));
+        all! {
+            let gpu = check_gpus(self.gpus.unwrap_or(0.0), &at.key("gpus"));
+            let cpus = within(self.cpus.unwrap_or(default.cpus), 1, CPUS_MAX, &at.key("cpus"));
+            let extras = check_extras(self.extras.unwrap_or_default(), &at.key("extras"));
         }
-        check_extras(&resources.extras, &at.key("extras"))?;
-        Ok(resources)
+        let (gpus, gpu_share_milli) = gpu;
+        let gpu_memory_bytes = self.gpu_memory.map_or(default.gpu_memory_bytes, |b| b.0);
+        if gpus == 0 && gpu_share_milli == 0 && gpu_memory_bytes > 0 {
+            let message = "asks for GPU memory, but the trial has no GPU";
+            let error = RecipeError::new(&at.key("gpu_memory"), message).hint("write gpus: 1");
+            return Err(error.given([at.key("gpus")]).into());
+        }
+        let memory_bytes = self.memory.map_or(default.memory_bytes, |b| b.0);
+        Ok(Resources { cpus, gpus, gpu_share_milli, gpu_memory_bytes, memory_bytes, extras })
     }
 }
 
@@ -80,22 +79,21 @@ fn check_gpus(gpus: f64, at: &Path) -> Result<(u32, u32), RecipeError> {
     Ok((0, milli as u32))
 }
 
-fn check_extras(extras: &BTreeMap<String, u64>, at: &Path) -> Result<(), RecipeError> {
+fn check_extras(
+    extras: BTreeMap<String, u64>,
+    at: &Path,
+) -> Result<BTreeMap<String, u64>, Mistakes> {
     if extras.len() > EXTRAS_MAX {
         let message = format!("at most {EXTRAS_MAX} names, found {}", extras.len());
-        return Err(RecipeError::new(at, message));
+        return Err(RecipeError::new(at, message).into());
     }
-    for (name, amount) in extras {
+    every(extras.iter().map(|(name, amount)| {
         let path = at.key(name);
         check_name(name, "a resource", &path)?;
-        if !(1..=EXTRA_AMOUNT_MAX).contains(amount) {
-            let message = format!("must be from 1 to {EXTRA_AMOUNT_MAX}, found {amount}");
-            return Err(
-                RecipeError::new(&path, message).hint("leave out what the trial does not need")
-            );
-        }
-    }
-    Ok(())
+        within(*amount, 1, EXTRA_AMOUNT_MAX, &path)
+            .map_err(|error| error.hint("leave out what the trial does not need"))
+    }))?;
+    Ok(extras)
 }
 
 /// The keys of `spec` that say where trials run.
@@ -108,70 +106,90 @@ pub(super) struct RawPlacement {
 }
 
 impl RawPlacement {
-    /// `at` is `spec`; `needs` says what the study's trials can use.
+    /// `at` is `spec`; `needs` says what the study's trials can use, and is unknown when the study
+    /// is wrong.
     pub(super) fn check(
         self,
-        needs: Needs,
+        needs: Option<Needs>,
         at: &Path,
-    ) -> Result<(Resources, Placement), RecipeError> {
-        let members = check_members(self.members, needs, &at.key("members"))?;
-        let labels = self.labels.unwrap_or_default();
-        check_labels(&labels, &at.key("labels"))?;
-        let alternatives = self.alternatives.unwrap_or_default();
-        let resources_at = at.key("resources");
-        if needs == Needs::Nothing {
-            let wrong = match (&self.resources, alternatives.is_empty()) {
-                (Some(_), _) => resources_at,
-                (None, false) => at.key("alternatives"),
-                (None, true) => {
-                    let nothing = Resources { cpus: 0, ..Resources::default() };
-                    return Ok((nothing, Placement { labels, ..Placement::default() }));
-                }
+    ) -> Result<(Resources, Placement), Mistakes> {
+        all! {
+            let members = check_members(self.members, needs, at);
+            let labels = check_labels(self.labels.unwrap_or_default(), &at.key("labels"));
+            let choices = match needs {
+                Some(Needs::Nothing) => check_nothing(self.resources, self.alternatives, at),
+                _ => check_choices(self.resources, self.alternatives, at),
             };
-            return Err(
-                RecipeError::new(&wrong, "a noop occupies nothing").hint("leave the key out")
-            );
         }
-        let resources = self.resources.unwrap_or_default().check(&resources_at)?;
-        let alternatives = check_alternatives(alternatives, &resources, &at.key("alternatives"))?;
-        if members > 1 && needs.is_training() {
-            check_member(&resources, &resources_at)?;
-            for (index, alternative) in alternatives.iter().enumerate() {
-                check_member(alternative, &at.key("alternatives").index(index))?;
-            }
+        let (resources, alternatives) = choices;
+        if members > 1 && needs.is_some_and(Needs::is_training) {
+            check_member(&resources, &at.key("resources"))?;
+            let alternatives_at = at.key("alternatives");
+            every(alternatives.iter().enumerate().map(|(index, alternative)| {
+                check_member(alternative, &alternatives_at.index(index))
+            }))?;
         }
         Ok((resources, Placement { alternatives, labels, members }))
     }
 }
 
-fn check_alternatives(
-    raw: Vec<RawResources>,
-    resources: &Resources,
+/// What a trial occupies, and what would do instead.
+type Choices = (Resources, Vec<Resources>);
+
+fn check_nothing(
+    resources: Option<RawResources>,
+    alternatives: Option<Vec<RawResources>>,
     at: &Path,
-) -> Result<Vec<Resources>, RecipeError> {
-    if raw.len() > ALTERNATIVES_MAX {
-        let message = format!("at most {ALTERNATIVES_MAX} alternatives, found {}", raw.len());
-        return Err(RecipeError::new(at, message));
-    }
-    let mut alternatives = Vec::new();
-    for (index, raw) in raw.into_iter().enumerate() {
-        let path = at.index(index);
-        let alternative = raw.check(&path)?;
-        if alternative == *resources || alternatives.contains(&alternative) {
-            return Err(RecipeError::new(&path, "asks for the same as an earlier choice")
-                .hint("keys that are left out have the values that they have in `resources`"));
-        }
-        alternatives.push(alternative);
-    }
-    Ok(alternatives)
+) -> Result<Choices, Mistakes> {
+    let wrong = if resources.is_some() {
+        "resources"
+    } else if alternatives.is_some_and(|alternatives| !alternatives.is_empty()) {
+        "alternatives"
+    } else {
+        return Ok((Resources { cpus: 0, ..Resources::default() }, Vec::new()));
+    };
+    let error = RecipeError::new(&at.key(wrong), "a noop occupies nothing");
+    Err(error.given([at.key("study")]).hint("leave the key out").into())
 }
 
-fn check_labels(labels: &BTreeMap<String, String>, at: &Path) -> Result<(), RecipeError> {
+fn check_choices(
+    resources: Option<RawResources>,
+    alternatives: Option<Vec<RawResources>>,
+    at: &Path,
+) -> Result<Choices, Mistakes> {
+    let (resources_at, at) = (at.key("resources"), at.key("alternatives"));
+    let alternatives = alternatives.unwrap_or_default();
+    if alternatives.len() > ALTERNATIVES_MAX {
+        let found = alternatives.len();
+        let message = format!("at most {ALTERNATIVES_MAX} alternatives, found {found}");
+        return Err(RecipeError::new(&at, message).into());
+    }
+    all! {
+        let resources = resources.unwrap_or_default().check(&resources_at);
+        let alternatives = every(
+            alternatives.into_iter().enumerate().map(|(index, raw)| raw.check(&at.index(index))),
+        );
+    }
+    every(alternatives.iter().enumerate().map(|(index, alternative)| {
+        if *alternative != resources && !alternatives[..index].contains(alternative) {
+            return Ok(());
+        }
+        Err(RecipeError::new(&at.index(index), "asks for the same as an earlier choice")
+            .given([resources_at.clone(), at.clone()])
+            .hint("keys that are left out have the values that they have in `resources`"))
+    }))?;
+    Ok((resources, alternatives))
+}
+
+fn check_labels(
+    labels: BTreeMap<String, String>,
+    at: &Path,
+) -> Result<BTreeMap<String, String>, Mistakes> {
     if labels.len() > LABELS_MAX {
         let message = format!("at most {LABELS_MAX} labels, found {}", labels.len());
-        return Err(RecipeError::new(at, message));
+        return Err(RecipeError::new(at, message).into());
     }
-    for (name, value) in labels {
+    every(labels.iter().map(|(name, value)| {
         let path = at.key(name);
         check_label(name, &path)?;
         if value.len() > NAME_BYTES_MAX || value.contains(char::is_control) {
@@ -180,35 +198,39 @@ fn check_labels(labels: &BTreeMap<String, String>, at: &Path) -> Result<(), Reci
             );
             return Err(RecipeError::new(&path, message));
         }
-    }
-    Ok(())
+        Ok(())
+    }))?;
+    Ok(labels)
 }
 
-fn check_members(members: Option<u32>, needs: Needs, at: &Path) -> Result<u32, RecipeError> {
-    let members = members.unwrap_or(1);
-    within(members, 1, MEMBERS_MAX, at)?;
+fn check_members(
+    members: Option<u32>,
+    needs: Option<Needs>,
+    spec: &Path,
+) -> Result<u32, RecipeError> {
+    let at = spec.key("members");
+    let members = within(members.unwrap_or(1), 1, MEMBERS_MAX, &at)?;
+    let refused = |message: &str, hint: &str| {
+        let error = RecipeError::new(&at, message).hint(hint);
+        Err(error.given([spec.key("study")]))
+    };
     match needs {
-        Needs::Program => Ok(members),
-        Needs::Trainer { batch_min } if members <= batch_min.max(1) => Ok(members),
-        Needs::Policy | Needs::Nothing if members == 1 => Ok(1),
-        Needs::Trainer { batch_min } => {
-            let message = format!(
+        None | Some(Needs::Program) => Ok(members),
+        Some(Needs::Trainer { batch_min }) if members <= batch_min.max(1) => Ok(members),
+        Some(Needs::Policy | Needs::Nothing) if members == 1 => Ok(1),
+        Some(Needs::Trainer { batch_min }) => refused(
+            &format!(
                 "must be at most {batch_min}, the sequences of the smallest batch, found {members}"
-            );
-            Err(RecipeError::new(at, message).hint(
-                "every member computes at least one sequence of every batch; see `batch`, or \
-                 `batch_min` of a grid",
-            ))
-        }
-        Needs::Policy => {
-            let message = "a policy is trained by one process, because one process samples all \
-                           completions; found a gang";
-            Err(RecipeError::new(at, message)
-                .hint("leave the key out; trainings and programs can have members"))
-        }
-        Needs::Nothing => {
-            Err(RecipeError::new(at, "a noop has no processes").hint("leave the key out"))
-        }
+            ),
+            "every member computes at least one sequence of every batch; see `batch`, or \
+             `batch_min` of a grid",
+        ),
+        Some(Needs::Policy) => refused(
+            "a policy is trained by one process, because one process samples all completions; \
+             found a gang",
+            "leave the key out; trainings and programs can have members",
+        ),
+        Some(Needs::Nothing) => refused("a noop has no processes", "leave the key out"),
     }
 }
 

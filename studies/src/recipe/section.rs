@@ -1,7 +1,8 @@
 //! The studies that a recipe can ask for. This list is the only place that names them all.
 
 use super::checked::{StudyError, TrialSettings, Wanted};
-use super::error::{Path, RecipeError};
+use super::error::Path;
+use super::mistakes::Mistakes;
 use crate::study::Study;
 use crate::{grpo, isoflop, sweep, train};
 use proto::Inputs;
@@ -48,7 +49,7 @@ macro_rules! studies {
         }
 
         impl RawStudy {
-            pub(super) fn check(self, at: &Path) -> Result<StudySpec, RecipeError> {
+            pub(super) fn check(self, at: &Path) -> Result<StudySpec, Mistakes> {
                 match self {
                     $(Self::$name(raw) => raw.check(&at.key($key)).map(StudySpec::$name),)*
                 }

@@ -2,10 +2,10 @@
 //! byte-level miniature on two CPU cores.
 
 use super::spec::{Length, TrainStudySpec};
-use crate::recipe::{Duration, Path, RecipeError};
+use crate::recipe::{Duration, Mistakes, Path, RecipeError, all};
 use crate::training::check_vocabulary;
 use crate::training::checks::{
-    BATCH_MAX, STEPS_MAX, VOCABULARY_MAX, below_one, distinct, positive, seeds, trials, within,
+    BATCH_MAX, STEPS_MAX, VOCABULARY_MAX, below_one, compared, positive, seeds, trials, within,
 };
 use crate::training::raw::{RawData, RawOptimizer, RawShape, RawTraining, RawValidation};
 use proto::{Budget, Mlp, ModelSpec, Norm, Positions};
@@ -63,70 +63,91 @@ enum RawBudget {
 
 impl RawTrain {
     /// Checks every value.
-    pub(crate) fn check(self, at: &Path) -> Result<TrainStudySpec, RecipeError> {
-        let vocabulary_at = at.key("vocabulary");
+    pub(crate) fn check(self, at: &Path) -> Result<TrainStudySpec, Mistakes> {
         let vocabulary = self.vocabulary.unwrap_or(MODEL.vocabulary);
-        let vocabulary = within(vocabulary, 1, VOCABULARY_MAX, &vocabulary_at)?;
-        let model = self.model.check(&ModelSpec { vocabulary, ..MODEL }, &at.key("model"))?;
+        let [vocabulary_at, data_at, rates_at] =
+            ["vocabulary", "data", "learning_rates"].map(|key| at.key(key));
         let rates = self.learning_rates.unwrap_or_else(|| vec![5e-3]);
-        let rates_at = at.key("learning_rates");
-        distinct(&rates, f64::to_string, &rates_at)?;
-        for (index, rate) in rates.iter().enumerate() {
-            positive(*rate, &rates_at.index(index))?;
+        let budget = self.budget.map(|budget| budget.check(&at.key("budget")));
+        all! {
+            let vocabulary = within(vocabulary, 1, VOCABULARY_MAX, &vocabulary_at);
+            let model = self.model.check(&MODEL, &at.key("model"));
+            let learning_rates = compared(rates, f64::to_string, positive, &rates_at);
+            let data = self.data.check(&data_at);
+            let batch = within(self.batch.unwrap_or(16), 1, BATCH_MAX, &at.key("batch"));
+            let length = self.length.check(&at.key("length"));
+            let budget = budget.transpose();
+            let beta2 = below_one(self.beta2.unwrap_or(0.98), &at.key("beta2"));
+            let optimizer = self.optimizer.check(&at.key("optimizer"));
+            let training = self.training.check(&at.key("training"));
+            let validation = self.validation.check(&at.key("validation"));
+            let seeds = seeds(self.seeds, &at.key("seeds"));
         }
         let spec = TrainStudySpec {
-            data: self.data.check(&at.key("data"))?,
-            batch: within(self.batch.unwrap_or(16), 1, BATCH_MAX, &at.key("batch"))?,
-            length: match self.length {
-                RawLength::Steps(steps) => Length::Steps(steps),
-                RawLength::Flops(flops) => {
-                    Length::Flops(positive(flops, &at.key("length").key("flops"))?)
-                }
-            },
-            budget: None,
-            learning_rates: rates,
-            beta2: below_one(self.beta2.unwrap_or(0.98), &at.key("beta2"))?,
-            optimizer: Box::new(self.optimizer.check(&at.key("optimizer"))?),
-            training: self.training.check(&at.key("training"))?,
-            validation: self.validation.check(&at.key("validation"))?,
-            seeds: seeds(self.seeds, &at.key("seeds"))?,
-            model,
+            data,
+            model: ModelSpec { vocabulary, ..model },
+            batch,
+            length,
+            budget,
+            learning_rates,
+            beta2,
+            optimizer: Box::new(optimizer),
+            training,
+            validation,
+            seeds,
         };
-        check_vocabulary(&spec.data, vocabulary, &vocabulary_at)?;
-        let steps = spec.steps();
-        if !(1..=STEPS_MAX).contains(&steps) {
-            let message = format!("gives {steps} steps, must be from 1 to {STEPS_MAX}");
-            return Err(RecipeError::new(&at.key("length"), message)
-                .hint("a step of this model and batch counts ".to_owned() + &step_flops(&spec)));
+        all! {
+            let _vocabulary = check_vocabulary(&spec.data, vocabulary, &vocabulary_at, &data_at);
+            let _steps = check_steps(&spec, at);
+            let _trials = trials(
+                spec.learning_rates.len() * spec.seeds.len(),
+                &rates_at,
+                "give fewer rates or seeds",
+            );
         }
-        let budget = self.budget.map(|budget| budget.check(&spec, &at.key("budget")));
-        let spec = TrainStudySpec { budget: budget.transpose()?, ..spec };
-        let count = spec.learning_rates.len() * spec.seeds.len();
-        trials(count, &rates_at, "give fewer rates or seeds")?;
         Ok(spec)
     }
 }
 
-impl RawBudget {
-    fn check(self, spec: &TrainStudySpec, at: &Path) -> Result<Budget, RecipeError> {
+/// Refuses too many steps or none, and a budget of less than one.
+fn check_steps(spec: &TrainStudySpec, at: &Path) -> Result<(), RecipeError> {
+    let step_flops = spec.step_flops();
+    let refused = |path: &Path, message: String| {
+        let values = ["model", "vocabulary", "batch"].map(|key| at.key(key));
+        Err(RecipeError::new(path, message)
+            .given(values)
+            .hint(format!("a step of this model and batch counts {step_flops:.3e} FLOPs")))
+    };
+    let steps = spec.steps();
+    if !(1..=STEPS_MAX).contains(&steps) {
+        let message = format!("gives {steps} steps, must be from 1 to {STEPS_MAX}");
+        return refused(&at.key("length"), message);
+    }
+    match spec.budget {
+        Some(Budget::Flops(flops)) if flops < step_flops => {
+            let message = format!("is less than one step, found {flops:.3e}");
+            refused(&at.key("budget").key("flops"), message)
+        }
+        Some(Budget::Flops(_) | Budget::WallMs(_)) | None => Ok(()),
+    }
+}
+
+impl RawLength {
+    fn check(self, at: &Path) -> Result<Length, RecipeError> {
         match self {
-            Self::Wall(Duration(limit)) => {
-                within(limit, 1, u64::MAX, &at.key("wall")).map(Budget::WallMs)
-            }
-            Self::Flops(flops) => {
-                let at = at.key("flops");
-                if positive(flops, &at)? < spec.step_flops() {
-                    let message = format!("is less than one step, found {flops:.3e}");
-                    return Err(RecipeError::new(&at, message).hint(
-                        "a step of this model and batch counts ".to_owned() + &step_flops(spec),
-                    ));
-                }
-                Ok(Budget::Flops(flops))
-            }
+            Self::Steps(steps) => Ok(Length::Steps(steps)),
+            Self::Flops(flops) => positive(flops, &at.key("flops")).map(Length::Flops),
         }
     }
 }
 
-fn step_flops(spec: &TrainStudySpec) -> String {
-    format!("{:.3e} FLOPs", spec.step_flops())
+impl RawBudget {
+    fn check(self, at: &Path) -> Result<Budget, RecipeError> {
+        match self {
+            Self::Wall(Duration(limit)) => {
+                within(limit, 1, u64::MAX, &at.key("wall")).map(Budget::WallMs)
+            }
+            Self::Flops(flops) => positive(flops, &at.key("flops")).map(Budget::Flops),
+        }
+    }
 }

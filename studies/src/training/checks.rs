@@ -1,6 +1,6 @@
 //! The checks of single values.
 
-use crate::recipe::{Path, RecipeError};
+use crate::recipe::{Mistakes, Path, RecipeError, all, every};
 
 /// Most seeds of one trial's content.
 const SEEDS_MAX: usize = 100;
@@ -16,19 +16,30 @@ pub(crate) const VOCABULARY_MAX: u32 = 1 << 24;
 pub(crate) const STEPS_MAX: u64 = 1 << 27;
 pub(crate) const BATCH_MAX: u32 = 1 << 16;
 
-pub(crate) fn seeds(seeds: Option<Vec<u64>>, at: &Path) -> Result<Vec<u64>, RecipeError> {
+pub(crate) fn seeds(seeds: Option<Vec<u64>>, at: &Path) -> Result<Vec<u64>, Mistakes> {
     let seeds = seeds.unwrap_or_else(|| vec![0]);
     if seeds.is_empty() || seeds.len() > SEEDS_MAX {
         let message = format!("needs 1 to {SEEDS_MAX} seeds, found {}", seeds.len());
-        return Err(RecipeError::new(at, message));
+        return Err(RecipeError::new(at, message).into());
     }
-    for (index, seed) in seeds.iter().enumerate() {
-        if seeds[..index].contains(seed) {
-            let message = format!("the seed {seed} is there twice");
-            return Err(RecipeError::new(&at.index(index), message));
-        }
-    }
+    once(&seeds, |seed| format!("the seed {seed}"), at)?;
     Ok(seeds)
+}
+
+/// Refuses every value that an earlier one of the list equals.
+pub(crate) fn once<T: PartialEq>(
+    values: &[T],
+    word: impl Fn(&T) -> String,
+    at: &Path,
+) -> Result<(), Mistakes> {
+    every(values.iter().enumerate().map(|(index, value)| {
+        if !values[..index].contains(value) {
+            return Ok(());
+        }
+        let message = format!("{} is there twice", word(value));
+        Err(RecipeError::new(&at.index(index), message).given([at.clone()]))
+    }))?;
+    Ok(())
 }
 
 /// The trials of a study that plans them all at once.
@@ -83,21 +94,21 @@ pub(crate) fn below_one(value: f64, at: &Path) -> Result<f64, RecipeError> {
     Err(RecipeError::new(at, format!("must be at least 0 and below 1, found {value}")))
 }
 
-/// A list of what is compared.
-pub(crate) fn distinct<T: PartialEq>(
-    values: &[T],
+/// A list of what is compared; `check` looks at each by itself.
+pub(crate) fn compared<T: PartialEq + Copy>(
+    values: Vec<T>,
     word: impl Fn(&T) -> String,
+    check: impl Fn(T, &Path) -> Result<T, RecipeError>,
     at: &Path,
-) -> Result<(), RecipeError> {
+) -> Result<Vec<T>, Mistakes> {
     if values.is_empty() || values.len() > COMPARED_MAX {
         let message = format!("needs 1 to {COMPARED_MAX} values, found {}", values.len());
-        return Err(RecipeError::new(at, message));
+        return Err(RecipeError::new(at, message).into());
     }
-    for (index, value) in values.iter().enumerate() {
-        if values[..index].contains(value) {
-            let message = format!("{} is there twice", word(value));
-            return Err(RecipeError::new(&at.index(index), message));
-        }
+    let each = values.iter().enumerate();
+    all! {
+        let _each = every(each.map(|(index, value)| check(*value, &at.index(index))));
+        let _once = once(&values, word, at);
     }
-    Ok(())
+    Ok(values)
 }

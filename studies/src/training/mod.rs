@@ -11,8 +11,13 @@ pub use spec::{Architecture, Data, Momentum, MuonRest, Optimizer, Rule, Training
 use crate::recipe::{Path, RecipeError};
 use proto::TokenFormat;
 
-/// Every token must have an embedding.
-pub(crate) fn check_vocabulary(data: &Data, vocabulary: u32, at: &Path) -> Result<(), RecipeError> {
+/// Every token must have an embedding. `data_at` is the section of `data`.
+pub(crate) fn check_vocabulary(
+    data: &Data,
+    vocabulary: u32,
+    at: &Path,
+    data_at: &Path,
+) -> Result<(), RecipeError> {
     let (least, of) = match data.format {
         TokenFormat::Bytes => (256, "bytes"),
         TokenFormat::Jsonl if data.tokenizer.is_none() => {
@@ -25,7 +30,8 @@ pub(crate) fn check_vocabulary(data: &Data, vocabulary: u32, at: &Path) -> Resul
     };
     if vocabulary < least {
         let message = format!("must be at least {least} for {of}, found {vocabulary}");
-        return Err(RecipeError::new(at, message));
+        let values = ["format", "tokenizer"].map(|key| data_at.key(key));
+        return Err(RecipeError::new(at, message).given(values));
     }
     Ok(())
 }

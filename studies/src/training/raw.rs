@@ -5,7 +5,7 @@ use super::checks::{
     LAYERS_MAX, MLP_WIDTH_MAX, SEQUENCE_MAX, WIDTH_MAX, between, positive, within,
 };
 use super::spec::{Architecture, Data, MuonRest};
-use crate::recipe::{DataWanted, Path, RecipeError};
+use crate::recipe::{DataWanted, Mistakes, Path, RecipeError, all};
 use proto::{
     DecayShape, Mlp, ModelSpec, MuonScale, Norm, Packing, Positions, Precision, Scoring,
     TokenFormat, Validation,
@@ -133,56 +133,63 @@ impl Patterns {
 impl RawData {
     /// The tokenizer belongs to the format, and the end of documents to both.
     fn check_tokenizer(&self, format: TokenFormat, at: &Path) -> Result<(), RecipeError> {
-        let refused = |key: &str, message: &str, hint: &str| {
-            Err(RecipeError::new(&at.key(key), message.to_owned()).hint(hint))
+        let path = |key: &str| at.key(key);
+        let refused = |at: &Path, message: &str, hint: &str| {
+            let values = ["format", "tokenizer", "end_of_document"].map(path);
+            Err(RecipeError::new(at, message).about(values).hint(hint))
         };
         let tokenizer = self.tokenizer.as_deref();
         if tokenizer.is_some_and(|path| path.rsplit('/').next().is_none_or(str::is_empty)) {
-            return refused("tokenizer", "is not the path of a file", "name a tokenizer.json");
+            return Err(RecipeError::new(&path("tokenizer"), "is not the path of a file")
+                .hint("name a tokenizer.json"));
         }
         match (format, tokenizer, &self.end_of_document) {
-            (TokenFormat::Text, None, _) => {
-                Err(RecipeError::new(at, "the format `text` needs the key `tokenizer`")
-                    .hint("name a tokenizer.json, or use the format `bytes`"))
-            }
+            (TokenFormat::Text, None, _) => refused(
+                at,
+                "the format `text` needs the key `tokenizer`",
+                "name a tokenizer.json, or use the format `bytes`",
+            ),
             (TokenFormat::Bytes | TokenFormat::U16 | TokenFormat::Shards, Some(_), _) => refused(
-                "tokenizer",
+                &path("tokenizer"),
                 "is for the formats `text` and `jsonl`",
                 "leave it out; the other formats are tokens already",
             ),
-            (TokenFormat::Jsonl, Some(_), None) => {
-                Err(RecipeError::new(at, "a tokenizer for jsonl needs the key `end_of_document`")
-                    .hint("name its token that ends a document, such as \"<|endoftext|>\""))
-            }
+            (TokenFormat::Jsonl, Some(_), None) => refused(
+                at,
+                "a tokenizer for jsonl needs the key `end_of_document`",
+                "name its token that ends a document, such as \"<|endoftext|>\"",
+            ),
             (TokenFormat::Jsonl, Some(_), Some(_)) | (_, _, None) => Ok(()),
             (_, _, Some(_)) => refused(
-                "end_of_document",
+                &path("end_of_document"),
                 "is for jsonl with a tokenizer",
                 "leave it out; elsewhere no token ends a document",
             ),
         }
     }
 
-    pub(crate) fn check(mut self, at: &Path) -> Result<Data, RecipeError> {
-        let source = match self.files.take() {
-            None => DataWanted::PythonStandardLibrary,
-            Some(patterns) => DataWanted::Files(patterns.check(&at.key("files"))?),
-        };
-        let held_out = self.held_out.unwrap_or(0.1);
-        between(held_out, 0.0, 1.0, &at.key("held_out"))?;
+    pub(crate) fn check(mut self, at: &Path) -> Result<Data, Mistakes> {
+        let files = self.files.take();
         let format = self.format.unwrap_or(TokenFormat::Bytes);
-        let packing = self.packing.unwrap_or_default();
-        if packing == Packing::Documents && format != TokenFormat::Jsonl {
-            return Err(RecipeError::new(
-                &at.key("packing"),
-                "`documents` needs the format `jsonl`",
-            )
-            .hint("other formats do not tell where documents end"));
+        all! {
+            let files = files.map(|patterns| patterns.check(&at.key("files"))).transpose();
+            let held_out = between(self.held_out.unwrap_or(0.1), 0.0, 1.0, &at.key("held_out"));
+            let packing = check_packing(self.packing.unwrap_or_default(), format, at);
+            let _tokenizer = self.check_tokenizer(format, at);
         }
-        self.check_tokenizer(format, at)?;
+        let source = files.map_or(DataWanted::PythonStandardLibrary, DataWanted::Files);
         let (tokenizer, end_of_document) = (self.tokenizer, self.end_of_document);
         Ok(Data { source, held_out, format, packing, tokenizer, end_of_document })
     }
+}
+
+fn check_packing(packing: Packing, format: TokenFormat, at: &Path) -> Result<Packing, RecipeError> {
+    if packing == Packing::Documents && format != TokenFormat::Jsonl {
+        return Err(RecipeError::new(&at.key("packing"), "`documents` needs the format `jsonl`")
+            .given([at.key("format")])
+            .hint("other formats do not tell where documents end"));
+    }
+    Ok(packing)
 }
 
 impl RawModel {
@@ -197,17 +204,19 @@ impl RawModel {
 }
 
 impl RawValidation {
-    pub(crate) fn check(self, at: &Path) -> Result<Validation, RecipeError> {
-        let tokens = self.tokens.unwrap_or(32_768);
-        if tokens == 0 {
-            return Err(RecipeError::new(&at.key("tokens"), "must be at least 1, found 0"));
+    pub(crate) fn check(self, at: &Path) -> Result<Validation, Mistakes> {
+        all! {
+            let tokens = match self.tokens.unwrap_or(32_768) {
+                0 => Err(RecipeError::new(&at.key("tokens"), "must be at least 1, found 0")),
+                tokens => Ok(tokens),
+            };
+            let target = self.target.map(|target| positive(target, &at.key("target"))).transpose();
         }
-        let target = self.target.map(|target| positive(target, &at.key("target")));
         Ok(Validation {
             every_steps: self.every_steps.unwrap_or(0),
             tokens,
             scoring: self.scoring.unwrap_or_default(),
-            target: target.transpose()?,
+            target,
         })
     }
 }
@@ -230,18 +239,28 @@ pub(crate) struct RawShape {
 impl RawShape {
     /// A model with the vocabulary of `default`. What is left out is as in `default`, and the MLP
     /// is four times as wide as the model.
-    pub(crate) fn check(self, default: &ModelSpec, at: &Path) -> Result<ModelSpec, RecipeError> {
+    pub(crate) fn check(self, default: &ModelSpec, at: &Path) -> Result<ModelSpec, Mistakes> {
         let whole = |value: Option<u32>, default: u32, max: u32, key: &str| {
             within(value.unwrap_or(default), 1, max, &at.key(key))
         };
-        let width = whole(self.width, default.width, WIDTH_MAX, "width")?;
+        all! {
+            let width = whole(self.width, default.width, WIDTH_MAX, "width");
+            let sequence = whole(self.sequence, default.sequence, SEQUENCE_MAX, "sequence");
+            let layers = whole(self.layers, default.layers, LAYERS_MAX, "layers");
+            let mlp_width = self
+                .mlp_width
+                .map(|width| within(width, 1, MLP_WIDTH_MAX, &at.key("mlp_width")))
+                .transpose();
+        }
+        let heads = whole(self.heads, default.heads, width, "heads")
+            .map_err(|error| error.given([at.key("width")]))?;
         let model = ModelSpec {
             vocabulary: default.vocabulary,
-            sequence: whole(self.sequence, default.sequence, SEQUENCE_MAX, "sequence")?,
+            sequence,
             width,
-            layers: whole(self.layers, default.layers, LAYERS_MAX, "layers")?,
-            heads: whole(self.heads, default.heads, width, "heads")?,
-            mlp_width: whole(self.mlp_width, 4 * width, MLP_WIDTH_MAX, "mlp_width")?,
+            layers,
+            heads,
+            mlp_width: mlp_width.unwrap_or(4 * width),
             mlp: self.mlp.unwrap_or(default.mlp),
             tied: self.tied.unwrap_or(default.tied),
             positions: self.positions.unwrap_or(default.positions),
@@ -253,7 +272,8 @@ impl RawShape {
         };
         if !width.is_multiple_of(of) {
             let message = format!("must be {what}, {of}, found {width}");
-            return Err(RecipeError::new(&at.key("width"), message));
+            let values = ["heads", "positions"].map(|key| at.key(key));
+            return Err(RecipeError::new(&at.key("width"), message).given(values).into());
         }
         Ok(model)
     }

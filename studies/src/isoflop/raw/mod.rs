@@ -5,7 +5,7 @@ mod checks;
 
 use super::grid::{FlopsConvention, ParamsConvention};
 use super::spec::IsoflopSpec;
-use crate::recipe::{Path, RecipeError};
+use crate::recipe::{Mistakes, Path, RecipeError, all, every};
 use crate::training::raw::{RawData, RawModel, RawOptimizer, RawTraining, RawValidation};
 use crate::training::{check_vocabulary, checks as shared};
 use serde::Deserialize;
@@ -120,14 +120,23 @@ enum RawObjective {
 
 impl RawIsoflop {
     /// Checks every value and every budget's grid.
-    pub(crate) fn check(self, at: &Path) -> Result<IsoflopSpec, RecipeError> {
-        let data = self.data.check(&at.key("data"))?;
-        let flop_budgets = checks::budgets(self.flop_budgets, &at.key("flop_budgets"))?;
-        let widths = checks::widths(self.widths, &at.key("widths"))?;
+    pub(crate) fn check(self, at: &Path) -> Result<IsoflopSpec, Mistakes> {
+        let [data_at, ranges_at, grid_at] = ["data", "width_ranges", "grid"].map(|key| at.key(key));
         let ranges = self.width_ranges.into_iter().enumerate();
-        let width_ranges = ranges
-            .map(|(index, range)| range.check(&at.key("width_ranges").index(index)))
-            .collect::<Result<Vec<_>, _>>()?;
+        all! {
+            let data = self.data.check(&data_at);
+            let flop_budgets = checks::budgets(self.flop_budgets, &at.key("flop_budgets"));
+            let widths = checks::widths(self.widths, &at.key("widths"));
+            let width_ranges =
+                every(ranges.map(|(index, range)| range.check(&ranges_at.index(index))));
+            let grid = self.grid.check(&grid_at);
+            let optimizer = self.optimizer.check(&at.key("optimizer"));
+            let training = self.training.check(&at.key("training"));
+            let validation = self.validation.check(&at.key("validation"));
+            let seeds = shared::seeds(self.seeds, &at.key("seeds"));
+            let closed_loop = self.closed_loop.check(&at.key("closed_loop"));
+            let fit = self.fit.check(&at.key("fit"));
+        }
         let spec = IsoflopSpec {
             data,
             flop_budgets,
@@ -135,20 +144,28 @@ impl RawIsoflop {
             params: self.params.unwrap_or(ParamsConvention::All),
             widths,
             width_ranges,
-            grid: self.grid.check(&at.key("grid"))?,
+            grid,
             model: self.model.filled(),
-            optimizer: Box::new(self.optimizer.check(&at.key("optimizer"))?),
-            training: self.training.check(&at.key("training"))?,
-            validation: self.validation.check(&at.key("validation"))?,
-            seeds: shared::seeds(self.seeds, &at.key("seeds"))?,
-            closed_loop: self.closed_loop.check(&at.key("closed_loop"))?,
-            fit: self.fit.check(&at.key("fit"))?,
+            optimizer: Box::new(optimizer),
+            training,
+            validation,
+            seeds,
+            closed_loop,
+            fit,
         };
-        check_vocabulary(&spec.data, spec.grid.vocabulary, &at.key("grid").key("vocabulary"))?;
-        check_cells(&spec, at)?;
+        let (vocabulary, vocabulary_at) = (spec.grid.vocabulary, grid_at.key("vocabulary"));
+        all! {
+            let _vocabulary = check_vocabulary(&spec.data, vocabulary, &vocabulary_at, &data_at);
+            let _cells = check_cells(&spec, at)
+                .map_err(|error| error.about(OF_CELLS.map(|key| at.key(key))));
+        }
         Ok(spec)
     }
 }
+
+/// The keys that decide which trials there are.
+const OF_CELLS: [&str; 8] =
+    ["flop_budgets", "flops", "params", "widths", "width_ranges", "grid", "model", "seeds"];
 
 /// Every budget must have a cell, and not too many trials may follow.
 fn check_cells(spec: &IsoflopSpec, at: &Path) -> Result<(), RecipeError> {

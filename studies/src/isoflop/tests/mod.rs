@@ -9,7 +9,7 @@ use super::history::{BITS, LOSS, Training};
 use super::planner::IsoflopStudy;
 use super::spec::IsoflopSpec;
 use crate::fit::{Point, Surface};
-use crate::recipe::{Recipe, RecipeError, StudySpec, TrialSettings};
+use crate::recipe::{Mistakes, Recipe, StudySpec, TrialSettings};
 use crate::study::{Next, Study, TrialView};
 use proto::{
     BlobId, BlobRef, FailureClass, Inputs, Outcome, Resources, Retries, TrialId, TrialSpec,
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 pub(super) const SODA: &str = include_str!("../../../../recipes/isoflop-soda.yaml");
 
 /// A recipe whose section `isoflop` has these lines.
-pub(super) fn recipe(lines: &str) -> Result<IsoflopSpec, RecipeError> {
+pub(super) fn recipe(lines: &str) -> Result<IsoflopSpec, Mistakes> {
     let head = "apiVersion: brine.dev/v1\nkind: Experiment\nmetadata: {name: test}\n\
                 spec:\n  study:\n    isoflop:";
     let indented = lines.lines().map(|line| format!("      {line}"));
@@ -27,7 +27,7 @@ pub(super) fn recipe(lines: &str) -> Result<IsoflopSpec, RecipeError> {
     parse(&text.join("\n"))
 }
 
-pub(super) fn parse(text: &str) -> Result<IsoflopSpec, RecipeError> {
+pub(super) fn parse(text: &str) -> Result<IsoflopSpec, Mistakes> {
     match Recipe::parse(text)?.study {
         StudySpec::Isoflop(spec) => Ok(spec),
         StudySpec::Train(_) | StudySpec::Grpo(_) | StudySpec::Sweep(_) => {

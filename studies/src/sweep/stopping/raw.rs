@@ -1,8 +1,9 @@
 //! The keys of `spec.study.sweep.early_stopping` as they are written, and what makes sense.
 
 use super::{Asha, EarlyStopping, Hyperband, Median};
-use crate::recipe::{Path, RecipeError};
+use crate::recipe::{Mistakes, Path, RecipeError, all};
 use crate::study::RUNGS_MAX;
+use crate::training::checks::within;
 use serde::Deserialize;
 
 /// Most measurements of one experiment, its trials times its rungs: each is a record in the
@@ -43,16 +44,11 @@ pub(in crate::sweep) struct RawMedian {
 }
 
 impl RawEarlyStopping {
-    /// `trials` is the most that the sweep can have.
-    pub(in crate::sweep) fn check(
-        self,
-        trials: u64,
-        at: &Path,
-    ) -> Result<EarlyStopping, RecipeError> {
-        let rule = match self {
+    pub(in crate::sweep) fn check(self, at: &Path) -> Result<EarlyStopping, Mistakes> {
+        match self {
             Self::Asha(raw) => {
                 let (min_steps, max_steps, eta) = raw.check(&at.key("asha"))?;
-                EarlyStopping::Asha(Asha { min_steps, max_steps, eta })
+                Ok(EarlyStopping::Asha(Asha { min_steps, max_steps, eta }))
             }
             Self::Hyperband(raw) => {
                 let at = at.key("hyperband");
@@ -63,83 +59,95 @@ impl RawEarlyStopping {
                         min_steps.saturating_mul(eta.into())
                     );
                     return Err(RecipeError::new(&at.key("max_steps"), message)
-                        .hint("with less there is one bracket, and it stops nothing"));
+                        .given([at])
+                        .hint("with less there is one bracket, and it stops nothing")
+                        .into());
                 }
-                EarlyStopping::Hyperband(Hyperband { min_steps, max_steps, eta })
+                Ok(EarlyStopping::Hyperband(Hyperband { min_steps, max_steps, eta }))
             }
-            Self::Median(raw) => EarlyStopping::Median(raw.check(&at.key("median"))?),
-        };
-        let rungs = rule.rungs().len() as u64;
-        let measured = trials.saturating_mul(rungs);
-        if measured > MEASURED_MAX {
-            let message = format!(
-                "{trials} trials with {rungs} rungs are up to {measured} measurements; at most \
-                 {MEASURED_MAX} are allowed"
-            );
-            return Err(RecipeError::new(at, message).hint("use fewer trials, or fewer rungs"));
+            Self::Median(raw) => raw.check(&at.key("median")).map(EarlyStopping::Median),
         }
-        Ok(rule)
     }
+}
+
+/// Refuses more measurements than one experiment may have. `trials` is the most that the sweep
+/// can have.
+pub(in crate::sweep) fn check_measured(
+    rule: &EarlyStopping,
+    trials: u64,
+    at: &Path,
+) -> Result<(), RecipeError> {
+    let rungs = rule.rungs().len() as u64;
+    let measured = trials.saturating_mul(rungs);
+    if measured <= MEASURED_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "{trials} trials with {rungs} rungs are up to {measured} measurements; at most \
+         {MEASURED_MAX} are allowed"
+    );
+    Err(RecipeError::new(at, message).hint("use fewer trials, or fewer rungs"))
 }
 
 impl RawHalving {
     /// `min_steps`, `max_steps` and `eta`.
-    fn check(self, at: &Path) -> Result<(u64, u64, u32), RecipeError> {
-        check_steps(("min_steps", self.min_steps), self.max_steps, at)?;
+    fn check(self, at: &Path) -> Result<(u64, u64, u32), Mistakes> {
         let eta = self.eta.unwrap_or(ETA);
-        if !(2..=ETA_MAX).contains(&eta) {
-            let message = format!("must be from 2 to {ETA_MAX}, found {eta}");
-            return Err(RecipeError::new(&at.key("eta"), message)
-                .hint("one trial in `eta` goes on at a rung"));
+        all! {
+            let _steps = check_steps(("min_steps", self.min_steps), self.max_steps, at);
+            let eta = within(eta, 2, ETA_MAX, &at.key("eta"))
+                .map_err(|error| error.hint("one trial in `eta` goes on at a rung"));
         }
         Ok((self.min_steps, self.max_steps, eta))
     }
 }
 
 impl RawMedian {
-    fn check(self, at: &Path) -> Result<Median, RecipeError> {
-        check_steps(("grace_steps", self.grace_steps), self.max_steps, at)?;
-        let min_trials = self.min_trials.unwrap_or(MIN_TRIALS);
-        if !(1..=MIN_TRIALS_MAX).contains(&min_trials) {
-            let message = format!("must be from 1 to {MIN_TRIALS_MAX}, found {min_trials}");
-            return Err(RecipeError::new(&at.key("min_trials"), message));
-        }
+    fn check(self, at: &Path) -> Result<Median, Mistakes> {
+        let Self { grace_steps, max_steps, .. } = self;
         let path = at.key("every_steps");
-        if self.every_steps == 0 {
-            return Err(RecipeError::new(&path, "must be at least 1, found 0"));
+        let min_trials = self.min_trials.unwrap_or(MIN_TRIALS);
+        all! {
+            let _steps = check_steps(("grace_steps", grace_steps), max_steps, at);
+            let min_trials = within(min_trials, 1, MIN_TRIALS_MAX, &at.key("min_trials"));
+            let every_steps = match self.every_steps {
+                0 => Err(RecipeError::new(&path, "must be at least 1, found 0")),
+                steps => Ok(steps),
+            };
         }
-        let rule = Median {
-            grace_steps: self.grace_steps,
-            every_steps: self.every_steps,
-            max_steps: self.max_steps,
-            min_trials,
-        };
+        let rule = Median { grace_steps, every_steps, max_steps, min_trials };
         // Counted before they are listed.
         let rungs = rule.count();
         if rungs > RUNGS_MAX as u64 {
             let message = format!("makes {rungs} rungs; at most {RUNGS_MAX} are allowed");
-            let most = self.max_steps.div_ceil(RUNGS_MAX as u64);
-            return Err(RecipeError::new(&path, message).hint(format!("write {most}")));
+            let most = max_steps.div_ceil(RUNGS_MAX as u64);
+            return Err(RecipeError::new(&path, message).hint(format!("write {most}")).into());
         }
         Ok(rule)
     }
 }
 
 /// Refuses a first rung that is not below `max_steps`.
-fn check_steps(first: (&str, u64), max_steps: u64, at: &Path) -> Result<(), RecipeError> {
+fn check_steps(first: (&str, u64), max_steps: u64, at: &Path) -> Result<(), Mistakes> {
     let (key, steps) = first;
-    if steps == 0 {
-        return Err(RecipeError::new(&at.key(key), "must be at least 1, found 0"));
-    }
-    let path = at.key("max_steps");
-    if max_steps > STEPS_MAX {
-        let message = format!("must be at most {STEPS_MAX}, found {max_steps}");
-        return Err(RecipeError::new(&path, message));
+    let (first_at, path) = (at.key(key), at.key("max_steps"));
+    all! {
+        let steps = match steps {
+            0 => Err(RecipeError::new(&first_at, "must be at least 1, found 0")),
+            steps => Ok(steps),
+        };
+        let _max = if max_steps > STEPS_MAX {
+            let message = format!("must be at most {STEPS_MAX}, found {max_steps}");
+            Err(RecipeError::new(&path, message))
+        } else {
+            Ok(())
+        };
     }
     if steps >= max_steps {
         let message = format!("must be above {key}, {steps}, found {max_steps}");
         return Err(RecipeError::new(&path, message)
-            .hint("max_steps are the steps of a trial that nobody stops"));
+            .hint("max_steps are the steps of a trial that nobody stops")
+            .into());
     }
     Ok(())
 }
