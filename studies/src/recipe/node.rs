@@ -52,8 +52,8 @@ impl Node {
         entries.iter().find(|(name, _, _)| name == key).map(|(_, _, value)| value)
     }
 
-    /// Makes the value at `path` a blank, which a key that is missing gets too. `false` when no such
-    /// value can be, or it is blank already.
+    /// Makes the value at `path` a blank, which a missing key gets too. `false` when there can be
+    /// no such value, or it is blank already.
     pub(super) fn erase(&mut self, path: &Path) -> bool {
         let mut node = self;
         for step in path.steps() {

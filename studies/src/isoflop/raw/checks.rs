@@ -51,8 +51,9 @@ pub(super) fn widths(widths: Vec<u32>, at: &Path) -> Result<Vec<u32>, Mistakes> 
         return Err(RecipeError::new(at, message).into());
     }
     let each = widths.iter().enumerate();
+    let width = |(index, width): (usize, &u32)| within(*width, 1, WIDTH_MAX, &at.index(index));
     all! {
-        let _each = every(each.map(|(index, width)| within(*width, 1, WIDTH_MAX, &at.index(index))));
+        let _each = every(each.map(width));
         let _once = once(&widths, |width| format!("the width {width}"), at);
     }
     Ok(widths)
