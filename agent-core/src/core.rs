@@ -58,8 +58,8 @@ impl Core {
         let mut may_start =
             matches!(input, Input::Assignment(_) | Input::Exited { .. } | Input::Reply { .. });
         match input {
-            Input::Connected { hello_sent, lease_ttl_ms } => {
-                self.connected(hello_sent, lease_ttl_ms);
+            Input::Connected { hello_sent, lease_ttl_ms, heeds_withdrawn } => {
+                self.connected(Session::new(hello_sent, lease_ttl_ms, heeds_withdrawn));
             }
             Input::Disconnected => self.session = None,
             Input::Assignment(assignment) => self.assigned(now, assignment, &mut effects),
@@ -88,7 +88,13 @@ impl Core {
                 }
             }
             Input::Exited { key, end, how } => self.exited(now, &key, end, &how),
-            Input::Xid { gpu, number } => self.heard.hear(now, Xid { gpu, number }),
+            Input::Xid { gpu, number } => {
+                if let Some(reason) = self.heard.hear(now, Xid { gpu, number }) {
+                    self.report_is_due = true;
+                    effects.push(Effect::Withdrawn { gpu, reason });
+                    self.give_back_lost();
+                }
+            }
             Input::Shutdown => self.shut_down(now, &mut effects),
             Input::Tick => {}
         }
@@ -118,6 +124,7 @@ impl Core {
             sequence,
             assignment_version: session.assignment_version.unwrap_or(0),
             leaving: self.shutting_down,
+            withdrawn: self.heard.lost().clone(),
             ..Report::default()
         };
         for (key, held) in &mut self.attempts {
@@ -148,6 +155,12 @@ impl Core {
         self.attempts.iter().map(|(key, held)| (key.clone(), held.started)).collect()
     }
 
+    /// GPUs that the agent has and offers no longer, and why: what a hello says. A process that
+    /// begins anew knows of none.
+    pub fn withdrawn(&self) -> &BTreeMap<u32, String> {
+        self.heard.lost()
+    }
+
     /// Whether something happened that the coordinator should hear before the next heartbeat.
     pub fn report_is_due(&self) -> bool {
         self.report_is_due && self.session.is_some()
@@ -175,8 +188,8 @@ impl Core {
         self.attempts.is_empty() && heard
     }
 
-    fn connected(&mut self, hello_sent: Moment, lease_ttl_ms: u64) {
-        self.session = Some(Session::new(hello_sent, lease_ttl_ms));
+    fn connected(&mut self, session: Session) {
+        self.session = Some(session);
         // Numbers are per session: what the last session's reports said must be said again.
         for held in self.attempts.values_mut() {
             held.listed_since = None;
@@ -235,6 +248,23 @@ impl Core {
             if self.waiting.contains(&key) {
                 self.give_back(&key);
             }
+        }
+        self.give_back_lost();
+    }
+
+    /// What was on its way to a GPU when that was lost would fail there at once. Given back before
+    /// it began, it is no failure of its trial.
+    fn give_back_lost(&mut self) {
+        let lost = self.heard.lost();
+        if lost.is_empty() || self.session.as_ref().is_some_and(|known| !known.heeds_withdrawn) {
+            return;
+        }
+        let is_lost = |key: &&AttemptKey| {
+            let held = self.attempts.get(*key);
+            held.is_some_and(|held| held.devices.gpus.iter().any(|gpu| lost.contains_key(gpu)))
+        };
+        for key in self.waiting.iter().filter(is_lost).cloned().collect::<Vec<_>>() {
+            self.give_back(&key);
         }
     }
 

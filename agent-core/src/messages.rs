@@ -4,6 +4,7 @@ use crate::attempt::TrialEnd;
 use crate::clock::Moment;
 use proto::{AttemptKey, Checkpoint, Devices, Notice, Outcome, TrialSpec};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What an agent may run.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +63,9 @@ pub enum Input {
         hello_sent: Moment,
         /// How long a lease lives after a report that the coordinator heard was sent.
         lease_ttl_ms: u64,
+        /// Whether the coordinator grants nothing on GPUs that are withdrawn. An older one knows
+        /// nothing of them, and counts what is given back as a failure.
+        heeds_withdrawn: bool,
     },
     /// The session is gone. Leases keep their deadlines.
     Disconnected,
@@ -141,6 +145,14 @@ pub enum Effect {
         /// What the coordinator has recorded.
         outcome: Outcome,
     },
+    /// A GPU is lost until somebody resets it, and withdrawn until the agent begins anew. Comes
+    /// once; the operator should hear of it.
+    Withdrawn {
+        /// Which GPU.
+        gpu: u32,
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 /// The whole truth of an agent, as the next report says it.
@@ -160,4 +172,6 @@ pub struct Report {
     pub assignment_version: u64,
     /// Whether the agent ends and takes no further leases.
     pub leaving: bool,
+    /// All GPUs that are withdrawn, and why: no further leases there.
+    pub withdrawn: BTreeMap<u32, String>,
 }

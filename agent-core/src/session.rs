@@ -11,6 +11,7 @@ const SETTLED_MAX: usize = 4_096;
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) lease_ttl_ms: u64,
+    pub(crate) heeds_withdrawn: bool,
     pub(crate) sequence: u64,
     pub(crate) sent: VecDeque<(u64, Moment)>,
     /// When the newest message was sent that the coordinator answered.
@@ -26,9 +27,10 @@ pub(crate) struct Session {
 
 impl Session {
     /// A session whose hello was sent at `hello_sent`.
-    pub(crate) fn new(hello_sent: Moment, lease_ttl_ms: u64) -> Self {
+    pub(crate) fn new(hello_sent: Moment, lease_ttl_ms: u64, heeds_withdrawn: bool) -> Self {
         Self {
             lease_ttl_ms,
+            heeds_withdrawn,
             sequence: 0,
             sent: VecDeque::new(),
             confirmed: hello_sent,

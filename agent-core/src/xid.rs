@@ -29,7 +29,7 @@ enum Blame {
     /// The GPU, its memory, its links or its firmware: another GPU may do.
     Machine,
     /// The same, and nothing runs on that GPU until somebody resets it. That takes an end of the
-    /// agent too, which has the GPU open, so it need not be forgotten.
+    /// agent too, which has the GPU open, so it need not be forgotten: the GPU is withdrawn.
     Lost,
     /// What the program did on the GPU: it would do it again.
     Program,
@@ -69,16 +69,30 @@ pub(crate) struct Xid {
     pub(crate) number: u64,
 }
 
-/// When the errors of the agent's GPUs were last heard: at most the catalogue for each of them.
+/// What the agent's GPUs reported: at most the catalogue for each of them.
 #[derive(Debug, Default)]
-pub(crate) struct Heard(BTreeMap<Xid, Moment>);
+pub(crate) struct Heard {
+    /// When each error was last heard.
+    last: BTreeMap<Xid, Moment>,
+    /// GPUs that are lost, with the first error that said so, in words.
+    lost: BTreeMap<u32, String>,
+}
 
 impl Heard {
-    /// A GPU reported an error.
-    pub(crate) fn hear(&mut self, now: Moment, xid: Xid) {
-        if known(xid).is_some() {
-            self.0.insert(xid, now);
+    /// A GPU reported an error. Answers the words for it if the GPU is lost from now on.
+    pub(crate) fn hear(&mut self, now: Moment, xid: Xid) -> Option<String> {
+        let (blame, words) = known(xid)?;
+        self.last.insert(xid, now);
+        if blame != Blame::Lost || self.lost.contains_key(&xid.gpu) {
+            return None;
         }
+        self.lost.insert(xid.gpu, words.clone());
+        Some(words)
+    }
+
+    /// GPUs on which nothing runs before somebody resets them, and why.
+    pub(crate) fn lost(&self) -> &BTreeMap<u32, String> {
+        &self.lost
     }
 
     /// What may have ended a process that was on these GPUs from `began` to `ended`.
@@ -87,7 +101,7 @@ impl Heard {
             let (blame, _) = known(*xid)?;
             Some(gpus.contains(&xid.gpu) && decides_about(blame, heard, began, ended))
         };
-        let xids = self.0.iter().filter(|(xid, heard)| of_it(xid, **heard).unwrap_or(false));
+        let xids = self.last.iter().filter(|(xid, heard)| of_it(xid, **heard).unwrap_or(false));
         xids.map(|(xid, _)| *xid).collect()
     }
 }
@@ -232,13 +246,37 @@ mod tests {
         let xid = |gpu, number| Xid { gpu, number };
         // The clean-up of killed neighbours says nothing and takes no room.
         for (at, xid) in [(1, xid(0, 45)), (2, xid(0, 74)), (9, xid(0, 74)), (9, xid(1, 31))] {
-            heard.hear(Moment(at), xid);
+            assert_eq!(heard.hear(Moment(at), xid), None);
         }
-        assert_eq!(heard.0, [(xid(0, 74), Moment(9)), (xid(1, 31), Moment(9))].into());
+        assert_eq!(heard.last, [(xid(0, 74), Moment(9)), (xid(1, 31), Moment(9))].into());
         let about = |gpus: &[u32], began| heard.about(gpus, Moment(began), Moment(10_000));
         assert_eq!(about(&[0], 3), [xid(0, 74)]);
         assert_eq!(about(&[0], 10), []);
         assert_eq!(about(&[1, 2], 0), []);
+    }
+
+    #[test]
+    fn a_gpu_is_lost_by_the_first_error_that_needs_a_reset() {
+        let mut heard = Heard::default();
+        // GPU, number, and whether that is the word that the GPU is lost.
+        for (gpu, number, expected) in [
+            (0, 31, false),
+            (0, 48, false),
+            (0, 12_345, false),
+            (1, 62, true),
+            (1, 79, false),
+            (1, 62, false),
+            (2, 79, true),
+            (3, 95, true),
+            (4, 140, true),
+        ] {
+            let words = heard.hear(Moment(1), Xid { gpu, number });
+            assert_eq!(words.is_some(), expected, "GPU {gpu}, Xid {number}");
+            assert!(words.as_ref().is_none_or(|words| heard.lost()[&gpu] == *words));
+        }
+        let lost: Vec<u32> = heard.lost().keys().copied().collect();
+        assert_eq!(lost, [1, 2, 3, 4]);
+        assert!(heard.lost()[&1].starts_with("GPU 1 reported Xid 62 ("), "{:?}", heard.lost());
     }
 
     #[test]

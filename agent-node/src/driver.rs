@@ -154,7 +154,7 @@ impl Driver {
 
     fn hello(&mut self) -> proto::wire::Hello {
         self.hellos += 1;
-        self.setup.hello(self.instance, self.hellos, session::running(self.core.held()))
+        self.setup.hello(self.instance, self.hellos, &self.core)
     }
 
     fn session(&mut self, event: SessionEvent) {
@@ -301,6 +301,12 @@ impl Driver {
                     self.ask(Request::Settled(key, outcome));
                 }
             }
+            Effect::Withdrawn { gpu, reason } => tracing::error!(
+                gpu,
+                reason,
+                "this GPU is lost and not offered any longer; reset it or restart the machine, \
+                 then restart this agent"
+            ),
         }
         None
     }

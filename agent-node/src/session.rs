@@ -6,6 +6,7 @@ use agent_keeper::clock;
 use proto::wire::coordinator_client::CoordinatorClient;
 use proto::wire::{self, MESSAGE_BYTES_MAX};
 use proto::{AttemptKey, Checkpoint, Devices, FORMAT_VERSION, IdError, TrialSpec};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -227,7 +228,8 @@ async fn open(
         let theirs = welcome.format_version;
         return Err(Ending::Fatal(SessionError::Newer { theirs }));
     }
-    let input = Input::Connected { hello_sent, lease_ttl_ms: welcome.lease_ttl_ms };
+    let wire::Welcome { lease_ttl_ms, heeds_withdrawn, .. } = welcome;
+    let input = Input::Connected { hello_sent, lease_ttl_ms, heeds_withdrawn };
     // A heartbeat of zero would spin.
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.max(HEARTBEAT_MIN_MS));
     let event = SessionEvent::Welcomed { outbound, heartbeat, input };
@@ -282,7 +284,17 @@ pub(crate) fn report_message(report: Report) -> Result<wire::AgentMessage, serde
         assignment_version: report.assignment_version,
         leaving: report.leaving,
         notices: notices.collect::<Result<_, _>>()?,
+        withdrawn: withdrawn(&report.withdrawn),
     })))
+}
+
+/// GPUs that are not offered any longer, as the wire has them.
+pub(crate) fn withdrawn(gpus: &BTreeMap<u32, String>) -> Vec<wire::WithdrawnGpu> {
+    let gpu = |(index, reason): (&u32, &String)| wire::WithdrawnGpu {
+        index: *index,
+        reason: reason.clone(),
+    };
+    gpus.iter().map(gpu).collect()
 }
 
 /// Attempts and whether their process began, as the wire has them.

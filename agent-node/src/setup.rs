@@ -3,7 +3,8 @@
 use crate::checkpoints::CheckpointError;
 use crate::devices::Inventory;
 use crate::folders::{DataFolders, FolderError};
-use crate::session::SessionError;
+use crate::session::{self, SessionError};
+use agent_core::Core;
 use proto::train::numerics_label;
 use proto::{AgentId, wire};
 use std::io;
@@ -33,12 +34,7 @@ pub(crate) struct Setup {
 impl Setup {
     /// What the agent says of itself in the hello of this number. `instance` tells this process
     /// from another one of the same name.
-    pub(crate) fn hello(
-        &self,
-        instance: u64,
-        number: u64,
-        running: Vec<wire::Running>,
-    ) -> wire::Hello {
+    pub(crate) fn hello(&self, instance: u64, number: u64, core: &Core) -> wire::Hello {
         let gpus = self.inventory.gpus.iter().map(|gpu| wire::Gpu {
             index: gpu.index,
             name: gpu.name.clone(),
@@ -52,12 +48,13 @@ impl Setup {
             cpus: self.inventory.cpus,
             gpus: gpus.collect(),
             memory_bytes: self.inventory.memory_bytes,
-            running,
+            running: session::running(core.held()),
             // The operator's, and what the trainer here says of itself.
             labels: self.inventory.labels.clone().into_iter().chain([numerics_label()]).collect(),
             extras: self.inventory.extras.clone().into_iter().collect(),
             instance,
             number,
+            withdrawn: session::withdrawn(core.withdrawn()),
         }
     }
 }

@@ -69,6 +69,7 @@ fn run(mut core: Core) -> u64 {
             notices: Vec::new(),
             assignment_version,
             leaving: false,
+            withdrawn: BTreeMap::new(),
         };
         requests = vec![(1, Request::Report(report))];
     }

@@ -67,6 +67,7 @@ pub(crate) struct Seen {
     pub(crate) cpus_free: u64,
     pub(crate) gpus: u64,
     pub(crate) gpus_free: u64,
+    pub(crate) gpus_withdrawn: u64,
     /// Processes that agents may run.
     pub(crate) leases: u64,
     /// How long each agent has said nothing, in seconds.
@@ -193,11 +194,16 @@ impl Seen {
         for (name, help, value) in [
             ("cpu_slots", "CPU slots of connected agents", self.cpus),
             ("cpu_slots_free", "CPU slots of connected agents that nothing holds", self.cpus_free),
-            ("gpus", "GPUs of connected agents", self.gpus),
+            ("gpus", "GPUs that connected agents offer", self.gpus),
             (
                 "gpus_free",
                 "GPUs of connected agents of which nothing holds any part",
                 self.gpus_free,
+            ),
+            (
+                "gpus_withdrawn",
+                "GPUs that connected agents offer no longer, because they are lost until a reset",
+                self.gpus_withdrawn,
             ),
             ("leases", "Processes that agents may run now", self.leases),
             ("watchers", "Clients that follow the records", self.watchers),

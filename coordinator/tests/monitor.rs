@@ -143,6 +143,7 @@ async fn monitoring_reads_a_page_of_known_families() {
         "brine_cpu_slots_free",
         "brine_gpus",
         "brine_gpus_free",
+        "brine_gpus_withdrawn",
         "brine_journal_append_duration_seconds_bucket",
         "brine_journal_append_duration_seconds_count",
         "brine_journal_appended_bytes_total",

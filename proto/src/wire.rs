@@ -40,6 +40,13 @@ pub fn key(trial: &str, attempt: u32, rank: u32) -> Result<AttemptKey, IdError> 
     Ok(AttemptKey { trial: TrialId::new(trial)?, attempt: Attempt(attempt), rank })
 }
 
+impl AgentView {
+    /// How many of its GPUs are not withdrawn.
+    pub fn gpus_offered(&self) -> usize {
+        self.gpus.len().saturating_sub(self.withdrawn.len())
+    }
+}
+
 impl Lease {
     /// The devices it names.
     pub fn devices(&self) -> Devices {

@@ -56,6 +56,8 @@ pub struct Weights {
     pub drain_agent: u64,
     /// A device disappears or comes back at the agent's next start.
     pub flap_device: u64,
+    /// A GPU is lost until the agent's next start.
+    pub lose_gpu: u64,
 }
 
 impl Chaos {
@@ -115,6 +117,7 @@ impl Weights {
             partition: 1,
             drain_agent: 1,
             flap_device: 1,
+            lose_gpu: 1,
         }
     }
 
@@ -131,6 +134,7 @@ impl Weights {
             partition: 0,
             drain_agent: 0,
             flap_device: 0,
+            lose_gpu: 0,
         }
     }
 
@@ -147,6 +151,7 @@ impl Weights {
             partition: weight(),
             drain_agent: weight(),
             flap_device: weight(),
+            lose_gpu: weight(),
         }
     }
 }
@@ -165,6 +170,7 @@ pub enum Fault {
     Partition,
     DrainAgent,
     FlapDevice,
+    LoseGpu,
 }
 
 impl Weights {
@@ -181,6 +187,7 @@ impl Weights {
             (self.partition, Fault::Partition),
             (self.drain_agent, Fault::DrainAgent),
             (self.flap_device, Fault::FlapDevice),
+            (self.lose_gpu, Fault::LoseGpu),
         ];
         let total: u64 = kinds.iter().map(|(weight, _)| weight).sum();
         let mut drawn = random.below(total);

@@ -44,6 +44,7 @@ fn machine(random: &mut Random, index: u64) -> (String, Capacity) {
         host: format!("host-{index}"),
         cpus: random.between(1, 4) as u32,
         gpus: (0..random.below(3)).map(gpu).collect(),
+        withdrawn: BTreeMap::new(),
         memory_bytes: 16 << 30,
         code_version: "simulated".to_owned(),
         labels: BTreeMap::from([("zone".to_owned(), zone), numerics_label()]),

@@ -87,6 +87,7 @@ impl Cluster {
             host: format!("host-{index}"),
             cpus: self.cpus,
             gpus: (0..self.gpus).map(gpu).collect(),
+            withdrawn: BTreeMap::new(),
             memory_bytes: self.memory_bytes,
             code_version: "simulated".to_owned(),
             labels: BTreeMap::from([numerics_label()]),

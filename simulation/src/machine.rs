@@ -11,7 +11,7 @@ use agent_core::{Assignment, Core, Effect, Gang, Input, Lease, Moment};
 use coordinator::core::{Capacity, LeaseView, Wanted};
 use process::{Process, Saved};
 use proto::{AgentId, AttemptKey, TrialId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A connection on which nothing comes for this many lease terms is given up.
 const SILENCE_TERMS: u64 = 2;
@@ -23,6 +23,10 @@ const DEATH_MAX_MS: u64 = 40;
 const AGENT_START_MS: u64 = 100;
 /// How long an agent that ends waits for its last reports to be settled.
 const SETTLE_MAX_MS: u64 = 3_000;
+/// The error of a GPU that has fallen off the bus, by NVIDIA's number.
+const XID_LOST: u64 = 79;
+/// Longest time after which an agent hears of an error of a GPU.
+const XID_MAX_MS: u64 = 200;
 
 /// What reaches an agent's process on its own machine.
 #[derive(Debug, Clone)]
@@ -38,6 +42,8 @@ pub(crate) struct Machine {
     capacity: Capacity,
     /// CPU slots of the machine when nothing is broken.
     cpus: u32,
+    /// GPUs on which every process fails until the agent starts again.
+    lost: BTreeSet<u32>,
     pub(crate) frozen_until: u64,
     pub(crate) agent_frozen_until: u64,
     pub(crate) cut_off_until: u64,
@@ -78,6 +84,7 @@ impl Machine {
             id: AgentId::new(name).ok()?,
             index,
             cpus: capacity.cpus,
+            lost: BTreeSet::new(),
             capacity,
             frozen_until: 0,
             agent_frozen_until: 0,
@@ -90,6 +97,11 @@ impl Machine {
             saved: BTreeMap::new(),
             sent: 0,
         })
+    }
+
+    /// What its agent says to be withdrawn; `None` without an agent.
+    pub(crate) fn withdrawn(&self) -> Option<&BTreeMap<u32, String>> {
+        self.agent.as_ref().map(|agent| agent.core.withdrawn())
     }
 
     fn moment(&self, nature: &Nature) -> Moment {
@@ -115,6 +127,7 @@ impl World {
         }
         machine.life += 1;
         machine.agent_frozen_until = 0;
+        machine.lost.clear();
         machine.agent = Some(Agent {
             core: Core::default(),
             instance: self.nature.number(),
@@ -143,7 +156,9 @@ impl World {
         }
         agent.connecting = Some((connection, now));
         let running = agent.core.held().into_iter().map(|(key, _)| key).collect();
-        let (capacity, instance) = (machine.capacity.clone(), agent.instance);
+        let withdrawn = agent.core.withdrawn().clone();
+        let capacity = Capacity { withdrawn, ..machine.capacity.clone() };
+        let instance = agent.instance;
         agent.hellos += 1;
         let hello = ToServer::Hello { running, capacity, instance, number: agent.hellos };
         machine.tell_server(&mut self.nature, connection, hello);
@@ -170,7 +185,7 @@ impl World {
                 agent.connecting = None;
                 agent.link = Some(Link { connection, heard_at: now, reported_at: None });
                 let hello_sent = Moment(sent_at + offset);
-                Input::Connected { hello_sent, lease_ttl_ms: ttl }
+                Input::Connected { hello_sent, lease_ttl_ms: ttl, heeds_withdrawn: true }
             }
             (ToMachine::Refused(why), Some(_), _) => {
                 agent.connecting = None;
@@ -296,7 +311,7 @@ impl World {
             Effect::Settled { key, outcome } if self.nature.settings.checks => {
                 self.referee.settled(&key, &outcome)?;
             }
-            Effect::Settled { .. } => {}
+            Effect::Settled { .. } | Effect::Withdrawn { .. } => {}
         }
         Ok(None)
     }
@@ -376,6 +391,21 @@ impl World {
         machine.capacity.cpus =
             if lost { machine.cpus } else { machine.cpus.saturating_sub(1).max(1) };
         self.agent_dies(index);
+    }
+
+    /// A GPU is lost: what runs on it fails, and the agent hears why, sooner or later.
+    pub(crate) fn gpu_is_lost(&mut self, index: usize) {
+        let machine = &mut self.machines[index];
+        let gpus: Vec<u32> = machine.capacity.gpus.iter().map(|gpu| gpu.index).collect();
+        let Some(gpu) = self.nature.random.pick(&gpus).copied() else {
+            return;
+        };
+        machine.lost.insert(gpu);
+        let (numbers, life) = (machine.processes.keys().copied().collect::<Vec<_>>(), machine.life);
+        numbers.into_iter().for_each(|number| self.process_may_lack_gpu(index, number));
+        let said = Said::Core(Box::new(Input::Xid { gpu, number: XID_LOST }));
+        let delay = self.nature.random.between(0, XID_MAX_MS);
+        self.nature.after(delay, What::AgentInput { machine: index, life, said });
     }
 
     /// Calls `each` with every live process, its machine and whether that stands still.

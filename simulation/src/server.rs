@@ -183,6 +183,7 @@ impl World {
                     notices: report.notices,
                     assignment_version: report.assignment_version,
                     leaving: report.leaving,
+                    withdrawn: report.withdrawn,
                 };
                 let waiter = Waiter::Report { machine, connection, sequence };
                 self.enqueue(Request::Report(report), Some(waiter));
@@ -289,6 +290,7 @@ impl World {
             return Ok(true);
         }
         for record in records {
+            self.check_grant(record)?;
             let spec = self.server.core.as_ref().and_then(|core| spec(core, record));
             self.referee.durable(self.nature.now, record, spec.as_deref())?;
             let hash = hash(record);
@@ -297,6 +299,23 @@ impl World {
             self.nature.log(|| format!("record {} {:?}", record.sequence, record.event));
         }
         Ok(true)
+    }
+
+    /// No GPU is granted that its agent has withdrawn, as far as was heard before the turn's end.
+    fn check_grant(&self, record: &Record) -> Result<(), String> {
+        let Event::LeaseGranted { agent, devices, members, .. } = &record.event else {
+            return Ok(());
+        };
+        let others = members.iter().map(|member| (&member.agent, &member.devices));
+        for (agent, devices) in std::iter::once((agent, devices)).chain(others) {
+            let known = self.server.core().and_then(|core| core.agents().get(agent));
+            let is_withdrawn =
+                |gpu| known.is_some_and(|known| known.capacity.withdrawn.contains_key(gpu));
+            if let Some(gpu) = devices.gpus.iter().find(|gpu| is_withdrawn(gpu)) {
+                return Err(format!("GPU {gpu} of {agent} was granted, which is withdrawn"));
+            }
+        }
+        Ok(())
     }
 
     fn answer(&mut self, waiter: Waiter, answer: Answer) -> Result<(), String> {

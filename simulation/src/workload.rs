@@ -193,7 +193,16 @@ impl World {
                     || experiment.trials.iter().any(|id| may_go_on(core, id)))
         });
         let holding = core.agents().values().any(|agent| !agent.leases.is_empty());
-        !wishes && !busy && !holding
+        !wishes && !busy && !holding && self.disagreement(core).is_none()
+    }
+
+    /// The first connected agent of which the coordinator does not know which GPUs are withdrawn.
+    fn disagreement(&self, core: &Core) -> Option<&proto::AgentId> {
+        let mut ids = self.machines.iter().filter_map(|machine| {
+            let known = core.agents().get(&machine.id).filter(|known| known.connected)?;
+            (known.capacity.withdrawn != *machine.withdrawn()?).then_some(&machine.id)
+        });
+        ids.next()
     }
 
     /// What keeps the world from rest, in words.
@@ -206,6 +215,8 @@ impl World {
             .map(|(id, trial)| format!("{id} {:?} {:?}", trial.state, waits(core, id)))
             .collect();
         words.truncate(3);
+        let unknown = self.disagreement(core);
+        words.extend(unknown.map(|id| format!("{id} has withdrawn other GPUs than are known")));
         words.join("; ")
     }
 }

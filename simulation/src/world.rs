@@ -309,6 +309,7 @@ impl World {
             Fault::Partition => self.machines[machine].cut_off_until = until,
             Fault::DrainAgent => self.agent_drains(machine),
             Fault::FlapDevice => self.device_flaps(machine),
+            Fault::LoseGpu => self.gpu_is_lost(machine),
         }
     }
 

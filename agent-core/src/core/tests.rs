@@ -311,6 +311,8 @@ struct Lab {
     /// Attempts whose process the effects have started and that have not exited.
     processes: BTreeMap<AttemptKey, Devices>,
     started_once: BTreeSet<AttemptKey>,
+    /// Of the coordinator.
+    heeds_withdrawn: bool,
 }
 
 impl Lab {
@@ -321,6 +323,7 @@ impl Lab {
             effects: Vec::new(),
             processes: BTreeMap::new(),
             started_once: BTreeSet::new(),
+            heeds_withdrawn: true,
         };
         lab.connect();
         lab
@@ -328,7 +331,8 @@ impl Lab {
 
     fn connect(&mut self) -> &mut Self {
         self.started_once.clear();
-        self.put(Input::Connected { hello_sent: self.now, lease_ttl_ms: TTL_MS })
+        let (hello_sent, heeds_withdrawn) = (self.now, self.heeds_withdrawn);
+        self.put(Input::Connected { hello_sent, lease_ttl_ms: TTL_MS, heeds_withdrawn })
     }
 
     fn at(&mut self, now_ms: u64) -> &mut Self {
@@ -381,6 +385,9 @@ impl Lab {
                     };
                     assert!(self.processes.iter().all(free), "two processes share something");
                     assert!(self.started_once.insert(lease.key.clone()), "started twice");
+                    let heeds = self.heeds_withdrawn;
+                    let is_lost = |gpu| heeds && self.core.withdrawn().contains_key(gpu);
+                    assert!(!lease.devices.gpus.iter().any(is_lost), "started on a lost GPU");
                     self.processes.insert(lease.key.clone(), lease.devices.clone());
                 }
                 Effect::Renew { key, .. } | Effect::Stop(key) | Effect::Kill(key) => {
@@ -388,6 +395,9 @@ impl Lab {
                 }
                 Effect::Settled { key, .. } => {
                     assert!(!self.processes.contains_key(key), "settled with a process");
+                }
+                Effect::Withdrawn { gpu, reason } => {
+                    assert_eq!(self.core.withdrawn().get(gpu), Some(reason));
                 }
             }
         }

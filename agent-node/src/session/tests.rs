@@ -65,6 +65,14 @@ fn a_report_names_the_rank_everywhere() {
 }
 
 #[test]
+fn a_report_names_the_gpus_that_are_withdrawn() {
+    let report = Report { withdrawn: [(3, "lost".to_owned())].into(), ..Report::default() };
+    let message = report_message(report).unwrap().message;
+    let Some(Out::Report(report)) = message else { panic!("{message:?}") };
+    assert_eq!(report.withdrawn, [wire::WithdrawnGpu { index: 3, reason: "lost".into() }]);
+}
+
+#[test]
 fn a_namesake_is_waited_for_and_a_refusal_is_final() {
     let waits = refusal(Status::already_exists("heard 2 s ago"));
     let Ending::Lost { hindrance: Hindrance::Namesake, why, welcomed: false } = waits else {

@@ -250,6 +250,7 @@ impl Coordinator for Scripted {
             format_version: proto::FORMAT_VERSION,
             lease_ttl_ms: self.lease_ttl_ms,
             heartbeat_ms: HEARTBEAT_MS,
+            heeds_withdrawn: true,
         };
         session.say(coordinator_message::Message::Welcome(welcome)).await;
         self.sender.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;

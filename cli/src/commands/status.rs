@@ -6,7 +6,7 @@ use crate::number;
 use crate::output::{OutputMode, Printer};
 use crate::table::{Align, Table};
 use crate::target::{Connection, Target};
-use proto::wire::{AgentView, ExperimentSummary};
+use proto::wire::{AgentView, ExperimentSummary, WithdrawnGpu};
 
 /// Show experiments and agents, or the trials of one experiment
 ///
@@ -50,7 +50,14 @@ async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Re
     }
     printer.data(&experiment_table(&experiments).render())?;
     printer.data("")?;
-    printer.data(&agent_table(&agents).render())
+    printer.data(&agent_table(&agents).render())?;
+    let withdrawn = withdrawn_lines(&agents);
+    if !withdrawn.is_empty() {
+        printer.data("")?;
+        printer.data(&withdrawn.join("\n"))?;
+        printer.hint("reset such a GPU or restart its machine, then restart the agent");
+    }
+    Ok(())
 }
 
 fn show_trials(listing: &Listing, from: usize, printer: &Printer) -> Result<(), CliError> {
@@ -138,12 +145,23 @@ fn agent_table(agents: &[AgentView]) -> Table {
             agent.host.clone(),
             if agent.connected { "yes" } else { "no" }.to_owned(),
             format!("{}/{}", agent.cpus_free, agent.cpus),
-            format!("{}/{}", agent.gpus_free, agent.gpus.len()),
+            format!("{}/{}", agent.gpus_free, agent.gpus_offered()),
             gpu.map_or_else(|| "-".to_owned(), |gpu| gpu.name.clone()),
             running.join(" "),
         ]);
     }
     table
+}
+
+/// Which GPUs are out of use, and why.
+fn withdrawn_lines(agents: &[AgentView]) -> Vec<String> {
+    let lines = agents.iter().flat_map(|agent| {
+        let line = |gpu: &WithdrawnGpu| {
+            format!("agent {} has withdrawn GPU {}: {}", agent.agent, gpu.index, gpu.reason)
+        };
+        agent.withdrawn.iter().map(line)
+    });
+    lines.collect()
 }
 
 fn experiment_json(summary: &ExperimentSummary) -> serde_json::Value {
@@ -163,6 +181,8 @@ fn agent_json(agent: &AgentView) -> serde_json::Value {
             "index": gpu.index, "name": gpu.name, "memory_bytes": gpu.memory_bytes,
         })
     };
+    let withdrawn =
+        |gpu: &WithdrawnGpu| serde_json::json!({ "index": gpu.index, "reason": gpu.reason });
     serde_json::json!({
         "agent": agent.agent,
         "host": agent.host,
@@ -171,6 +191,32 @@ fn agent_json(agent: &AgentView) -> serde_json::Value {
         "cpus_free": agent.cpus_free,
         "gpus": agent.gpus.iter().map(gpu).collect::<Vec<_>>(),
         "gpus_free": agent.gpus_free,
+        "gpus_withdrawn": agent.withdrawn.iter().map(withdrawn).collect::<Vec<_>>(),
         "running": agent.running.iter().map(|held| &held.trial).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_withdrawn_gpu_is_named_with_its_agent_and_counts_for_nothing() {
+        let gpu = |index| proto::wire::Gpu { index, name: "H100".into(), memory_bytes: 80 << 30 };
+        let reason = "GPU 1 reported Xid 79 (the GPU has fallen off the bus)";
+        let lacking = AgentView {
+            agent: "a".into(),
+            gpus: vec![gpu(0), gpu(1), gpu(2)],
+            gpus_free: 1,
+            withdrawn: vec![WithdrawnGpu { index: 1, reason: reason.into() }],
+            ..AgentView::default()
+        };
+        let whole = AgentView { agent: "b".into(), gpus: vec![gpu(0)], ..AgentView::default() };
+        assert!(agent_table(std::slice::from_ref(&lacking)).render().contains(" 1/2 "));
+        let json = agent_json(&lacking);
+        assert_eq!(json["gpus_withdrawn"][0]["index"], 1);
+        assert_eq!(json["gpus_withdrawn"][0]["reason"], reason);
+        let expected = [format!("agent a has withdrawn GPU 1: {reason}")];
+        assert_eq!(withdrawn_lines(&[whole, lacking]), expected);
+    }
 }

@@ -34,7 +34,9 @@ pub(super) struct AgentRow {
     pub(super) cpus_used: u32,
     pub(super) cpus: u32,
     pub(super) gpus_used: u32,
+    /// That it offers.
     pub(super) gpus: u32,
+    pub(super) gpus_withdrawn: usize,
     /// Name of the first one; empty without any.
     pub(super) gpu: String,
     pub(super) running: usize,
@@ -153,14 +155,18 @@ fn agent_table(agents: &[AgentRow]) -> Table {
     ];
     let mut table = Table::new(&columns).cut(&["agent", "host", "GPU"]);
     for agent in agents {
-        let note = if agent.connected { agent.gpu.as_str() } else { "not connected" };
+        let note = match (agent.connected, agent.gpus_withdrawn) {
+            (false, _) => "not connected".to_owned(),
+            (true, 0) => agent.gpu.clone(),
+            (true, lost) => format!("{}; {lost} withdrawn: see brine status", agent.gpu),
+        };
         table.row([
             agent.agent.clone(),
             agent.host.clone(),
             format!("{}/{}", agent.cpus_used, agent.cpus),
             format!("{}/{}", agent.gpus_used, agent.gpus),
             agent.running.to_string(),
-            note.to_owned(),
+            note,
         ]);
     }
     table

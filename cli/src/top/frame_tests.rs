@@ -9,6 +9,7 @@ fn view() -> View {
         cpus: 4,
         gpus_used: 1,
         gpus: 2,
+        gpus_withdrawn: 0,
         gpu: "H100".to_owned(),
         running: cpus_used as usize,
     };
@@ -63,6 +64,14 @@ fn a_frame_shows_agents_experiments_and_running_trials() {
         "",
     ];
     assert_eq!(texts(&view(), 100, 40), expected);
+}
+
+#[test]
+fn an_agent_with_a_withdrawn_gpu_says_so() {
+    let mut view = view();
+    (view.agents[0].gpus_used, view.agents[0].gpus, view.agents[0].gpus_withdrawn) = (1, 1, 1);
+    let row = "a      h           3/4   1/1        3  H100; 1 withdrawn: see brine status";
+    assert_eq!(texts(&view, 100, 40)[3], row);
 }
 
 #[test]

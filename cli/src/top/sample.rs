@@ -195,7 +195,7 @@ fn newest_first(experiments: &[ExperimentSummary]) -> Vec<&ExperimentSummary> {
 }
 
 fn agent_row(agent: &AgentView) -> AgentRow {
-    let gpus = u32::try_from(agent.gpus.len()).unwrap_or(u32::MAX);
+    let gpus = u32::try_from(agent.gpus_offered()).unwrap_or(u32::MAX);
     AgentRow {
         agent: agent.agent.clone(),
         host: agent.host.clone(),
@@ -205,6 +205,7 @@ fn agent_row(agent: &AgentView) -> AgentRow {
         gpus_used: gpus.saturating_sub(agent.gpus_free),
         gpus,
         gpu: agent.gpus.first().map_or_else(String::new, |gpu| gpu.name.clone()),
+        gpus_withdrawn: agent.withdrawn.len(),
         running: agent.running.len(),
     }
 }
@@ -249,6 +250,18 @@ mod tests {
     fn point(step: u64, value: f64) -> MetricPoint {
         let (trial, metric) = (TRIAL.to_owned(), "loss".to_owned());
         MetricPoint { trial, attempt: 1, metric, step, value, rank: 0 }
+    }
+
+    #[test]
+    fn a_withdrawn_gpu_is_neither_offered_nor_used() {
+        let agent = AgentView {
+            gpus: vec![proto::wire::Gpu::default(); 3],
+            gpus_free: 1,
+            withdrawn: vec![proto::wire::WithdrawnGpu::default()],
+            ..AgentView::default()
+        };
+        let row = agent_row(&agent);
+        assert_eq!((row.gpus_used, row.gpus, row.gpus_withdrawn), (1, 2, 1));
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Capacity {
     pub cpus: u32,
     /// GPUs.
     pub gpus: Vec<Gpu>,
+    /// Those of them that it offers no longer, by their index, and why.
+    pub withdrawn: BTreeMap<u32, String>,
     /// Main memory in bytes.
     pub memory_bytes: u64,
     /// Version of its code.
@@ -24,6 +26,13 @@ pub struct Capacity {
     pub labels: BTreeMap<String, String>,
     /// Amounts of named things.
     pub extras: BTreeMap<String, u64>,
+}
+
+impl Capacity {
+    /// The GPUs that are not withdrawn.
+    pub fn offered(&self) -> impl Iterator<Item = &Gpu> {
+        self.gpus.iter().filter(|gpu| !self.withdrawn.contains_key(&gpu.index))
+    }
 }
 
 /// One GPU of an agent.
@@ -104,7 +113,7 @@ pub(super) struct Releasing {
 pub struct Free {
     /// CPU slots, ascending.
     pub cpus: Vec<u32>,
-    /// Free thousandths of every GPU, by its index.
+    /// Free thousandths of every GPU that is offered, by its index.
     pub gpus: BTreeMap<u32, u32>,
     /// Main memory in bytes that no trial has asked for.
     pub memory_bytes: u64,
@@ -115,9 +124,9 @@ pub struct Free {
 }
 
 impl Free {
-    /// Everything that an agent has.
+    /// Everything that an agent offers.
     pub(super) fn whole(capacity: &Capacity) -> Self {
-        let gpus = capacity.gpus.iter().map(|gpu| (gpu.index, Devices::WHOLE_MILLI));
+        let gpus = capacity.offered().map(|gpu| (gpu.index, Devices::WHOLE_MILLI));
         Self {
             cpus: (0..capacity.cpus).collect(),
             gpus: gpus.collect(),

@@ -47,6 +47,8 @@ pub struct Report {
     pub assignment_version: u64,
     /// It is stopping and must get no further leases.
     pub leaving: bool,
+    /// All GPUs that it offers no longer, by their index, and why.
+    pub withdrawn: BTreeMap<u32, String>,
 }
 
 /// What a report's reply tells the agent.
@@ -89,7 +91,7 @@ impl Core {
         let held: BTreeSet<&AttemptKey> = join.running.iter().collect();
         let mut lost = self.leases_of(&join.agent);
         lost.retain(|key| !held.contains(key));
-        Ok(self.lost(now, &join.agent, lost))
+        Ok(self.lost(now, join, lost))
     }
 
     /// The live leases of an agent, also of one that has not been heard in this process.
@@ -105,12 +107,13 @@ impl Core {
     }
 
     /// Attempts that their agent does not hold any longer.
-    fn lost(&self, now: Timestamp, agent: &AgentId, keys: Vec<AttemptKey>) -> Vec<Event> {
+    fn lost(&self, now: Timestamp, join: &Join, keys: Vec<AttemptKey>) -> Vec<Event> {
         let mut seen = BTreeSet::new();
         let event = |key: AttemptKey| {
             let trial = self.trials.get(&key.trial)?;
-            let message = format!("agent {agent} came back without the attempt");
-            let outcome = Outcome::failed(class_of_missing(trial), message);
+            let message = format!("agent {} came back without the attempt", join.agent);
+            let withdrawn = why_withdrawn(trial, &key, &join.capacity.withdrawn);
+            let outcome = Outcome::failed(class_of_missing(trial, withdrawn), message);
             // Two members of one gang are one attempt.
             seen.insert(key.trial.clone()).then(|| self.after_attempt(now, &key, trial, outcome))
         };
@@ -246,12 +249,16 @@ impl Core {
         let mut seen = BTreeSet::new();
         let event = |(key, _): (&AttemptKey, &u64)| {
             let trial = self.trials.get(&key.trial)?;
-            let class =
-                if report.leaving { FailureClass::Cancelled } else { class_of_missing(trial) };
+            let withdrawn = why_withdrawn(trial, key, &report.withdrawn);
+            let class = match report.leaving {
+                true => FailureClass::Cancelled,
+                false => class_of_missing(trial, withdrawn),
+            };
             let recalled = trial.lease().is_some_and(|lease| lease.recalled);
-            let message = match recalled {
-                true => format!("agent {} gave it back before it began", report.agent),
-                false => format!("agent {} does not hold the attempt", report.agent),
+            let message = match (withdrawn, recalled) {
+                (Some(why), _) => format!("agent {} gave it back: {why}", report.agent),
+                (None, true) => format!("agent {} gave it back before it began", report.agent),
+                (None, false) => format!("agent {} does not hold the attempt", report.agent),
             };
             let outcome = Outcome::failed(class, message);
             seen.insert(key.trial.clone()).then(|| self.after_attempt(now, key, trial, outcome))
@@ -282,6 +289,10 @@ impl Core {
         agent.heard_at = now;
         agent.leaving |= report.leaving;
         agent.sequence = report.sequence;
+        if agent.capacity.withdrawn != report.withdrawn {
+            agent.capacity.withdrawn.clone_from(&report.withdrawn);
+            agent.free = None;
+        }
         agent.acknowledged = agent.acknowledged.max(report.assignment_version);
         agent.dropped = agent.dropped.split_off(&(agent.acknowledged + 1));
         // What was said last may be lost; it is said until a report knows it.
@@ -406,12 +417,24 @@ impl Core {
     }
 }
 
+/// Why a GPU of an attempt's member is withdrawn, if one is.
+fn why_withdrawn<'a>(
+    trial: &Trial,
+    key: &AttemptKey,
+    withdrawn: &'a BTreeMap<u32, String>,
+) -> Option<&'a str> {
+    let member = trial.lease()?.members.get(key.rank as usize)?;
+    member.devices.gpus.iter().find_map(|gpu| withdrawn.get(gpu)).map(String::as_str)
+}
+
 /// Whose fault it is that an agent does not hold an attempt any more. One that was in line, or that
-/// was asked for before it began, has not run, so nothing of it has failed.
-pub(super) fn class_of_missing(trial: &Trial) -> FailureClass {
-    let has_not_run = trial
-        .lease()
-        .is_some_and(|lease| !lease.started() && (lease.ahead || lease.preempted.is_some()));
+/// was asked for before it began, or whose GPU the agent has `withdrawn` before that, has not run,
+/// so nothing of it has failed.
+pub(super) fn class_of_missing(trial: &Trial, withdrawn: Option<&str>) -> FailureClass {
+    let has_not_run = trial.lease().is_some_and(|lease| {
+        let was_held_up = lease.ahead || lease.preempted.is_some() || withdrawn.is_some();
+        !lease.started() && was_held_up
+    });
     match has_not_run {
         true => FailureClass::Cancelled,
         false => FailureClass::Infrastructure,

@@ -54,7 +54,7 @@ impl Core {
                 "agent {agent} was not heard for {} ms, so its lease ended",
                 self.lease_ttl_ms
             );
-            let outcome = Outcome::failed(class_of_missing(trial), message);
+            let outcome = Outcome::failed(class_of_missing(trial, None), message);
             seen.insert(key.trial.clone()).then(|| self.after_attempt(now, key, trial, outcome))
         };
         let mut events: Vec<Event> = due.filter_map(end).collect();

@@ -9,6 +9,7 @@ use proto::wire::MESSAGE_BYTES_MAX;
 use proto::wire::{
     AgentView, AgentsReply, AttemptRef, CancelReply, ExperimentReply, ExperimentRequest,
     ExperimentSummary, ExperimentsReply, Gpu, Measured, SubmitReply, SubmitRequest, TrialView,
+    WithdrawnGpu,
 };
 use proto::{BlobRef, ExperimentId, Inputs, Timestamp, TrialId};
 use tonic::Status;
@@ -117,6 +118,7 @@ pub(super) async fn agents(service: &Service) -> Result<AgentsReply, Status> {
                     gpus: agent.capacity.gpus.iter().map(gpu).collect(),
                     gpus_free: free.whole_gpus() as u32,
                     running: core.running_on(agent).map(AttemptRef::new).collect(),
+                    withdrawn: agent.capacity.withdrawn.iter().map(withdrawn).collect(),
                 }
             };
             core.agents().iter().map(view).collect()
@@ -131,6 +133,10 @@ fn measured(measured: &studies::study::Measured) -> Measured {
 
 fn gpu(gpu: &crate::core::Gpu) -> Gpu {
     Gpu { index: gpu.index, name: gpu.name.clone(), memory_bytes: gpu.memory_bytes }
+}
+
+fn withdrawn((index, reason): (&u32, &String)) -> WithdrawnGpu {
+    WithdrawnGpu { index: *index, reason: reason.clone() }
 }
 
 fn summary(id: &ExperimentId, experiment: &Experiment) -> ExperimentSummary {

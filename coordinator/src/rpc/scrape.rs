@@ -66,7 +66,8 @@ fn add(seen: &mut Seen, core: &Core, now: Timestamp, id: &AgentId, agent: &Agent
     seen.agents_connected += 1;
     seen.cpus += u64::from(agent.capacity.cpus);
     seen.cpus_free += free.cpus.len() as u64;
-    seen.gpus += agent.capacity.gpus.len() as u64;
+    seen.gpus += agent.capacity.offered().count() as u64;
+    seen.gpus_withdrawn += agent.capacity.withdrawn.len() as u64;
     seen.gpus_free += free.whole_gpus() as u64;
 }
 

@@ -37,6 +37,8 @@ const MEMBERS_MAX: u32 = 1_024;
 const GPUS_MAX: usize = 256;
 /// Attempts in one report; an agent cannot hold more than it has CPU slots.
 const ATTEMPTS_MAX: usize = 3 * CPUS_MAX as usize;
+/// Kept of why a GPU is withdrawn: a sentence.
+const REASON_CHARACTERS_MAX: usize = 256;
 /// A session that says nothing for this many lease terms is closed: the connection is dead, even
 /// if the network has not noticed.
 const SILENCE_TERMS: u64 = 3;
@@ -76,6 +78,7 @@ pub(super) async fn open(
         format_version: FORMAT_VERSION,
         lease_ttl_ms: service.lease_ttl_ms,
         heartbeat_ms: service.heartbeat_ms,
+        heeds_withdrawn: true,
     };
     say(&outgoing, ToAgent::Welcome(welcome)).await?;
     let passed = Mutex::default();
@@ -108,6 +111,7 @@ fn join(session: u64, hello: Hello) -> Result<Join, Status> {
         host: hello.host,
         cpus: hello.cpus,
         gpus: hello.gpus.into_iter().map(gpu).collect(),
+        withdrawn: withdrawn(hello.withdrawn)?,
         memory_bytes: hello.memory_bytes,
         code_version: hello.brine_version.chars().take(VERSION_CHARACTERS_MAX).collect(),
         labels,
@@ -126,6 +130,16 @@ fn running(list: &[wire::Running]) -> Result<Vec<(AttemptKey, bool)>, Status> {
         Ok((key, item.started))
     };
     list.iter().map(parse).collect()
+}
+
+fn withdrawn(list: Vec<wire::WithdrawnGpu>) -> Result<BTreeMap<u32, String>, Status> {
+    if list.len() > GPUS_MAX {
+        return Err(Status::invalid_argument(format!("at most {GPUS_MAX} GPUs")));
+    }
+    let known = |gpu: wire::WithdrawnGpu| {
+        (gpu.index, gpu.reason.chars().take(REASON_CHARACTERS_MAX).collect())
+    };
+    Ok(list.into_iter().map(known).collect())
 }
 
 async fn say(outgoing: &Outgoing, message: ToAgent) -> Result<(), Status> {
@@ -246,6 +260,7 @@ impl Session {
             checkpoints: report.checkpoints.into_iter().map(saved).collect::<Result<_, _>>()?,
             assignment_version: report.assignment_version,
             leaving: report.leaving,
+            withdrawn: withdrawn(report.withdrawn)?,
         };
         let message = |answer| Message::report(report, answer);
         let settled = self.service.call(message).await?.map_err(reject)?;

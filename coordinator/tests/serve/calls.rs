@@ -4,10 +4,12 @@
 use crate::support::{Agent, Client, PATIENCE, TOKEN, client, options};
 use coordinator::{Options, Serving, StartError, start};
 use proto::wire::agent_message::Message as FromAgent;
+use proto::wire::coordinator_message::Message as ToAgent;
 use proto::wire::watch_reply::Message as Watched;
 use proto::wire::{
-    BlobChunk, BlobRequest, ExperimentRequest, InfoRequest, Lease, MetricBatch, MetricPoint,
-    MetricsRequest, Series, SubmitRequest, WatchRequest,
+    AgentsRequest, BlobChunk, BlobRequest, ExperimentRequest, Gpu, Hello, InfoRequest, Lease,
+    MetricBatch, MetricPoint, MetricsRequest, Reply, Report, Series, SubmitRequest, WatchRequest,
+    WithdrawnGpu,
 };
 use proto::{BlobId, Event, Inputs, Record};
 use std::collections::VecDeque;
@@ -139,6 +141,35 @@ async fn an_experiment_runs_and_is_remembered() {
     assert_eq!(reply.summary.unwrap().state, "complete");
     assert_eq!((reply.trials[0].attempts, &*reply.trials[0].state), (1, "completed"));
     assert_eq!(submit(&mut client).await, (experiment, true));
+    serving.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_withdrawn_gpu_is_shown_with_its_reason_until_the_agent_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = start(options(folder.path())).await.unwrap();
+    let mut client = client(&serving, TOKEN).await;
+    let gpu = |index| Gpu { index, name: "H100".into(), memory_bytes: 80 << 30 };
+    let hello = Hello { gpus: vec![gpu(0), gpu(1)], ..Agent::hello("a", 1) };
+    let mut agent = Agent::say_hello(&mut client, hello.clone()).await.unwrap();
+    let lost = WithdrawnGpu { index: 1, reason: "lost".into() };
+    let report = Report { sequence: 1, withdrawn: vec![lost.clone()], ..Report::default() };
+    agent.say(FromAgent::Report(report)).await;
+    while !matches!(agent.next().await, ToAgent::Reply(Reply { sequence: 1, .. })) {}
+    let again = |number, withdrawn| Hello { number, withdrawn, ..hello.clone() };
+    for (hello, withdrawn, free) in [
+        (None, vec![lost.clone()], 1),
+        (Some(again(1, vec![lost.clone()])), vec![lost], 1),
+        (Some(again(2, Vec::new())), Vec::new(), 2),
+    ] {
+        if let Some(hello) = hello {
+            agent = Agent::say_hello(&mut client, hello).await.unwrap();
+            assert!(matches!(agent.next().await, ToAgent::Welcome(_)));
+        }
+        let agents = client.agents(AgentsRequest {}).await.unwrap().into_inner().agents;
+        assert_eq!((agents[0].gpus.len(), agents[0].gpus_free), (2, free));
+        assert_eq!(agents[0].withdrawn, withdrawn);
+    }
     serving.shutdown().await.unwrap();
 }
 

@@ -62,6 +62,10 @@ fn gpu() -> wire::Gpu {
     wire::Gpu { index: 1, name: "H100".into(), memory_bytes: 80 << 30 }
 }
 
+fn withdrawn() -> wire::WithdrawnGpu {
+    wire::WithdrawnGpu { index: 1, reason: "lost".into() }
+}
+
 fn metrics() -> wire::MetricBatch {
     let (trial, metric) = (TRIAL.to_owned(), "loss".to_owned());
     let point = wire::MetricPoint { trial, attempt: 3, metric, step: 9, value: -0.5, rank: 2 };
@@ -89,7 +93,9 @@ fn agents_words() -> Vec<Case> {
         extras: HashMap::from([("licence".into(), 4)]),
         instance: u64::MAX,
         number: 5,
+        withdrawn: Vec::new(),
     };
+    let withdrawing = Hello { withdrawn: vec![withdrawn()], ..hello.clone() };
     let (trial, attempt, rank) = (TRIAL.to_owned(), 3, 2);
     let outcome_json = OUTCOME.to_owned();
     let ended = wire::Ended { trial: trial.clone(), attempt, outcome_json, rank };
@@ -104,17 +110,27 @@ fn agents_words() -> Vec<Case> {
         assignment_version: 41,
         leaving: true,
         notices: vec![noticed],
+        withdrawn: Vec::new(),
     };
+    let withdraws = wire::Report { withdrawn: vec![withdrawn()], ..report.clone() };
     vec![
         agent_says("hello", FromAgent::Hello(hello)),
+        agent_says("hello_withdrawn", FromAgent::Hello(withdrawing)),
         agent_says("report", FromAgent::Report(report)),
+        agent_says("report_withdrawn", FromAgent::Report(withdraws)),
         agent_says("metrics", FromAgent::Metrics(metrics())),
         agent_says("log", FromAgent::Log(log_chunk())),
     ]
 }
 
 fn coordinators_words() -> Vec<Case> {
-    let welcome = wire::Welcome { format_version: 2, lease_ttl_ms: 5_000, heartbeat_ms: 1_000 };
+    let welcome = wire::Welcome {
+        format_version: 2,
+        lease_ttl_ms: 5_000,
+        heartbeat_ms: 1_000,
+        heeds_withdrawn: false,
+    };
+    let heeding = wire::Welcome { heeds_withdrawn: true, ..welcome };
     let gang =
         wire::Gang { rank: 2, world_size: 4, master_addr: "first".into(), master_port: 29_500 };
     let lease = wire::Lease {
@@ -144,6 +160,7 @@ fn coordinators_words() -> Vec<Case> {
     let reply = wire::Reply { sequence: 300, refused: vec![attempt_ref()] };
     vec![
         coordinator_says("welcome", ToAgent::Welcome(welcome)),
+        coordinator_says("welcome_withdrawn", ToAgent::Welcome(heeding)),
         coordinator_says("reply", ToAgent::Reply(reply)),
         coordinator_says("assignment", ToAgent::Assignment(assignment)),
         coordinator_says("assignment_mtbf", ToAgent::Assignment(later)),
@@ -232,7 +249,9 @@ fn clients_words() -> Vec<Case> {
         gpus: vec![gpu()],
         gpus_free: 1,
         running: vec![attempt_ref()],
+        withdrawn: Vec::new(),
     };
+    let lacking = wire::AgentView { withdrawn: vec![withdrawn()], ..agent.clone() };
     vec![
         case("info_request", wire::InfoRequest {}),
         case("info_reply", info),
@@ -243,6 +262,7 @@ fn clients_words() -> Vec<Case> {
         case("experiments_reply", wire::ExperimentsReply { experiments: vec![summary()] }),
         case("experiment_reply", experiment),
         case("agents_reply", wire::AgentsReply { agents: vec![agent] }),
+        case("agents_reply_withdrawn", wire::AgentsReply { agents: vec![lacking] }),
         case("explain_request", wire::ExplainRequest { trial: "0123".into() }),
         case("explain_reply", explained()),
     ]

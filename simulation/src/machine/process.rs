@@ -1,7 +1,7 @@
 //! The processes of trials: they step, save, stop, and end themselves when their lease does.
 
 use super::program::{Program, State};
-use super::{Said, find};
+use super::{DEATH_MAX_MS, Said, find};
 use crate::nature::{Nature, ToServer, What};
 use crate::world::World;
 use agent_core::{Input, Lease, Moment, TrialEnd};
@@ -88,13 +88,30 @@ impl World {
         self.nature.after(program.step_ms, What::ProcessStep { machine: index, process: number });
         self.machines[index].processes.insert(number, process);
         self.watch_lease(index, number, lease_until);
+        self.process_may_lack_gpu(index, number);
         Ok(None)
     }
 
-    /// No device serves two processes, and no two attempts of a trial both think that they may
-    /// write.
+    /// A process that uses a lost GPU fails soon.
+    pub(super) fn process_may_lack_gpu(&mut self, index: usize, number: u64) {
+        let machine = &self.machines[index];
+        let is_lost =
+            |process: &Process| process.devices.gpus.iter().any(|gpu| machine.lost.contains(gpu));
+        if machine.processes.get(&number).is_some_and(is_lost) {
+            let delay = self.nature.random.between(1, DEATH_MAX_MS);
+            self.nature.after(delay, What::ProcessDies { machine: index, process: number });
+        }
+    }
+
+    /// No device serves two processes, none is withdrawn, and no two attempts of a trial both think
+    /// that they may write.
     fn check_start(&self, index: usize, lease: &Lease) -> Result<(), String> {
         let mut law = Ok(());
+        let withdrawn = self.machines[index].withdrawn();
+        let is_withdrawn = |gpu| withdrawn.is_some_and(|gpus| gpus.contains_key(gpu));
+        if lease.devices.gpus.iter().any(is_withdrawn) {
+            law = Err(format!("{} starts on a GPU that its agent has withdrawn", lease.key));
+        }
         self.each_process(|other_index, other, frozen| {
             let shares = |a: &[u32], b: &[u32]| a.iter().any(|device| b.contains(device));
             let whole = other.devices.gpu_share_milli == 0 || lease.devices.gpu_share_milli == 0;

@@ -90,13 +90,82 @@ fn an_attempt_that_is_listened_for_can_be_taken_back() {
 }
 
 #[test]
-fn a_lost_gpu_explains_every_failure_until_the_agent_begins_anew() {
-    let hour = 3_600_000;
+fn a_lost_gpu_explains_every_failure_of_what_ran_there() {
     let mut lab = Lab::connected();
-    lab.put(Input::Xid { gpu: 0, number: 79 });
-    lab.at(10 * hour).connect();
     lab.assign(1, &[on_gpu("a", 1, 0, 0), on_gpu("b", 1, 1, 1)]);
+    lab.put(Input::Xid { gpu: 0, number: 79 });
+    let heartbeat_ms = TTL_MS / 2;
+    let end = 20 * 60_000;
+    for at in (heartbeat_ms..=end).step_by(heartbeat_ms as usize) {
+        lab.at(at);
+        let sequence = lab.report().sequence;
+        lab.reply(sequence, &[]);
+    }
     lab.exit("a", 1, failed()).exit("b", 1, failed());
-    lab.at(10 * hour + HEARD_LATE_MS).put(Input::Tick);
+    lab.at(end + HEARD_LATE_MS).put(Input::Tick);
     assert_eq!(classes(&lab.report()), [Infrastructure, Trial]);
+}
+
+#[test]
+fn a_gpu_that_is_lost_is_withdrawn_once_and_said_in_every_report() {
+    let mut lab = Lab::connected();
+    assert_eq!(lab.report().withdrawn, BTreeMap::new());
+    lab.put(Input::Xid { gpu: 0, number: 48 }).expect(&[]);
+    lab.put(Input::Xid { gpu: 1, number: 79 });
+    let [Effect::Withdrawn { gpu: 1, reason }] = &lab.effects[..] else {
+        panic!("{:?}", lab.effects)
+    };
+    let expected = BTreeMap::from([(1, reason.clone())]);
+    assert!(reason.starts_with("GPU 1 reported Xid 79 ("), "{reason}");
+    assert!(lab.core.report_is_due());
+    lab.put(Input::Xid { gpu: 1, number: 62 }).expect(&[]);
+    lab.put(Input::Xid { gpu: 1, number: 79 }).expect(&[]);
+    assert_eq!(lab.report().withdrawn, expected);
+    lab.put(Input::Disconnected);
+    assert_eq!(*lab.core.withdrawn(), expected, "the next hello says it");
+    lab.connect();
+    assert_eq!(lab.report().withdrawn, expected);
+}
+
+#[test]
+fn what_is_on_its_way_to_a_lost_gpu_is_given_back_and_the_rest_goes_on() {
+    let mut lab = Lab::connected();
+    let mut both = on_gpu("d", 1, 3, 1);
+    both.devices.gpus.push(0);
+    // The second one waits for the first one's GPU.
+    lab.assign(1, &[on_gpu("a", 1, 0, 0), on_gpu("b", 1, 1, 0), on_gpu("c", 1, 2, 2)]);
+    let held = |report: Report| report.running.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    assert_eq!(held(lab.report()), [key("a", 1), key("b", 1), key("c", 1)]);
+    lab.put(Input::Xid { gpu: 0, number: 79 });
+    assert_eq!(held(lab.report()), [key("a", 1), key("c", 1)]);
+    let all = [on_gpu("a", 1, 0, 0), on_gpu("c", 1, 2, 2), both, on_gpu("e", 1, 4, 0)];
+    lab.assign(2, &all).expect(&[]);
+    assert!(lab.core.report_is_due());
+    assert_eq!(held(lab.report()), [key("a", 1), key("c", 1)]);
+    // What a report has left out never begins, and what runs is not disturbed.
+    lab.assign(3, &all).expect(&[]);
+    lab.assign(4, &[on_gpu("a", 1, 0, 0), on_gpu("c", 1, 2, 2), on_gpu("f", 1, 5, 1)]);
+    assert_eq!(held(lab.report()), [key("a", 1), key("c", 1), key("f", 1)]);
+}
+
+#[test]
+fn what_was_given_back_without_a_session_is_not_in_the_next_hello() {
+    let mut lab = Lab::connected();
+    lab.assign(1, &[on_gpu("a", 1, 0, 0), on_gpu("b", 1, 1, 0)]).put(Input::Disconnected);
+    lab.put(Input::Xid { gpu: 0, number: 62 });
+    assert_eq!(lab.core.held(), [(key("a", 1), false)]);
+    // The coordinator heard a hello that was said before.
+    lab.connect().assign(2, &[on_gpu("a", 1, 0, 0), on_gpu("b", 1, 1, 0)]);
+    assert_eq!(lab.report().running, [(key("a", 1), false)]);
+}
+
+#[test]
+fn a_coordinator_that_does_not_know_of_withdrawn_gpus_is_served_as_before() {
+    let mut lab = Lab::connected();
+    lab.heeds_withdrawn = false;
+    lab.connect().put(Input::Xid { gpu: 0, number: 79 });
+    lab.assign(1, &[on_gpu("a", 1, 0, 0)]);
+    assert_eq!(lab.processes.keys().collect::<Vec<_>>(), [&key("a", 1)]);
+    lab.exit("a", 1, failed()).at(HEARD_LATE_MS).put(Input::Tick);
+    assert_eq!(classes(&lab.report()), [Infrastructure]);
 }

@@ -33,10 +33,11 @@ impl Random {
     }
 
     fn input(&mut self, lab: &mut Lab) -> Input {
-        match self.below(9) {
+        match self.below(10) {
             0 => {
                 lab.started_once.clear();
-                Input::Connected { hello_sent: lab.now, lease_ttl_ms: TTL_MS }
+                let (hello_sent, heeds_withdrawn) = (lab.now, true);
+                Input::Connected { hello_sent, lease_ttl_ms: TTL_MS, heeds_withdrawn }
             }
             1 => Input::Disconnected,
             2 | 3 => {
@@ -66,6 +67,8 @@ impl Random {
             }
             6 => Input::Started(self.key()),
             7 => Input::Saved(self.key(), checkpoint(self.below(50))),
+            // It is lost seldom, because nothing can fail on it after that.
+            8 => Input::Xid { gpu: 0, number: if self.below(12) == 0 { 79 } else { 48 } },
             _ => match lab.processes.keys().next().cloned() {
                 Some(key) => Input::Exited { key, end: None, how: "ended".into() },
                 None => Input::Tick,

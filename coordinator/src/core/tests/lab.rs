@@ -21,6 +21,7 @@ pub(super) struct Lab {
     pub(super) refused: Vec<AttemptKey>,
     /// What the next reports say about their agent's plans.
     pub(super) leaving: bool,
+    pub(super) withdrawn: BTreeMap<u32, String>,
 }
 
 /// Trial `seed`: a command that is only told apart by its seed.
@@ -80,6 +81,7 @@ impl Lab {
             sequence: 0,
             refused: Vec::new(),
             leaving: false,
+            withdrawn: BTreeMap::new(),
         }
     }
 
@@ -419,6 +421,7 @@ impl Lab {
             notices: Vec::new(),
             assignment_version: 0,
             leaving: self.leaving,
+            withdrawn: self.withdrawn.clone(),
         }
     }
 
@@ -450,6 +453,10 @@ pub(super) fn capacity() -> Capacity {
 
 pub(super) fn key(seed: u64, attempt: u32) -> AttemptKey {
     AttemptKey { trial: spec(seed).id(), attempt: Attempt(attempt), rank: 0 }
+}
+
+pub(super) fn withdrawn(gpus: &[u32]) -> BTreeMap<u32, String> {
+    gpus.iter().map(|gpu| (*gpu, format!("GPU {gpu} is lost"))).collect()
 }
 
 fn short(id: &ExperimentId) -> &str {

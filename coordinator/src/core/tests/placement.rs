@@ -1,11 +1,11 @@
 //! Who gets which trial, beyond free CPU slots: gangs, shares, alternatives, labels, priorities,
 //! fair shares, limits, reservations, and agents that keep failing.
 
-use super::lab::{Lab, TTL, capacity, completed, failed, spec};
+use super::lab::{Lab, TTL, capacity, completed, failed, spec, withdrawn};
 use super::*;
 use proto::FailureClass::{Cancelled, Infrastructure};
 use proto::train::NUMERICS_LABEL;
-use proto::{Devices, Placement, Resources, Runner, TrialSpec};
+use proto::{Devices, Placement, Resources, Retries, Runner, TrialSpec};
 use studies::recipe::Policy;
 
 fn wanting(seed: u64, resources: Resources) -> TrialSpec {
@@ -14,6 +14,12 @@ fn wanting(seed: u64, resources: Resources) -> TrialSpec {
 
 fn gang(seed: u64, members: u32) -> TrialSpec {
     TrialSpec { placement: Placement { members, ..Placement::default() }, ..spec(seed) }
+}
+
+/// A trial on whole GPUs that may not fail even once.
+fn on_gpus(seed: u64, gpus: u32) -> TrialSpec {
+    let retries = Retries { infrastructure: 0, trial: 0 };
+    TrialSpec { retries, ..wanting(seed, Resources { gpus, ..Resources::default() }) }
 }
 
 fn with_gpus(cpus: u32, gpus: u32) -> Capacity {
@@ -98,6 +104,89 @@ fn a_whole_gpu_is_not_one_of_which_a_share_is_held() {
     let mut lab = Lab::new().plan([share, whole]);
     lab.join("a", with_gpus(4, 1), &[]).unwrap();
     lab.expect(["lease 1/1 a[0,gpu0]"]);
+}
+
+#[test]
+fn a_withdrawn_gpu_gets_nothing_and_the_others_go_on() {
+    let share = wanting(4, Resources { gpu_share_milli: 500, ..Resources::default() });
+    let mut lab = Lab::new().plan([on_gpus(1, 1), on_gpus(2, 1)]);
+    lab.join("a", with_gpus(4, 2), &[]).unwrap();
+    lab.expect(["lease 1/1 a[0,gpu0]", "lease 2/1 a[1,gpu1]"]);
+    lab.withdrawn = withdrawn(&[0]);
+    lab.heartbeat("a");
+    lab.expect([]);
+    lab.ended("a", 1, 1, failed(Infrastructure));
+    lab.expect(["ended 1/1 infrastructure"]);
+    let mut lab = lab.plan_for("f", [on_gpus(3, 1), share]);
+    lab.expect([]);
+    lab.ended("a", 2, 1, completed());
+    lab.expect(["ended 2/1 completed", "lease 3/1 a[0,gpu1]"]);
+}
+
+#[test]
+fn a_trial_waits_for_a_withdrawn_gpu_as_for_one_that_is_not_there() {
+    let reason = |offered: Capacity, lost: &[u32]| {
+        let mut lab = Lab::new().plan([on_gpus(1, 2)]);
+        lab.join("a", Capacity { withdrawn: withdrawn(lost), ..offered }, &[]).unwrap();
+        lab.expect([]);
+        lab.why(1)
+    };
+    let there = reason(with_gpus(4, 1), &[]);
+    assert!(there.contains("none that is connected could run it"), "{there}");
+    assert_eq!(reason(with_gpus(4, 2), &[0]), there);
+    assert_eq!(reason(with_gpus(4, 3), &[1, 2]), there);
+}
+
+#[test]
+fn a_lease_on_its_way_to_a_withdrawn_gpu_costs_no_retry_and_goes_elsewhere_at_once() {
+    let mut lab = Lab::new().plan([on_gpus(1, 1)]);
+    lab.join("a", with_gpus(4, 2), &[]).unwrap();
+    lab.expect(["lease 1/1 a[0,gpu0]"]);
+    lab.withdrawn = withdrawn(&[0]);
+    lab.says_nothing_of_its_leases("a");
+    lab.expect(["failed 1/1 cancelled", "lease 1/2 a[0,gpu1]"]);
+    // As a hello says it.
+    lab.withdrawn = withdrawn(&[0, 1]);
+    let capacity = Capacity { withdrawn: lab.withdrawn.clone(), ..with_gpus(4, 3) };
+    lab.join("a", capacity, &[]).unwrap();
+    lab.expect(["failed 1/2 cancelled", "lease 1/3 a[0,gpu2]"]);
+    // What began and is gone has failed.
+    lab.running("a", 1, 3);
+    lab.withdrawn = withdrawn(&[2]);
+    lab.says_nothing_of_its_leases("a");
+    lab.expect(["started 1/3", "ended 1/3 infrastructure"]);
+}
+
+#[test]
+fn the_newest_report_alone_says_what_is_withdrawn() {
+    let mut lab = Lab::new().plan([on_gpus(1, 1)]);
+    let capacity = Capacity { withdrawn: withdrawn(&[0]), ..with_gpus(1, 1) };
+    lab.join("a", capacity, &[]).unwrap();
+    let old = lab.empty_report("a");
+    lab.withdrawn = withdrawn(&[0]);
+    lab.heartbeat("a");
+    lab.heartbeat("a");
+    assert!(matches!(lab.report(old), Err(Rejection::StaleReport(_))));
+    lab.expect([]);
+    // It begins anew, and its driver lists the GPU.
+    lab.join("a", with_gpus(1, 1), &[]).unwrap();
+    lab.expect(["lease 1/1 a[0,gpu0]"]);
+}
+
+#[test]
+fn a_gang_whose_member_lacks_its_gpu_lets_go_and_fails_nobody() {
+    let placement = Placement { members: 2, ..Placement::default() };
+    let mut lab = Lab::new().plan([TrialSpec { placement, ..on_gpus(1, 1) }]);
+    lab.join("a", with_gpus(2, 1), &[]).unwrap();
+    lab.join("b", with_gpus(2, 2), &[]).unwrap();
+    lab.expect(["lease 1/1 a[0,gpu0] b[0,gpu0]"]);
+    lab.running("a", 1, 1);
+    lab.withdrawn = withdrawn(&[0]);
+    lab.says_nothing_of_its_leases("b");
+    lab.expect(["failed 1/1 cancelled"]);
+    lab.withdrawn.clear();
+    lab.heartbeat("a");
+    lab.expect(["lease 1/2 a[0,gpu0] b[0,gpu1]"]);
 }
 
 #[test]
