@@ -136,10 +136,12 @@ fn a_text_that_is_seen_more_than_once_is_noted() {
 fn the_plan_warns_of_what_the_report_will_note() {
     let warned = |text: &str, bytes: u64| {
         let mut lab = Lab::new(text);
-        lab.study.data.text.bytes = bytes;
         lab.plan();
+        let mut data = lab.study.data.clone();
+        data.text.bytes = bytes;
+        let study = IsoflopStudy::new(lab.study.spec.clone(), settings(), data);
         let views = lab.views();
-        let (warnings, report) = (lab.study.warnings(&views), report(&lab));
+        let (warnings, report) = (study.warnings(&views), study.report(&views));
         // The number of sizes is a matter of the plan; a report shows what came of it.
         let both = |note: &&String| !note.contains("a parabola needs");
         assert!(warnings.iter().filter(both).all(|note| report.notes.contains(note)));
