@@ -204,15 +204,7 @@ mod tests {
         let texts: Vec<String> = table.texts().into_iter().map(|row| row[0].clone()).collect();
         assert_eq!(
             texts,
-            [
-                "1.234567895e8",
-                "1.234567885e8",
-                "1.234567885e8",
-                "2.5",
-                "2.500001",
-                "7",
-                "not a number"
-            ]
+            ["1.2345679e8", "1.23456788e8", "1.23456788e8", "2.5", "2.500001", "7", "not a number"]
         );
     }
 
