@@ -3,6 +3,7 @@
 use crate::error::CliError;
 use crate::series::Shapes;
 use crate::snapshot::Snapshot;
+use crate::stored::{self, Stored};
 use proto::wire::coordinator_client::CoordinatorClient;
 use proto::wire::{
     AgentView, AgentsRequest, BLOB_CHUNK_BYTES, BlobChunk, BlobRequest, ExperimentReply,
@@ -39,6 +40,8 @@ const NO_RECORDS: u64 = u64::MAX;
 pub(crate) struct Client {
     calls: CoordinatorClient<InterceptedService<Channel, Bearer>>,
     url: String,
+    /// Set where the coordinator was only started to read a folder.
+    stored: Option<Stored>,
 }
 
 /// A submission's answer.
@@ -72,10 +75,20 @@ impl Client {
         let calls = CoordinatorClient::with_interceptor(channel, bearer)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let mut client = Self { calls, url: url.to_owned() };
+        let mut client = Self { calls, url: url.to_owned(), stored: None };
         let info = within(client.calls.info(InfoRequest {})).await?;
         check_version(url, &info)?;
         Ok(client)
+    }
+
+    /// The same client, which says of nothing that it runs.
+    pub(crate) fn of_stored(self, stored: Stored) -> Self {
+        Self { stored: Some(stored), ..self }
+    }
+
+    /// What it reads, when no coordinator runs.
+    pub(crate) fn stored(&self) -> Option<&Stored> {
+        self.stored.as_ref()
     }
 
     /// Where it is connected to.
@@ -130,7 +143,10 @@ impl Client {
 
     /// All experiments.
     pub(crate) async fn experiments(&mut self) -> Result<Vec<ExperimentSummary>, CliError> {
-        let reply = within(self.calls.experiments(ExperimentsRequest {})).await?;
+        let mut reply = within(self.calls.experiments(ExperimentsRequest {})).await?;
+        if self.stored.is_some() {
+            reply.experiments.iter_mut().for_each(stored::settle_summary);
+        }
         Ok(reply.experiments)
     }
 
@@ -139,12 +155,9 @@ impl Client {
         &mut self,
         experiment: &ExperimentId,
     ) -> Result<Snapshot, CliError> {
-        let experiment = experiment.to_string();
         let mut whole = ExperimentReply::default();
         loop {
-            let first_trial = whole.trials.len() as u32;
-            let request = ExperimentRequest { experiment: experiment.clone(), first_trial };
-            let mut page = within(self.calls.experiment(request)).await?;
+            let mut page = self.page(experiment, whole.trials.len() as u32).await?;
             let is_last = page.trials.is_empty();
             // The head of the newest page; the trials of all.
             whole.trials.append(&mut page.trials);
@@ -164,7 +177,11 @@ impl Client {
         first_trial: u32,
     ) -> Result<ExperimentReply, CliError> {
         let request = ExperimentRequest { experiment: experiment.to_string(), first_trial };
-        within(self.calls.experiment(request)).await
+        let mut reply = within(self.calls.experiment(request)).await?;
+        if self.stored.is_some() {
+            stored::settle_experiment(&mut reply);
+        }
+        Ok(reply)
     }
 
     /// An experiment's counts, recipe and inputs, without its trials.
@@ -178,7 +195,11 @@ impl Client {
     /// Why the trial whose id begins with `prefix` is where it is.
     pub(crate) async fn explain(&mut self, prefix: &str) -> Result<ExplainReply, CliError> {
         let request = ExplainRequest { trial: prefix.to_owned() };
-        within(self.calls.explain(request)).await
+        let mut reply = within(self.calls.explain(request)).await?;
+        if self.stored.is_some() {
+            stored::settle_explanation(&mut reply);
+        }
+        Ok(reply)
     }
 
     /// Sequence number of the newest record.

@@ -3,31 +3,39 @@
 use crate::error::CliError;
 use crate::number;
 use crate::snapshot::{TrialState, parse_json};
+use crate::stored::WAITS;
 use crate::table::{Align, Table};
+use crate::words;
 use proto::wire::{AttemptRef, ExplainReply, Shortage};
 use proto::{Attempt, Checkpoint, Notice, Outcome, TrialId};
 use serde_json::{Value, json};
 
 /// How a coordinator's words for a reason begin. The test below holds them to the coordinator's.
-const BEGINNINGS: [(&str, Reason); 6] = [
-    ("its experiment is not running", Reason::Unwanted),
-    ("a limit of its recipe", Reason::Limit),
-    ("no agent is connected", Reason::NoAgent),
-    ("an agent that is large enough", Reason::TooLarge),
+const BEGINNINGS: [(&str, Reason); 7] = [
+    (WAITS, Reason::Nobody),
+    ("its experiment to be submitted again", Reason::Unwanted),
+    ("room below a limit of its recipe", Reason::Limit),
+    ("an agent: none is connected", Reason::NoAgent),
+    ("an agent that can run it", Reason::Unfit),
     ("its turn on agent ", Reason::Line),
     ("agent ", Reason::Stopping),
 ];
 
+/// Metrics that are named in place of a missing one.
+const METRICS_NAMED_MAX: usize = 20;
+
 /// Why a trial waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reason {
+    /// No coordinator runs.
+    Nobody,
     /// A pause after a failed attempt.
     Pause,
     Unwanted,
     Limit,
     NoAgent,
     /// No connected agent could run it even when empty.
-    TooLarge,
+    Unfit,
     /// An agent may still be stopping its last attempt.
     Stopping,
     /// An agent has it already and begins it after another one.
@@ -124,16 +132,32 @@ impl Explanation {
         Some(known.map_or(Reason::Turn, |(_, reason)| *reason))
     }
 
+    /// What to say when the trial completed without `metric`, which `experiment` is about.
+    pub(crate) fn lacks_metric(&self, experiment: &str, metric: &str) -> Option<String> {
+        let Some(Outcome::Completed { metrics, .. }) = &self.trial.outcome else {
+            return None;
+        };
+        if metrics.contains_key(metric) {
+            return None;
+        }
+        let names: Vec<String> =
+            metrics.keys().take(METRICS_NAMED_MAX).map(|name| format!("`{name}`")).collect();
+        let reported = if names.is_empty() { "no metric".to_owned() } else { names.join(", ") };
+        Some(format!(
+            "`{metric}` is missing, so it gave {experiment} no result; it reported {reported}"
+        ))
+    }
+
     /// The explanation for people, line by line.
     pub(crate) fn lines(&self) -> Vec<String> {
         let trial = &self.trial;
-        let mut lines = vec![format!("trial {} is {}", trial.id, trial.word)];
+        let mut lines = vec![format!("trial {} {}", trial.id, words::of_state(&trial.word))];
         let parameters = trial.parameters();
         let joint = if parameters.is_empty() { "" } else { " " };
         lines.push(format!("parameters: {parameters}{joint}seed={}", trial.spec.seed));
         lines.push(format!("wanted by: {}", or_nobody(&self.experiments.join(", "))));
         match &trial.outcome {
-            Some(outcome) => lines.push(format!("it ended: {}", told(outcome))),
+            Some(outcome) => lines.push(format!("it ended: {}", words::of_trial(outcome))),
             None if self.running.is_empty() => self.waiting_lines(&mut lines),
             None => self.running_lines(&mut lines),
         }
@@ -144,7 +168,7 @@ impl Explanation {
             ));
         }
         if !self.failed.is_empty() {
-            lines.push("failed attempts, oldest first:".to_owned());
+            lines.push("attempts that did not end it, oldest first:".to_owned());
             lines.extend(self.failed_table().render().lines().map(|line| format!("  {line}")));
         }
         for Noticed { attempt, at_ms, notice } in &self.noticed {
@@ -170,15 +194,18 @@ impl Explanation {
                 };
                 lines.push(lacks.to_owned());
             }
-            Reason::TooLarge => lines.push(
-                "it waits for: a larger agent; none that is connected could run it".to_owned(),
+            Reason::Unfit => lines.push(
+                "it waits for: an agent that can run it; none that is connected could".to_owned(),
             ),
             Reason::Pause
+            | Reason::Nobody
             | Reason::Unwanted
             | Reason::Limit
             | Reason::NoAgent
             | Reason::Line
-            | Reason::Stopping => lines.push(format!("it waits: {}", self.trial.waiting_for)),
+            | Reason::Stopping => {
+                lines.push(format!("it waits for: {}", self.trial.waiting_for));
+            }
         }
         for Shortage { agent, lacks } in &self.shortages {
             lines.push(format!("  {agent}: {lacks}"));
@@ -195,12 +222,15 @@ impl Explanation {
                 "the pause of {} is over and an agent has room",
                 number::duration_s(self.wait_ms as f64 / 1e3)
             ),
+            Reason::Nobody => {
+                "`brine run` or `brine coordinator` serves this data folder again".to_owned()
+            }
             Reason::Unwanted => "its recipe is submitted again".to_owned(),
             Reason::Limit => {
                 "other trials end, or the recipe with a higher limit is submitted again".to_owned()
             }
-            Reason::NoAgent => "an agent connects that is large enough".to_owned(),
-            Reason::TooLarge => "an agent connects that has what these lack".to_owned(),
+            Reason::NoAgent => "an agent connects that can run it".to_owned(),
+            Reason::Unfit => "an agent connects that has what these lack".to_owned(),
             Reason::Stopping => "that agent reports its process gone, or its lease is over".into(),
             Reason::Line => "the trials before it on that agent have ended".to_owned(),
             Reason::Turn if self.shortages.is_empty() => "its turn comes".to_owned(),
@@ -235,7 +265,7 @@ impl Explanation {
                 failed.attempt.to_string(),
                 number::local_time(failed.at_ms),
                 or_nobody(&failed.agent).to_owned(),
-                told(&failed.outcome),
+                words::of_attempt(&failed.outcome),
             ]);
         }
         table
@@ -260,15 +290,16 @@ impl Explanation {
             Some(Reason::NoAgent) => {
                 "start an agent with: brine-agent --coordinator URL --token-file FILE".to_owned()
             }
+            Some(Reason::Nobody) => "go on with: brine run RECIPE".to_owned(),
             Some(Reason::Pause) => {
                 format!("read what its last attempt wrote with: brine logs {id}")
             }
             Some(Reason::Unwanted | Reason::Limit) => {
                 "submit its recipe with: brine submit RECIPE".to_owned()
             }
-            Some(Reason::TooLarge) => {
-                "see the agents with: brine status; or ask for less in spec.resources".to_owned()
-            }
+            Some(Reason::Unfit) => "see the agents with: brine status; or ask for less in \
+                spec.resources or spec.labels"
+                .to_owned(),
             Some(Reason::Stopping | Reason::Line | Reason::Turn) => {
                 "see what runs with: brine top".to_owned()
             }
@@ -320,23 +351,6 @@ impl Explanation {
 
 fn or_nobody(text: &str) -> &str {
     if text.is_empty() { "nobody" } else { text }
-}
-
-/// How something ended, in one line.
-fn told(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Completed { metrics, .. } => {
-            let metrics = metrics.iter();
-            let values = metrics.map(|(name, value)| format!("{name}={}", number::short(*value)));
-            format!("completed {}", values.collect::<Vec<_>>().join(" ")).trim_end().to_owned()
-        }
-        Outcome::Diverged { metric, step } => {
-            format!("diverged: {metric} is not a number at step {step}")
-        }
-        Outcome::Failed { class, message } => {
-            format!("{}: {}", class.word(), message.lines().next().unwrap_or_default())
-        }
-    }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ fn shortage(agent: &str, lacks: &str) -> Shortage {
 
 #[test]
 fn the_head_names_the_trial_its_state_and_who_wants_it() {
-    let explanation = Explanation::parse(reply("waiting", "no agent is connected")).unwrap();
+    let explanation = Explanation::parse(reply("waiting", "an agent: none is connected")).unwrap();
     let id = command(3).id();
     assert_eq!(
         explanation.lines()[..3],
@@ -47,7 +47,7 @@ fn the_head_names_the_trial_its_state_and_who_wants_it() {
 fn each_reason_of_the_coordinator_is_told_with_what_would_end_it() {
     let a = || AgentId::new("a").unwrap();
     for (waits, expected, hint) in [
-        (Waits::NoAgent, "an agent connects that is large enough", "brine-agent"),
+        (Waits::NoAgent, "an agent connects that can run it", "brine-agent"),
         (Waits::Unwanted, "its recipe is submitted again", "brine submit"),
         (Waits::Limit("trials: 3".into()), "other trials end", "brine submit"),
         (Waits::Line(a()), "the trials before it on that agent have ended", "brine top"),
@@ -71,8 +71,8 @@ fn a_trial_in_the_queue_has_a_position_and_sees_what_each_agent_lacks() {
     let waiting = ExplainReply {
         ahead: 4,
         shortages: vec![
-            shortage("a", "0 CPU slots free of 2"),
-            shortage("b", "0 fitting GPUs free of 1"),
+            shortage("a", "0 CPU slots free, 2 wanted"),
+            shortage("b", "0 fitting GPUs free, 1 wanted"),
         ],
         yielding: vec!["00ff".to_owned()],
         ..reply("waiting", "free devices or memory, behind 4 trials of its experiment")
@@ -80,8 +80,8 @@ fn a_trial_in_the_queue_has_a_position_and_sees_what_each_agent_lacks() {
     let lines = [
         "position: behind 4 trials of its experiment",
         "it waits for: room on an agent",
-        "  a: 0 CPU slots free of 2",
-        "  b: 0 fitting GPUs free of 1",
+        "  a: 0 CPU slots free, 2 wanted",
+        "  b: 0 fitting GPUs free, 1 wanted",
         "asked to give way to it: 00ff",
         "it starts when one of these agents has what it lacks and it is its turn",
     ];
@@ -103,9 +103,9 @@ fn a_pause_tells_how_long_and_what_failed_before() {
         ..reply("backoff", "a pause of 2500 ms before its next attempt")
     };
     let lines = [
-        "it waits: a pause of 2500 ms before its next attempt",
+        "it waits for: a pause of 2500 ms before its next attempt",
         "it starts when the pause of 2.5s is over and an agent has room",
-        "failed attempts, oldest first:",
+        "attempts that did not end it, oldest first:",
         "  attempt  when  agent  what",
         "        1  ?     a      failed: exit code 7",
     ];
@@ -143,4 +143,25 @@ fn a_malformed_answer_is_an_error() {
     let broken = ExplainReply { checkpoint_json: "{".to_owned(), ..reply("waiting", "") };
     let error = Explanation::parse(broken).unwrap_err();
     assert!(error.to_string().contains("malformed checkpoint"), "{error}");
+}
+
+#[test]
+fn a_completed_trial_without_its_metric_says_what_it_reported() {
+    #[track_caller]
+    fn check(names: &[&str], expected: Option<&str>) {
+        let metrics = names.iter().map(|name| ((*name).to_owned(), 0.5)).collect();
+        let outcome = Outcome::Completed { metrics, checkpoint: None };
+        let mut ended = reply("completed", "");
+        ended.trial.as_mut().unwrap().outcome_json = serde_json::to_string(&outcome).unwrap();
+        let explanation = Explanation::parse(ended).unwrap();
+        assert_eq!(explanation.lacks_metric("mini-1", "loss").as_deref(), expected);
+    }
+    check(&["loss", "x"], None);
+    check(
+        &["val_loss", "x"],
+        Some("`loss` is missing, so it gave mini-1 no result; it reported `val_loss`, `x`"),
+    );
+    check(&[], Some("`loss` is missing, so it gave mini-1 no result; it reported no metric"));
+    let open = Explanation::parse(reply("running", "")).unwrap();
+    assert_eq!(open.lacks_metric("mini-1", "loss"), None);
 }

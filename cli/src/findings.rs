@@ -110,7 +110,7 @@ impl Findings {
         if printer.mode() == OutputMode::Json {
             return printer.data(&self.json()?);
         }
-        let state = self.provenance.state.word();
+        let state = self.provenance.word();
         printer.data(&format!("{} ({state})", self.report.title))?;
         for section in &self.report.sections {
             for table in &section.tables {
@@ -158,9 +158,8 @@ pub(crate) fn drawn(table: &report::Table) -> Table {
         .collect();
     let titles: Vec<(&str, Align)> = titles.iter().map(|(t, a)| (t.as_str(), *a)).collect();
     let mut drawn = Table::new(&titles);
-    for row in &table.rows {
-        let cells = row.iter().map(report::Cell::to_text);
-        let filled = cells.chain(std::iter::repeat(String::new()));
+    for row in table.texts() {
+        let filled = row.into_iter().chain(std::iter::repeat(String::new()));
         drawn.row(filled.take(table.columns.len()));
     }
     drawn
@@ -171,6 +170,7 @@ fn provenance(snapshot: &Snapshot) -> Provenance {
     Provenance {
         experiment: snapshot.experiment.clone(),
         state: snapshot.state,
+        interrupted: snapshot.is_interrupted,
         recipe: snapshot.recipe.clone(),
         code_version: code_version(),
         data_hash: snapshot.inputs.data.as_ref().map(|data| data.blob.clone()),

@@ -6,6 +6,7 @@ use crate::error::CliError;
 use crate::live::{self, Newest};
 use crate::number;
 use crate::snapshot::{Snapshot, TrialState};
+use crate::stored::INTERRUPTED;
 use crate::table::{Align, Table};
 use proto::{ExperimentId, Outcome, TrialId};
 use std::collections::BTreeMap;
@@ -59,7 +60,7 @@ impl Listing {
             tail = newest_of(page);
         }
         let mut listing = Self { snapshot, tail, planned, ended, running, live: BTreeMap::new() };
-        let running = listing.trials().filter(|trial| trial.word == "running");
+        let running = listing.trials().filter(|trial| is_told(&trial.word));
         let running: Vec<TrialId> = running.map(|trial| trial.id.clone()).collect();
         listing.live = live::newest(client, &running).await?;
         Ok(listing)
@@ -86,13 +87,16 @@ impl Listing {
             ("result", Align::Left),
         ];
         let mut table = Table::new(&columns).cut(&["agent", "parameters", "result"]);
+        let mut seeds = self.trials().map(|trial| trial.spec.seed);
+        let first = seeds.next();
+        let seeds_differ = seeds.any(|seed| Some(seed) != first);
         let row = |trial: &TrialState| {
             [
                 trial.id.to_string(),
                 trial.word.clone(),
                 trial.attempts.to_string(),
                 trial.agent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
-                trial.parameters(),
+                parameters(trial, seeds_differ),
                 result(trial, self.live.get(&trial.id)),
             ]
         };
@@ -103,6 +107,21 @@ impl Listing {
         self.tail.iter().for_each(|trial| table.row(row(trial)));
         table
     }
+}
+
+/// What tells a trial from the others.
+fn parameters(trial: &TrialState, seeds_differ: bool) -> String {
+    let text = trial.parameters();
+    match (seeds_differ, text.is_empty()) {
+        (false, _) => text,
+        (true, true) => format!("seed={}", trial.spec.seed),
+        (true, false) => format!("seed={} {text}", trial.spec.seed),
+    }
+}
+
+/// Whether what a trial said last belongs to its row.
+fn is_told(word: &str) -> bool {
+    ["running", INTERRUPTED].contains(&word)
 }
 
 /// An experiment has far fewer trials than a place can say.
@@ -183,6 +202,26 @@ mod tests {
         assert_eq!(first(1_000, 1_000), (Some(900), TAIL_MAX));
         assert_eq!(first(3, 5), (Some(0), 5));
         assert_eq!(first(0, 0), (None, 0));
+    }
+
+    #[test]
+    fn trials_that_differ_by_their_seed_show_it() {
+        let listing = |seeds: &[u64]| {
+            let trials = seeds.iter().map(|seed| trial(*seed, false)).collect();
+            let snapshot = Snapshot {
+                experiment: ExperimentId::new("e").unwrap(),
+                state: proto::ExperimentState::Running,
+                is_interrupted: false,
+                recipe: String::new(),
+                inputs: proto::Inputs::default(),
+                trials,
+            };
+            let (tail, live) = (Vec::new(), BTreeMap::new());
+            Listing { snapshot, tail, planned: 2, ended: 0, running: 0, live }.table().render()
+        };
+        let different = listing(&[3, 4]);
+        assert!(different.contains("seed=3") && different.contains("seed=4"), "{different}");
+        assert!(!listing(&[3, 3]).contains("seed"));
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! The command line of Brine.
 //!
 //! * `commands`: one file per command.
-//! * `client`, `target`, `snapshot`: the connection to a coordinator, and what it says.
+//! * `client`, `target`, `snapshot`: the connection to a coordinator, and what it says; `stored`:
+//!   what of it holds when there is none.
 //! * `local`: the coordinator and the agents that `brine run` starts.
 //! * `progress`: bars and lines while trials run.
 //! * `inputs`, `estimate`, `findings`: a recipe's files, its cost, its report.
 //! * `diff`: two recipes side by side. `explain`: why a trial is where it is.
 //! * `listing`, `live`, `top`: trials in tables, their newest numbers, the live view.
 //! * `logs`, `series`, `export`: what trials wrote: texts and metric series.
-//! * `output`, `table`, `number`, `error`: every word that is printed.
+//! * `output`, `table`, `number`, `words`, `error`: every word that is printed.
 
 use clap::Parser;
 use error::{CliError, EXIT_CODES, Kind};
@@ -36,9 +37,11 @@ mod output;
 mod progress;
 mod series;
 mod snapshot;
+mod stored;
 mod table;
 mod target;
 mod top;
+mod words;
 
 /// Version and commit, for `--version` and for the provenance of reports.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("BRINE_COMMIT"));
@@ -86,11 +89,15 @@ fn execute(cli: Cli, printer: &Printer) -> ExitCode {
     }
 }
 
+/// What a coordinator logs by itself.
+const COORDINATOR_LOG: &str = "info";
+/// What a command logs that says in its own words what its coordinator notices and why it stops.
+const COMMAND_LOG: &str = "warn,coordinator::driver=error,sled=off";
+
 /// The coordinator's log goes to stderr; `BRINE_LOG` says how much of it.
 fn start_log(printer: &Printer, is_coordinator: bool) {
-    let quiet_default = if is_coordinator { "info" } else { "warn" };
-    let filter =
-        EnvFilter::try_from_env("BRINE_LOG").unwrap_or_else(|_| EnvFilter::new(quiet_default));
+    let default = if is_coordinator { COORDINATOR_LOG } else { COMMAND_LOG };
+    let filter = EnvFilter::try_from_env("BRINE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(printer.clone())

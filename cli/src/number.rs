@@ -25,8 +25,15 @@ pub(crate) fn scientific(value: f64) -> String {
     format!("{value:.2e}")
 }
 
-/// An estimate with its interval: `0.51 [0.47, 0.56]`. Shows the digits that the interval's width
-/// makes sensible: two of them differ between its ends, at most five after the point.
+/// Significant digits that an estimate keeps however wide its interval is, and those of its ends.
+const ESTIMATE_DIGITS_MIN: i32 = 3;
+const END_DIGITS_MIN: i32 = 2;
+/// Most digits after the point of an estimate.
+const DECIMALS_MAX: i32 = 6;
+
+/// An estimate with its interval: `0.513 [0.472, 0.561]`. Shows the digits that the interval's
+/// width makes sensible, so that two of them differ between its ends, and never so few that the
+/// estimate or an end loses its own: `0.114 [0.0021, 54]`.
 pub(crate) fn interval(value: f64, low: f64, high: f64) -> String {
     let width = (high - low).abs();
     let all_moderate =
@@ -34,9 +41,19 @@ pub(crate) fn interval(value: f64, low: f64, high: f64) -> String {
     if !all_moderate || !width.is_finite() {
         return format!("{} [{}, {}]", scientific(value), scientific(low), scientific(high));
     }
-    let decimals =
-        if width > 0.0 { (1.0 - width.log10().floor()).clamp(0.0, 5.0) as usize } else { DIGITS };
-    format!("{value:.decimals$} [{low:.decimals$}, {high:.decimals$}]")
+    // All are moderate, so the casts keep the values.
+    let by_width = if width > 0.0 { 1 - width.log10().floor() as i32 } else { DIGITS as i32 };
+    let shown = |x: f64, digits: i32| {
+        let own = if x == 0.0 { 0 } else { digits - 1 - x.abs().log10().floor() as i32 };
+        let decimals = by_width.min(DECIMALS_MAX - 1).max(own).clamp(0, DECIMALS_MAX) as usize;
+        format!("{x:.decimals$}")
+    };
+    format!(
+        "{} [{}, {}]",
+        shown(value, ESTIMATE_DIGITS_MIN),
+        shown(low, END_DIGITS_MIN),
+        shown(high, END_DIGITS_MIN)
+    )
 }
 
 /// A count with a suffix: `950`, `12.3k`, `1.20M`, `2.50G`.
@@ -146,11 +163,16 @@ mod tests {
     fn an_interval_decides_how_many_digits_make_sense() {
         for (value, low, high, expected) in [
             (0.513, 0.472, 0.561, "0.513 [0.472, 0.561]"),
-            (0.513, 0.2, 0.9, "0.51 [0.20, 0.90]"),
+            (0.513, 0.2, 0.9, "0.513 [0.20, 0.90]"),
             (477.83, 284.12, 725.18, "478 [284, 725]"),
             (0.5, 0.5, 0.5, "0.5000 [0.5000, 0.5000]"),
             (0.51, 0.509_999, 0.510_001, "0.51000 [0.51000, 0.51000]"),
             (2.0e9, 1.5e9, 3.0e9, "2.00e9 [1.50e9, 3.00e9]"),
+            (0.1135, 0.0, 54.2, "0.114 [0, 54]"),
+            (0.1135, 0.002_13, 54.2, "0.114 [0.0021, 54]"),
+            (5.23, 4.31, 421.0, "5.23 [4.3, 421]"),
+            (-0.000_123, -31.0, 2.0, "-0.000123 [-31, 2.0]"),
+            (99_999.0, 1.0, 99_999.5, "99999 [1.0, 100000]"),
             (0.5, 0.1, f64::INFINITY, "5.00e-1 [1.00e-1, inf]"),
         ] {
             assert_eq!(interval(value, low, high), expected);

@@ -3,6 +3,7 @@
 use crate::client::parse_experiment;
 use crate::error::CliError;
 use crate::number;
+use crate::stored::INTERRUPTED;
 use proto::wire::{self, ExperimentReply};
 use proto::{AgentId, Attempt, ExperimentId, ExperimentState, Inputs, Outcome, TrialId, TrialSpec};
 use serde::de::DeserializeOwned;
@@ -14,6 +15,8 @@ use studies::study::{Measured, Study, TrialView};
 pub(crate) struct Snapshot {
     pub(crate) experiment: ExperimentId,
     pub(crate) state: ExperimentState,
+    /// It would go on, but no coordinator runs.
+    pub(crate) is_interrupted: bool,
     /// The recipe's text.
     pub(crate) recipe: String,
     pub(crate) inputs: Inputs,
@@ -48,13 +51,24 @@ impl Snapshot {
     /// Something in it is malformed: the two programs are of different versions.
     pub(crate) fn parse(reply: ExperimentReply) -> Result<Self, CliError> {
         let summary = reply.summary.unwrap_or_default();
+        let is_interrupted = summary.state == INTERRUPTED;
+        let state = match is_interrupted {
+            true => ExperimentState::Running,
+            false => parse_state(&summary.state)?,
+        };
         Ok(Self {
             experiment: parse_experiment(summary.experiment)?,
-            state: parse_state(&summary.state)?,
+            state,
+            is_interrupted,
             recipe: reply.recipe,
             inputs: parse_json("inputs", &reply.inputs_json)?,
             trials: reply.trials.into_iter().map(TrialState::parse).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// One word for its state.
+    pub(crate) fn word(&self) -> &'static str {
+        if self.is_interrupted { INTERRUPTED } else { self.state.word() }
     }
 
     /// The science of the experiment.

@@ -32,6 +32,7 @@ use crate::logs::Logs;
 use crate::rpc::Service;
 use crate::rpc::counted::Counted;
 use crate::store::{Store, StoreError};
+use proto::Timestamp;
 use proto::wire::MESSAGE_BYTES_MAX;
 use proto::wire::coordinator_server::CoordinatorServer;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -136,6 +137,8 @@ pub enum CoordinatorError {
 pub struct Serving {
     address: SocketAddr,
     metrics_address: Option<SocketAddr>,
+    /// Time of the newest record that was there at the start.
+    changed_at: Option<Timestamp>,
     inbox: mpsc::Sender<Message>,
     stopping: CancellationToken,
     parts: JoinSet<Result<(), CoordinatorError>>,
@@ -155,7 +158,11 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     let (unlocked, released) = oneshot::channel();
     let store = Arc::new(Store::open(&options.data_dir)?.telling(unlocked));
     let mut core = Core::new(options.lease_ttl_ms);
-    let last = store.replay(|record| core.apply(record.at, &record.event))?;
+    let mut changed_at = None;
+    let last = store.replay(|record| {
+        changed_at = Some(record.at);
+        core.apply(record.at, &record.event);
+    })?;
     let blobs = Blobs::open(&options.data_dir.join("blobs"))?;
     let logs = Logs::new(&options.data_dir.join("logs"), options.log_limit_bytes);
     let (listener, address) = listen(options.listen)
@@ -201,7 +208,7 @@ pub async fn start(options: Options) -> Result<Serving, StartError> {
     }
     parts.spawn(logs::rotation::keep_below(service.clone()));
     parts.spawn(serve(service, options.token, listener));
-    Ok(Serving { address, metrics_address, inbox, stopping, parts, released })
+    Ok(Serving { address, metrics_address, changed_at, inbox, stopping, parts, released })
 }
 
 /// Raises this process's limit of open files as far as it may: every agent and every watcher has a
@@ -293,6 +300,11 @@ impl Serving {
     /// Where monitoring finds `/metrics`, if anywhere.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
+    }
+
+    /// When the newest record of the data folder was written that was there at the start.
+    pub fn changed_at(&self) -> Option<Timestamp> {
+        self.changed_at
     }
 
     /// Resolves when the coordinator ends by itself, which it only does for a reason.

@@ -6,7 +6,8 @@ use crate::nature::{Nature, What, tag};
 use crate::referee::Referee;
 use crate::server::Server;
 use crate::workload::Workload;
-use coordinator::core::Capacity;
+use coordinator::core::{Capacity, Core};
+use proto::Timestamp;
 use std::collections::BTreeMap;
 
 /// What a world consists of.
@@ -77,6 +78,10 @@ pub struct Finished {
     pub records: u64,
     /// Trials by the word of their end.
     pub ended: BTreeMap<&'static str, u64>,
+    /// Trials that have not ended.
+    pub open: u64,
+    /// What the first of them waits for, in words; empty when none was drawn.
+    pub waits: String,
     /// Notices by the word of their kind.
     pub notices: BTreeMap<&'static str, u64>,
     /// What the trials did.
@@ -323,12 +328,22 @@ impl World {
         self.nature.trace_hash()
     }
 
+    /// How many trials have not ended, and what the first of them waits for.
+    fn waiting(&self, core: &Core) -> (u64, String) {
+        let counts = core.experiments().values().map(Core::counts);
+        let open = counts.map(|counts| counts.trials - counts.ended).sum();
+        let now = Timestamp(self.nature.now);
+        let waits = core.trials().keys().find_map(|id| core.waits(id, now));
+        (open, waits.map_or_else(String::new, |waits| waits.to_string()))
+    }
+
     fn finished(&self, refused: bool) -> Finished {
         let mut ended: BTreeMap<&'static str, u64> = BTreeMap::new();
         let trials = self.server.core().map(|core| core.trials().values());
         for outcome in trials.into_iter().flatten().filter_map(|trial| trial.outcome()) {
             *ended.entry(outcome.word()).or_default() += 1;
         }
+        let (open, waits) = self.server.core().map(|core| self.waiting(core)).unwrap_or_default();
         Finished {
             steps: self.steps,
             time_ms: self.nature.now,
@@ -336,6 +351,8 @@ impl World {
             faults: self.nature.faults.clone(),
             records: self.server.last,
             ended,
+            open,
+            waits,
             notices: self.referee.notices(),
             work: self.nature.work,
             refused,

@@ -369,6 +369,7 @@ fn provenance(cells: &[Sample]) -> Result<Provenance, Box<dyn Error>> {
     Ok(Provenance {
         experiment: ExperimentId::new("isoflop-mini-5c1e77a0")?,
         state: ExperimentState::Complete,
+        interrupted: false,
         recipe: "apiVersion: brine.dev/v1\nkind: Experiment\nmetadata: {name: isoflop-mini}\n\
                  spec:\n  study:\n    isoflop:\n      flop_budgets: [3.0e10, 1.0e11, 3.0e11, 1.0e12]\n"
             .into(),

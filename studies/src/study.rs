@@ -36,6 +36,12 @@ pub trait Study: Send + Sync {
         trials.iter().any(|trial| matches!(trial.outcome, Some(Outcome::Completed { .. })))
     }
 
+    /// What the planned trials already say of the results, in sentences: what a report would say
+    /// beside its numbers, for whoever looks before anything runs.
+    fn warnings(&self, _trials: &[TrialView<'_>]) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What the results so far mean. Works on an unfinished history and says what is missing.
     fn report(&self, trials: &[TrialView<'_>]) -> Report;
 }

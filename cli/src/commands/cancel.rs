@@ -18,7 +18,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
-    args.target.with(async |connection| cancel(&args, connection, printer).await).await
+    args.target.with(printer, async |connection| cancel(&args, connection, printer).await).await
 }
 
 async fn cancel(

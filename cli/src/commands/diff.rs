@@ -7,6 +7,7 @@ use crate::inputs::RecipeFile;
 use crate::number;
 use crate::output::{OutputMode, Printer};
 use crate::snapshot::{Snapshot, parse_json};
+use crate::stored::INTERRUPTED;
 use crate::table::{Align, Table};
 use crate::target::{Connection, Target};
 use proto::{ExperimentId, Inputs, TrialId};
@@ -49,7 +50,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
     let old = if old_path.is_file() {
         Compared::of_file(old_path, printer)?
     } else {
-        Compared::of_experiment(&args).await?
+        Compared::of_experiment(&args, printer).await?
     };
     let new = Compared::of_file(&args.new, printer)?;
     let failed = |error| CliError::internal("cannot write a recipe as JSON").because(error);
@@ -85,11 +86,11 @@ impl Compared {
         })
     }
 
-    async fn of_experiment(args: &Args) -> Result<Self, CliError> {
+    async fn of_experiment(args: &Args, printer: &Printer) -> Result<Self, CliError> {
         let no_file = |error: CliError| {
             error.hint(format!("{} is no file either; OLD is a recipe or an experiment", args.old))
         };
-        let mut connection = args.target.live_or_stored().await.map_err(no_file)?;
+        let mut connection = args.target.live_or_stored(printer).await.map_err(no_file)?;
         let read = read(&args.old, &mut connection).await;
         let closed = connection.close().await;
         let read = read?;
@@ -119,7 +120,8 @@ async fn read(wanted: &str, connection: &mut Connection) -> Result<Compared, Cli
         ended.extend(over.map(|trial| trial.id.clone()));
         plan.extend(trials.into_iter().map(|trial| trial.spec).collect());
     }
-    let is_running = summary.state == proto::ExperimentState::Running.word();
+    let running = proto::ExperimentState::Running.word();
+    let is_running = [running, INTERRUPTED].contains(&summary.state.as_str());
     Ok(Compared { name: id.to_string(), recipe, inputs, plan, ended, is_running })
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
-    args.target.with(async |connection| show(&args, connection, printer).await).await
+    args.target.with(printer, async |connection| show(&args, connection, printer).await).await
 }
 
 async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Result<(), CliError> {
@@ -47,8 +47,9 @@ async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Re
             printer.data(&written.path.display().to_string())?;
         }
     }
-    let trials = number::plural(usize::try_from(written.trials).unwrap_or(usize::MAX), "trial");
-    printer.status(&format!("{} points of {trials}", written.points));
+    let plural = |count, noun| number::plural(usize::try_from(count).unwrap_or(usize::MAX), noun);
+    let (points, trials) = (plural(written.points, "point"), plural(written.trials, "trial"));
+    printer.status(&format!("{points} of {trials}"));
     if args.format == Format::Tensorboard {
         printer.hint(&format!("look at them with: tensorboard --logdir {}", args.to.display()));
     }

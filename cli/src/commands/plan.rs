@@ -6,11 +6,11 @@ use crate::inputs::RecipeFile;
 use crate::number;
 use crate::output::{OutputMode, Printer};
 use crate::table::{Align, Table};
-use proto::{ExperimentId, TrialSpec};
+use proto::{ExperimentId, TrialId, TrialSpec};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use studies::study::Next;
+use studies::study::{Next, Study, TrialView};
 
 /// Trials that are estimated one by one; more than this are all alike.
 const PLANNED_MAX: u64 = 100_000;
@@ -62,7 +62,8 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> Result<(), CliError> {
         }
     };
     let room = gpu_room_bytes(&file.recipe.resources);
-    let plan = Plan::new(file.recipe.id(&gathered.inputs), reason, trials, args);
+    let notes = warnings(&*study, &trials);
+    let plan = Plan::new(file.recipe.id(&gathered.inputs), reason, trials, notes, args);
     if let Some(words) = room.and_then(|room| plan.crowded(room)) {
         printer.warning(&words);
     }
@@ -75,12 +76,27 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> Result<(), CliError> {
     plan.print(printer)
 }
 
+/// What the trials already say of their results.
+fn warnings(study: &dyn Study, trials: &[TrialSpec]) -> Vec<String> {
+    let ids: Vec<TrialId> = trials.iter().map(TrialSpec::id).collect();
+    let views = ids.iter().zip(trials).map(|(id, spec)| TrialView {
+        id,
+        spec,
+        attempts: 0,
+        outcome: None,
+        measured: &[],
+    });
+    study.warnings(&views.collect::<Vec<_>>())
+}
+
 #[derive(Debug, Serialize)]
 struct Plan {
     experiment: ExperimentId,
     reason: String,
     trials: Vec<Planned>,
     total: Total,
+    /// What the results will have to be read with.
+    notes: Vec<String>,
     formulas: [&'static str; 3],
 }
 
@@ -110,7 +126,13 @@ struct Total {
 }
 
 impl Plan {
-    fn new(experiment: ExperimentId, reason: String, trials: Vec<TrialSpec>, args: &Args) -> Self {
+    fn new(
+        experiment: ExperimentId,
+        reason: String,
+        trials: Vec<TrialSpec>,
+        notes: Vec<String>,
+        args: &Args,
+    ) -> Self {
         let cpus =
             |spec: &TrialSpec| spec.resources.cpus.saturating_mul(spec.placement.members.max(1));
         let cpus_of_each = trials.iter().map(cpus).max();
@@ -137,7 +159,7 @@ impl Plan {
             parallel,
             unknown: estimates().filter(|estimate| estimate.seconds.is_none()).count(),
         };
-        Self { experiment, reason, trials, total, formulas: FORMULAS }
+        Self { experiment, reason, trials, total, notes, formulas: FORMULAS }
     }
 
     /// What to say when trials need more GPU memory than they can count on.
@@ -204,12 +226,20 @@ impl Plan {
                 number::plural(total.unknown, "trial")
             ))?;
         }
+        for note in &self.notes {
+            printer.data(&format!("note: {note}"))?;
+        }
         Ok(())
     }
 
     fn table(&self, names: &BTreeSet<&String>) -> Table {
         let costs = self.total.unknown < self.total.trials;
+        let first = self.trials.first().map(|trial| trial.seed);
+        let seeds = self.trials.iter().any(|trial| Some(trial.seed) != first);
         let mut titles = vec![("trial", Align::Left)];
+        if seeds {
+            titles.push(("seed", Align::Right));
+        }
         titles.extend(names.iter().map(|name| (name.as_str(), Align::Right)));
         if costs {
             titles.extend([
@@ -224,6 +254,9 @@ impl Plan {
         let mut table = Table::new(&titles);
         for trial in self.trials.iter().take(LISTED_MAX) {
             let mut row = vec![trial.id.to_string()];
+            if seeds {
+                row.push(trial.seed.to_string());
+            }
             row.extend(names.iter().map(|name| {
                 let value = trial.parameters.get(*name);
                 value.map_or_else(|| "-".to_owned(), number::parameter)

@@ -26,7 +26,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
-    args.target.with(async |connection| show(&args, connection, printer).await).await
+    args.target.with(printer, async |connection| show(&args, connection, printer).await).await
 }
 
 async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Result<(), CliError> {

@@ -2,7 +2,7 @@
 
 use crate::commands::watch::verdict;
 use crate::data_dir::DataDir;
-use crate::error::CliError;
+use crate::error::{CliError, Kind};
 use crate::findings::Findings;
 use crate::inputs::{Gathered, RecipeFile};
 use crate::local::agents::{AGENTS_MAX, Launch, LocalAgents, find_program};
@@ -99,8 +99,10 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
         }
     };
     if agents.any() {
-        if result.is_err() {
-            printer.status("stopping: trials save what they have; Ctrl-C again kills them");
+        if let Err(error) = &result {
+            let again = if error.kind() == Kind::Interrupted { "again " } else { "" };
+            printer
+                .status(&format!("stopping: trials save what they have; Ctrl-C {again}kills them"));
         }
         agents.stop(signals.next()).await;
     }
@@ -161,8 +163,9 @@ impl Session<'_> {
     async fn report(&mut self, snapshot: &Snapshot) -> Result<(), CliError> {
         let mut findings = Findings::of(snapshot)?;
         findings.add_curves(&mut self.client, snapshot).await?;
-        let page = findings.write(&self.data_dir.report_path(&snapshot.experiment))?;
+        let written = findings.write(&self.data_dir.report_path(&snapshot.experiment));
         findings.print(self.printer)?;
+        let page = written?;
         match self.printer.mode() {
             OutputMode::Json => self.printer.status(&format!("report: {}", page.display())),
             OutputMode::Human | OutputMode::Quiet => {

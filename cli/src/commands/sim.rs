@@ -9,7 +9,7 @@ use serde::Serialize;
 use simulation::forecast::{Cluster, forecast};
 use simulation::{Failure, Finished, Pace, Settings, World};
 use std::path::PathBuf;
-use studies::recipe::{Bytes, Duration};
+use studies::recipe::{Bytes, Duration, Recipe, StudySpec};
 
 /// Try a recipe on simulated machines, or the control plane on a seed's worth of faults
 ///
@@ -88,15 +88,57 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> Result<(), CliError> {
             let _spinner = printer.screen().spinner("simulating");
             let finished = forecast(&file.text, &gathered.inputs, &cluster, pace, args.seed)
                 .map_err(|failure| unfinished(&failure))?;
-            Forecast::new(&finished, args).print(printer)
+            Forecast::new(&finished, args, not_simulated(&file.recipe)).print(printer)?;
+            stuck(&finished).map_or(Ok(()), Err)
         }
         None => replay(args, printer),
     }
 }
 
+/// What of a recipe the forecast leaves out, for people.
+fn not_simulated(recipe: &Recipe) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let StudySpec::Sweep(sweep) = &recipe.study
+        && sweep.early_stopping.is_some()
+    {
+        notes.push(
+            "early stopping is not simulated: nobody knows the metrics, so every trial runs to \
+             its end"
+                .to_owned(),
+        );
+    }
+    if let Some(limit_ms) = recipe.trial_time_ms {
+        let limit = number::duration_s(limit_ms as f64 / 1e3);
+        notes.push(format!(
+            "limits.trial_time is not simulated: attempts run to their end, however much longer \
+             than {limit}"
+        ));
+    }
+    notes
+}
+
+/// Why the forecast ended before all trials had.
+fn stuck(finished: &Finished) -> Option<CliError> {
+    (finished.open > 0).then(|| {
+        let ended: u64 = finished.ended.values().sum();
+        let all = ended + finished.open;
+        let trials = number::plural(usize::try_from(all).unwrap_or(usize::MAX), "trial");
+        let waits = match finished.waits.as_str() {
+            "" => "nobody has room for one".to_owned(),
+            waits => format!("the first waits for {waits}"),
+        };
+        let error = format!("{} of {trials} cannot run on these machines: {waits}", finished.open);
+        CliError::user(error).hint(ENLARGE)
+    })
+}
+
+/// What to do when machines do not suffice.
+const ENLARGE: &str =
+    "give the machines what the recipe asks for: --gpus, --cpus, --memory, --agents";
+
 fn unfinished(failure: &Failure) -> CliError {
     CliError::user(format!("the recipe does not end on these machines: {}", failure.law))
-        .hint("give the machines what the recipe asks for: --gpus, --cpus, --memory, --agents")
+        .hint(ENLARGE)
 }
 
 impl Args {
@@ -121,6 +163,8 @@ struct Forecast {
     agents: u32,
     hours: f64,
     trials_by_end: std::collections::BTreeMap<&'static str, u64>,
+    /// Trials that cannot run on these machines.
+    trials_open: u64,
     attempts_started: u64,
     machine_failures: u64,
     gpu_hours: f64,
@@ -130,10 +174,12 @@ struct Forecast {
     /// GPU hours over all that the machines had until the end.
     gpu_utilization: Option<f64>,
     cost_usd: Option<f64>,
+    /// What of the recipe was left out, for people.
+    not_simulated: Vec<String>,
 }
 
 impl Forecast {
-    fn new(finished: &Finished, args: &Args) -> Self {
+    fn new(finished: &Finished, args: &Args, not_simulated: Vec<String>) -> Self {
         let hours = |ms: u64| ms as f64 / 3.6e6;
         let all_gpus = f64::from(args.agents) * f64::from(args.gpus);
         let gpu_hours = hours(finished.work.gpu_ms);
@@ -144,6 +190,7 @@ impl Forecast {
             agents: args.agents,
             hours: hours(finished.time_ms),
             trials_by_end: finished.ended.clone(),
+            trials_open: finished.open,
             attempts_started: finished.work.started,
             machine_failures: finished.faults.values().sum(),
             gpu_hours,
@@ -151,6 +198,7 @@ impl Forecast {
             lost_hours: hours(finished.work.lost_ms),
             gpu_utilization: (all_gpus > 0.0).then_some(used),
             cost_usd: args.price.map(|price| price * all_gpus * hours(finished.time_ms)),
+            not_simulated,
         }
     }
 
@@ -159,8 +207,9 @@ impl Forecast {
             return printer.json(self);
         }
         let line = |name: &str, value: String| printer.data(&format!("{name:<22}{value}"));
-        let ended: Vec<String> =
-            self.trials_by_end.iter().map(|(word, count)| format!("{count} {word}")).collect();
+        let ended = self.trials_by_end.iter().map(|(word, count)| format!("{count} {word}"));
+        let open = (self.trials_open > 0).then(|| format!("{} cannot run", self.trials_open));
+        let ended: Vec<String> = ended.chain(open).collect();
         line("simulated time", number::duration_s(self.hours * 3_600.0))?;
         line("trials", ended.join(", "))?;
         line("attempts", self.attempts_started.to_string())?;
@@ -173,6 +222,9 @@ impl Forecast {
         }
         if let Some(cost) = self.cost_usd {
             line("cost of the machines", format!("{cost:.2} USD"))?;
+        }
+        for note in &self.not_simulated {
+            printer.data(&format!("note: {note}"))?;
         }
         printer.hint("a simulation of one seed; other seeds show how much of it is luck");
         Ok(())

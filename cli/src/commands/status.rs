@@ -4,6 +4,7 @@ use crate::error::CliError;
 use crate::listing::Listing;
 use crate::number;
 use crate::output::{OutputMode, Printer};
+use crate::stored::{GO_ON, INTERRUPTED, Stored};
 use crate::table::{Align, Table};
 use crate::target::{Connection, Target};
 use proto::wire::{AgentView, ExperimentSummary, WithdrawnGpu};
@@ -27,7 +28,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
-    args.target.with(async |connection| show(&args, connection, printer).await).await
+    args.target.with(printer, async |connection| show(&args, connection, printer).await).await
 }
 
 async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Result<(), CliError> {
@@ -35,15 +36,17 @@ async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Re
         let id = connection.experiment(Some(wanted)).await?;
         let from = args.from.map_or(0, |from| from as usize - 1);
         let listing = Listing::read(&mut connection.client, &id, from).await?;
-        return show_trials(&listing, from, printer);
+        return show_trials(&listing, from, connection.client.stored(), printer);
     }
     let mut experiments = connection.client.experiments().await?;
     let agents = connection.client.agents().await?;
     experiments
         .sort_by(|a, b| (b.submitted_ms, &b.experiment).cmp(&(a.submitted_ms, &a.experiment)));
     if printer.mode() == OutputMode::Json {
+        let stored = connection.client.stored();
         return printer.json(&serde_json::json!({
-            "coordinator": connection.client.url(),
+            "coordinator": stored.is_none().then(|| connection.client.url()),
+            "stored": stored.map(Stored::json),
             "experiments": experiments.iter().map(experiment_json).collect::<Vec<_>>(),
             "agents": agents.iter().map(agent_json).collect::<Vec<_>>(),
         }));
@@ -57,10 +60,18 @@ async fn show(args: &Args, connection: &mut Connection, printer: &Printer) -> Re
         printer.data(&withdrawn.join("\n"))?;
         printer.hint("reset such a GPU or restart its machine, then restart the agent");
     }
+    if experiments.iter().any(|summary| summary.state == INTERRUPTED) {
+        printer.hint(GO_ON);
+    }
     Ok(())
 }
 
-fn show_trials(listing: &Listing, from: usize, printer: &Printer) -> Result<(), CliError> {
+fn show_trials(
+    listing: &Listing,
+    from: usize,
+    stored: Option<&Stored>,
+    printer: &Printer,
+) -> Result<(), CliError> {
     let (snapshot, left_out) = (&listing.snapshot, listing.left_out(from));
     if printer.mode() == OutputMode::Json {
         let trials = listing.trials().map(|trial| {
@@ -79,7 +90,8 @@ fn show_trials(listing: &Listing, from: usize, printer: &Printer) -> Result<(), 
         });
         return printer.json(&serde_json::json!({
             "experiment": snapshot.experiment,
-            "state": snapshot.state,
+            "state": snapshot.word(),
+            "stored": stored.map(Stored::json),
             "planned": listing.planned,
             "ended": listing.ended,
             "running": listing.running,
@@ -90,12 +102,15 @@ fn show_trials(listing: &Listing, from: usize, printer: &Printer) -> Result<(), 
     printer.data(&format!(
         "{} is {}: {} of {} ended, {} running",
         snapshot.experiment,
-        snapshot.state.word(),
+        snapshot.word(),
         listing.ended,
         number::plural(listing.planned, "trial"),
         listing.running
     ))?;
     printer.data(&listing.table().render())?;
+    if snapshot.is_interrupted {
+        printer.hint(GO_ON);
+    }
     if left_out > 0 {
         printer.data(&format!("{} not shown", number::plural(left_out, "trial")))?;
         let next = from + snapshot.trials.len() + 1;
@@ -131,8 +146,8 @@ fn agent_table(agents: &[AgentView]) -> Table {
         ("agent", Align::Left),
         ("host", Align::Left),
         ("connected", Align::Left),
-        ("CPUs free", Align::Right),
-        ("GPUs free", Align::Right),
+        ("CPU slots used", Align::Right),
+        ("GPUs used", Align::Right),
         ("GPU", Align::Left),
         ("running", Align::Left),
     ];
@@ -144,8 +159,8 @@ fn agent_table(agents: &[AgentView]) -> Table {
             agent.agent.clone(),
             agent.host.clone(),
             if agent.connected { "yes" } else { "no" }.to_owned(),
-            format!("{}/{}", agent.cpus_free, agent.cpus),
-            format!("{}/{}", agent.gpus_free, agent.gpus_offered()),
+            used(agent.cpus_free, agent.cpus),
+            used(agent.gpus_free, agent.gpus_offered() as u32),
             gpu.map_or_else(|| "-".to_owned(), |gpu| gpu.name.clone()),
             running.join(" "),
         ]);
@@ -162,6 +177,11 @@ fn withdrawn_lines(agents: &[AgentView]) -> Vec<String> {
         agent.withdrawn.iter().map(line)
     });
     lines.collect()
+}
+
+/// `1/2`: as `brine top` says it.
+fn used(free: u32, all: u32) -> String {
+    format!("{}/{all}", all.saturating_sub(free))
 }
 
 fn experiment_json(summary: &ExperimentSummary) -> serde_json::Value {

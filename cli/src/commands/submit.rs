@@ -27,7 +27,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
     let file = RecipeFile::read(&args.recipe)?;
     let gathered = file.gather(printer)?;
-    let mut client = args.target.live().await?.client;
+    let mut client = args.target.live(printer).await?.client;
     gathered.upload(&mut client, printer).await?;
     let submitted = client.submit(file.text, &gathered.inputs, args.retry_failed).await?;
     let id = &submitted.experiment;

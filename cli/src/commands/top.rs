@@ -24,6 +24,6 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
             .hint("print one frame with: brine top --once --output json")
             .hint("follow an experiment with: brine watch --output json"));
     }
-    let mut client = args.target.live().await?.client;
+    let mut client = args.target.live(printer).await?.client;
     if args.once { top::once(&mut client, printer).await } else { top::live(&mut client).await }
 }

@@ -21,7 +21,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> Result<(), CliError> {
-    let mut connection = args.target.live().await?;
+    let mut connection = args.target.live(printer).await?;
     let id = connection.experiment(args.experiment.as_deref()).await?;
     let records = match printer.mode() {
         OutputMode::Json => Records::Print,

@@ -112,6 +112,12 @@ impl Embedded {
         self.serving.metrics_address().map(|address| format!("{}/metrics", url(address)))
     }
 
+    /// When the newest record was written that was there at the start, in milliseconds since the
+    /// epoch.
+    pub(crate) fn changed_ms(&self) -> Option<u64> {
+        self.serving.changed_at().map(|at| at.0)
+    }
+
     /// A client of it.
     ///
     /// # Errors

@@ -23,10 +23,10 @@ pub(crate) async fn print(
 ) -> Result<(), CliError> {
     let (id, had) = (explained.id(), explained.trial.attempts);
     if had.0 == 0 {
-        let mut why = explained.trial.waiting_for.clone();
-        if why.is_empty() {
-            why.clone_from(&explained.trial.word);
-        }
+        let why = match explained.trial.waiting_for.as_str() {
+            "" => format!("it is {}", explained.trial.word),
+            what => format!("it waits for {what}"),
+        };
         return Err(CliError::user(format!("trial {id} has had no attempt yet: {why}"))
             .hint(format!("see why with: brine explain {id}")));
     }
@@ -37,6 +37,8 @@ pub(crate) async fn print(
         .hint(format!("see its attempts with: brine explain {id}")));
     }
     let key = AttemptKey { trial: id.clone(), attempt: attempt.unwrap_or(had), rank };
+    // Where no coordinator runs, nothing more is written.
+    let follow = follow && client.stored().is_none();
     let mut log = client.logs(&key, follow).await?;
     let (mut is_empty, mut removed) = (true, Removed::default());
     let member = if rank > 0 { format!("rank {rank} of ") } else { String::new() };

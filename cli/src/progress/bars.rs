@@ -121,7 +121,7 @@ impl Bars {
             if let Some(live) = trial.live() {
                 bar.set_position(live.step);
             }
-            bar.set_message(trial_line(id, trial));
+            bar.set_message(trial_line(id, trial, &progress.label(trial)));
         }
         let overall = progress.overall(now_ms);
         self.overall.set_position((overall.fraction * OVERALL_POSITIONS as f64) as u64);
@@ -160,7 +160,7 @@ fn trial_bar(screen: &Screen, below: &ProgressBar, trial: &Trial) -> ProgressBar
 }
 
 /// `loss=2.31 12.4k tokens/s 1m 05s left  3f… width=64 on local-0`.
-fn trial_line(id: &TrialId, trial: &Trial) -> String {
+fn trial_line(id: &TrialId, trial: &Trial, label: &str) -> String {
     let mut parts = Vec::new();
     match (&trial.phase, trial.live()) {
         (_, Some(live)) => {
@@ -180,7 +180,7 @@ fn trial_line(id: &TrialId, trial: &Trial) -> String {
             parts.push("starting".to_owned());
         }
     }
-    parts.push(format!("{id} {}", trial.label));
+    parts.push(format!("{id} {label}"));
     if let Phase::Leased { attempt, agent, .. } = &trial.phase {
         parts.push(format!("on {agent}"));
         if attempt.0 > 1 {

@@ -1,13 +1,9 @@
 //! One thing that happened, in one line.
 
 use crate::number;
+use crate::words;
 use proto::{AgentId, Attempt, ExperimentState, Notice, Outcome, TrialId};
 use std::fmt;
-
-/// Final metrics that a line names; the table at the end has them all.
-const METRICS_IN_LINE_MAX: usize = 3;
-/// Longest piece of a failure message in a line; `brine logs` has it all.
-const MESSAGE_CHARS_MAX: usize = 200;
 
 /// What a person should hear about a record.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,14 +94,12 @@ impl fmt::Display for Note {
                 write!(f, "{trial} started on {agent}, attempt {attempt}")
             }
             Self::AttemptFailed { trial, attempt, outcome, pause_ms } => {
-                write!(f, "{trial} attempt {attempt} failed: ")?;
-                write_outcome(f, outcome)?;
+                write!(f, "{trial} attempt {attempt} {}", words::of_attempt(outcome))?;
                 let pause = number::duration_s(*pause_ms as f64 / 1e3);
                 write!(f, "; tries again in {pause}")
             }
             Self::Ended { trial, outcome } => {
-                write!(f, "{trial} ")?;
-                write_outcome(f, outcome)
+                write!(f, "{trial} {}", words::of_trial(outcome))
             }
             Self::ExperimentEnded(state) => write!(f, "the experiment is {}", state.word()),
         }
@@ -120,29 +114,5 @@ impl fmt::Display for TrialName {
             return Ok(());
         }
         write!(f, " ({label})")
-    }
-}
-
-fn write_outcome(f: &mut fmt::Formatter<'_>, outcome: &Outcome) -> fmt::Result {
-    match outcome {
-        Outcome::Completed { metrics, .. } => {
-            f.write_str("completed")?;
-            // Of a training only this is a result; of a program any metric may be.
-            if let Some(loss) = metrics.get("validation_loss") {
-                return write!(f, " validation_loss={}", number::short(*loss));
-            }
-            for (name, value) in metrics.iter().take(METRICS_IN_LINE_MAX) {
-                write!(f, " {name}={}", number::short(*value))?;
-            }
-            Ok(())
-        }
-        Outcome::Diverged { metric, step } => {
-            write!(f, "diverged: {metric} is not a number at step {step}")
-        }
-        Outcome::Failed { class, message } => {
-            let line = message.lines().next().unwrap_or_default();
-            let cut: String = line.chars().take(MESSAGE_CHARS_MAX).collect();
-            write!(f, "{}: {cut}", class.word())
-        }
     }
 }

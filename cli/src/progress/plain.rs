@@ -4,6 +4,8 @@
 use super::note::Note;
 use super::state::{Overall, Progress};
 use crate::number;
+use proto::TrialId;
+use std::collections::BTreeSet;
 
 /// Time between two overall lines.
 pub(crate) const OVERALL_EVERY_MS: u64 = 10_000;
@@ -18,6 +20,9 @@ pub(crate) struct Plain {
     said: usize,
     said_bad: usize,
     silenced: usize,
+    /// What was noticed of which trial, but for its numbers: a trial that goes on says it at every
+    /// step.
+    noticed: BTreeSet<(TrialId, String)>,
     last: Option<Overall>,
 }
 
@@ -32,6 +37,17 @@ impl Plain {
                 count => format!("; {} not listed", number::plural(count, "more change")),
             };
             return Some(format!("{note}{more}"));
+        }
+        if let Note::Noticed { trial, notice } = note {
+            let words = notice.text.chars().filter(|c| !c.is_ascii_digit()).collect();
+            let key = (trial.id.clone(), words);
+            if self.noticed.contains(&key) {
+                return None;
+            }
+            // Only what is said is kept, so there are few.
+            if self.said_bad < NOTES_MAX {
+                self.noticed.insert(key);
+            }
         }
         let said = if note.is_bad() { &mut self.said_bad } else { &mut self.said };
         if *said >= NOTES_MAX {
@@ -49,6 +65,7 @@ impl Plain {
         }
         self.window_start_ms = now_ms;
         (self.said, self.said_bad) = (0, 0);
+        self.noticed.clear();
         let overall = progress.overall(now_ms);
         if self.last.as_ref() == Some(&overall) {
             return None;
@@ -83,6 +100,8 @@ pub(crate) fn overall_line(overall: &Overall) -> String {
 mod tests {
     use super::*;
     use crate::estimate::tests::command;
+    use crate::progress::note::TrialName;
+    use proto::notice::{Notice, NoticeKind};
     use proto::{Event, ExperimentId, Record, Timestamp};
 
     fn planned(count: u64) -> Progress {
@@ -107,6 +126,26 @@ mod tests {
         let end = Note::ExperimentEnded(proto::ExperimentState::Failed);
         let line = plain.note(&end).unwrap();
         assert_eq!(line, "the experiment is failed; 3 more changes not listed");
+    }
+
+    #[test]
+    fn what_is_noticed_at_every_step_is_said_once_in_a_while() {
+        let noticed = |seed: u64, text: &str| {
+            let id = command(seed).id();
+            let trial = TrialName { number: 1, planned: 2, id, label: String::new() };
+            Note::Noticed { trial, notice: Notice::new(NoticeKind::NotANumber, 1, text) }
+        };
+        let mut plain = Plain::default();
+        for (seed, text, is_said) in [
+            (1, "loss is NaN at step 12", true),
+            (1, "loss is NaN at step 13", false),
+            (1, "accuracy is NaN at step 13", true),
+            (2, "loss is NaN at step 12", true),
+        ] {
+            assert_eq!(plain.note(&noticed(seed, text)).is_some(), is_said, "{seed} {text}");
+        }
+        plain.tick(&planned(1), OVERALL_EVERY_MS);
+        assert!(plain.note(&noticed(1, "loss is NaN at step 900")).is_some());
     }
 
     #[test]

@@ -1,16 +1,14 @@
 //! Progress as a pure fold: records and metric points in, counts and notes out. No clock: whoever
 //! feeds it says what time it is.
 
+use super::label::{Differences, Facts};
 use super::note::{Note, TrialName};
-use crate::number;
 use proto::{
     AgentId, Attempt, Event, ExperimentId, ExperimentState, MetricPoint, Outcome, Record, Runner,
     TrialId, TrialSpec,
 };
 use std::collections::BTreeMap;
 
-/// Longest description of a trial's parameters, so that a line stays a line.
-const LABEL_CHARS_MAX: usize = 48;
 /// Half of a rate's weight lies in about this time: fast enough to follow, slow enough to read.
 const RATE_MEMORY_MS: f64 = 8_000.0;
 /// The rest time is not guessed from less than this.
@@ -24,6 +22,8 @@ pub(crate) struct Progress {
     experiment: ExperimentId,
     state: ExperimentState,
     trials: BTreeMap<TrialId, Trial>,
+    /// What tells them apart.
+    differences: Differences,
     /// Trials that an agent holds, by their number.
     leased: BTreeMap<usize, TrialId>,
     /// Planned trials that are not drawn yet.
@@ -42,8 +42,7 @@ pub(crate) struct Progress {
 pub(crate) struct Trial {
     /// Place in the plan, from 1.
     pub(crate) number: usize,
-    /// Its parameters in a few words.
-    pub(crate) label: String,
+    facts: Facts,
     /// Steps in all; `None` when the program alone knows.
     pub(crate) steps: Option<u64>,
     /// Where it is.
@@ -106,6 +105,7 @@ impl Progress {
             experiment,
             state: ExperimentState::Running,
             trials: BTreeMap::new(),
+            differences: Differences::default(),
             leased: BTreeMap::new(),
             undrawn: 0,
             ended: 0,
@@ -270,6 +270,11 @@ impl Progress {
         self.leased.values().filter_map(|id| Some((id, self.trials.get(id)?)))
     }
 
+    /// A trial in a few words.
+    pub(crate) fn label(&self, trial: &Trial) -> String {
+        self.differences.label(&trial.facts)
+    }
+
     /// The experiment in numbers, at `now_ms`.
     pub(crate) fn overall(&self, now_ms: u64) -> Overall {
         // A trial that is not drawn yet counts like a program's.
@@ -296,6 +301,7 @@ impl Progress {
         }
         let trial = Trial::new(self.trials.len() + 1, spec);
         self.work_all += trial.work;
+        self.differences.see(&trial.facts);
         self.trials.insert(id, trial);
     }
 
@@ -333,7 +339,7 @@ impl Progress {
             number: trial.number,
             planned: self.planned(),
             id: id.clone(),
-            label: trial.label.clone(),
+            label: self.label(trial),
         })
     }
 
@@ -371,7 +377,8 @@ impl Trial {
             Runner::Grpo(grpo) => (Some(grpo.steps()), None, grpo.flops()),
             Runner::Command(_) | Runner::Noop => (None, None, 1.0),
         };
-        Self { number, label: label(spec), steps, phase: Phase::Waiting, tokens_per_step, work }
+        let facts = Facts::of(spec);
+        Self { number, facts, steps, phase: Phase::Waiting, tokens_per_step, work }
     }
 
     /// Tokens per second, when it trains and its rate is known.
@@ -437,26 +444,6 @@ impl Live {
         self.step = step;
         self.last_report_ms = Some(now_ms);
     }
-}
-
-/// A training is known by its size; everything else by what its study varies.
-fn label(spec: &TrialSpec) -> String {
-    if let Runner::Train(train) = &spec.runner {
-        let [n, d] = [train.model.parameters(), train.tokens()].map(|x| number::count(x as f64));
-        let (width, layers) = (train.model.width, train.model.layers);
-        return format!("width={width} layers={layers} N={n} D={d}");
-    }
-    let texts: Vec<String> = spec
-        .parameters
-        .iter()
-        .map(|(name, value)| format!("{name}={}", number::parameter(value)))
-        .collect();
-    let text = texts.join(" ");
-    if text.chars().count() <= LABEL_CHARS_MAX {
-        return text;
-    }
-    let cut: String = text.chars().take(LABEL_CHARS_MAX - 1).collect();
-    format!("{cut}…")
 }
 
 #[cfg(test)]

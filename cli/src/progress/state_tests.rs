@@ -116,10 +116,10 @@ fn trials_are_counted_through_their_lives() {
         script.notes,
         [
             "planned 3 trials: because".to_owned(),
-            format!("trial 1/3 {} started on a, attempt 1", a.id()),
-            format!("trial 2/3 {} started on a, attempt 1", b.id()),
-            format!("trial 1/3 {} completed validation_loss=2.500", a.id()),
-            format!("trial 2/3 {} diverged: loss is not a number at step 7", b.id()),
+            format!("trial 1/3 {} (seed=1) started on a, attempt 1", a.id()),
+            format!("trial 2/3 {} (seed=2) started on a, attempt 1", b.id()),
+            format!("trial 1/3 {} (seed=1) completed validation_loss=2.500", a.id()),
+            format!("trial 2/3 {} (seed=2) diverged: loss is not a number at step 7", b.id()),
         ]
     );
 }
@@ -138,7 +138,8 @@ fn a_failed_attempt_waits_and_says_how_long() {
     assert_eq!(
         script.notes.last().unwrap(),
         &format!(
-            "trial 1/1 {} attempt 1 failed: infrastructure: the agent was lost; tries again in 2.5s",
+            "trial 1/1 {} attempt 1 failed (infrastructure): the agent was lost; tries again in \
+             2.5s",
             a.id()
         )
     );

@@ -113,14 +113,14 @@ fn head(view: &View) -> Line {
         view.agents.iter().filter(|agent| agent.connected).map(of).sum()
     };
     let mut text = format!(
-        "brine top  {}  CPU slots {}/{}",
+        "brine top  {}  CPU slots {}/{} used",
         view.coordinator,
         sum(|agent| agent.cpus_used),
         sum(|agent| agent.cpus)
     );
     if sum(|agent| agent.gpus) > 0 {
         let (used, all) = (sum(|agent| agent.gpus_used), sum(|agent| agent.gpus));
-        text = format!("{text}  GPUs {used}/{all}");
+        text = format!("{text}  GPUs {used}/{all} used");
     }
     text.push_str("  q ends");
     Line::new(text, Tone::Head)
@@ -148,8 +148,8 @@ fn agent_table(agents: &[AgentRow]) -> Table {
     let columns = [
         ("agent", Align::Left),
         ("host", Align::Left),
-        ("CPU slots", Align::Right),
-        ("GPUs", Align::Right),
+        ("CPU slots used", Align::Right),
+        ("GPUs used", Align::Right),
         ("running", Align::Right),
         ("GPU", Align::Left),
     ];

@@ -48,11 +48,11 @@ fn texts(view: &View, width: usize, height: usize) -> Vec<String> {
 #[test]
 fn a_frame_shows_agents_experiments_and_running_trials() {
     let expected = [
-        "brine top  http://c:7600  CPU slots 3/4  GPUs 1/2  q ends",
+        "brine top  http://c:7600  CPU slots 3/4 used  GPUs 1/2 used  q ends",
         "",
-        "agent  host  CPU slots  GPUs  running  GPU",
-        "a      h           3/4   1/2        3  H100",
-        "b      h           0/4   1/2        0  not connected",
+        "agent  host  CPU slots used  GPUs used  running  GPU",
+        "a      h                3/4        1/2        3  H100",
+        "b      h                0/4        1/2        0  not connected",
         "",
         "experiment  state     priority         ended  running  ended/s",
         "grid-0011   running          5  1234/1000000        3     12.3",
@@ -78,7 +78,7 @@ fn an_agent_with_a_withdrawn_gpu_says_so() {
 fn a_coordinator_without_anything_says_so() {
     let view = View { coordinator: "c".to_owned(), ..View::default() };
     let expected = [
-        "brine top  c  CPU slots 0/0  q ends",
+        "brine top  c  CPU slots 0/0 used  q ends",
         "",
         "no agent",
         "",

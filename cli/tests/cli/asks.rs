@@ -104,7 +104,9 @@ fn ended_trials_say_how_they_came_there_and_what_they_wrote() {
     assert!(good.stdout.contains("parameters: x=1 seed="), "{}", good.stdout);
     assert!(good.stderr.contains("brine results shell-"), "{}", good.stderr);
     let failed = bench.brine(&["explain", &ids[1]]).code(0);
-    for text in ["is failed", "it ended: failed: ", "failed attempts, oldest first:", "exit"] {
+    for text in
+        [" failed\n", "it ended: failed: ", "attempts that did not end it, oldest first:", "exit"]
+    {
         assert!(failed.stdout.contains(text), "{text}: {}", failed.stdout);
     }
     let json = bench.brine(&["explain", &ids[1], "--output", "json"]).code(0).json();
@@ -136,7 +138,11 @@ fn a_trial_that_waits_says_for_what() {
     bench.brine(&["submit", "shell.yaml"]).code(0);
     let ids = trial_ids(&bench, "shell");
     let waiting = bench.brine(&["explain", &ids[2]]).code(0);
-    assert!(waiting.stdout.contains("it waits: no agent is connected"), "{}", waiting.stdout);
+    assert!(
+        waiting.stdout.contains("it waits for: an agent: none is connected"),
+        "{}",
+        waiting.stdout
+    );
     assert!(waiting.stdout.contains("it starts when an agent connects"), "{}", waiting.stdout);
     assert!(
         waiting.stderr.contains("hint: start an agent with: brine-agent"),
@@ -144,7 +150,7 @@ fn a_trial_that_waits_says_for_what() {
         waiting.stderr
     );
     let log = bench.brine(&["logs", &ids[2]]).code(1);
-    assert!(log.stderr.contains("has had no attempt yet: no agent"), "{}", log.stderr);
+    assert!(log.stderr.contains("has had no attempt yet: it waits for an agent"), "{}", log.stderr);
     bench.brine(&["cancel", "shell"]).code(0);
     let ended = bench.brine(&["logs", "--follow", "shell"]).code(0);
     assert!(
@@ -183,6 +189,87 @@ fn the_logs_of_an_experiment_are_followed_to_its_end() {
             assert_eq!(text.matches(&line).count(), 1, "{line}: {text}");
         }
     }
+}
+
+// Goal: what a killed coordinator leaves behind is not called running.
+#[test]
+fn nothing_runs_where_the_coordinator_was_killed() {
+    let bench = bench(GATED);
+    let coordinator = Process::coordinator(&bench);
+    let agent = Process::agent(&bench);
+    bench.brine(&["submit", "shell.yaml"]).code(0);
+    crate::bench::wait_until("an attempt runs", || {
+        bench.brine(&["status", "shell"]).stdout.contains(" running ")
+    });
+    let live = bench.brine(&["status", "--output", "json"]).code(0).json();
+    assert!(live["stored"].is_null() && live["coordinator"].is_string(), "{live}");
+    drop((coordinator, agent));
+    let status = bench.brine(&["status"]).code(0);
+    let said = "no coordinator runs for .brine; this is what was stored, last changed at ";
+    assert!(status.stderr.contains(said), "{}", status.stderr);
+    assert!(status.stderr.contains("brine run RECIPE"), "{}", status.stderr);
+    assert!(status.stdout.contains(" interrupted "), "{}", status.stdout);
+    let json = bench.brine(&["status", "shell", "--output", "json"]).code(0).json();
+    assert_eq!((&json["state"], &json["running"]), (&"interrupted".into(), &0.into()));
+    assert!(json["stored"]["changed_ms"].is_u64(), "{json}");
+    let trials = json["trials"].as_array().expect("a list");
+    assert!(trials.iter().any(|trial| trial["state"] == "interrupted"), "{json:#}");
+    for trial in trials {
+        assert!(["interrupted", "waiting"].contains(&trial["state"].as_str().unwrap()), "{trial}");
+        assert_eq!(trial["waiting_for"], "a coordinator: none runs");
+    }
+    let id = trials[0]["id"].as_str().unwrap();
+    let explain = bench.brine(&["explain", id]).code(0);
+    assert!(
+        explain.stdout.contains("it waits for: a coordinator: none runs"),
+        "{}",
+        explain.stdout
+    );
+    let results = bench.brine(&["results", "shell", "--output", "json"]).code(0).json();
+    assert_eq!(results["state"], "interrupted");
+    // Nobody writes any more, so following ends.
+    bench.brine(&["logs", "--follow", id]).code(0);
+    bench.brine(&["logs", "--follow", "shell"]).code(0);
+}
+
+// Goal: a cancelled trial is called so, and of several experiments of a name the newest is meant.
+#[test]
+fn a_name_means_its_newest_experiment() {
+    let bench = bench(SCRIPT);
+    let _coordinator = Process::coordinator(&bench);
+    let old = bench.brine(&["submit", "shell.yaml"]).code(0).stdout;
+    bench.write(
+        "shell.yaml",
+        &SWEEP.replace("name: shell", "name: shell3").replace("[1, 2, 3]", "[5]"),
+    );
+    bench.brine(&["submit", "shell.yaml"]).code(0);
+    let alone = bench.brine(&["cancel", "shell"]).code(0);
+    assert!(!alone.stderr.contains("newest"), "{}", alone.stderr);
+    let json = bench.brine(&["status", "shell", "--output", "json"]).code(0).json();
+    assert_eq!(json["experiment"], old.trim());
+    assert_eq!(json["trials"][0]["state"], "cancelled");
+    bench.write("shell.yaml", &SWEEP.replace("[1, 2, 3]", "[4]"));
+    let new = bench.brine(&["submit", "shell.yaml"]).code(0).stdout;
+    let status = bench.brine(&["status", "shell"]).code(0);
+    assert!(status.stdout.starts_with(new.trim()), "{}", status.stdout);
+    assert!(status.stderr.contains(old.trim()), "{}", status.stderr);
+}
+
+/// Reports another metric than the one of the recipe.
+const OTHER_METRIC: &str =
+    "echo '{\"metric\": \"val_loss\", \"step\": 1, \"value\": 0.5}' >&\"$BRINE_METRICS_FD\"\n";
+
+#[test]
+fn a_completed_trial_without_its_metric_is_explained() {
+    let bench = bench(OTHER_METRIC);
+    let recipe = SWEEP.replace("metric: null", "metric: {name: loss, goal: minimize}");
+    bench.write("shell.yaml", &recipe);
+    bench.brine(&["run", "shell.yaml", "--output", "quiet"]).code(3);
+    let id = &trial_ids(&bench, "shell")[0];
+    let explain = bench.brine(&["explain", id]).code(0);
+    let said = "`loss` is missing, so it gave shell-";
+    assert!(explain.stdout.contains(said), "{}", explain.stdout);
+    assert!(explain.stdout.contains("it reported `val_loss`"), "{}", explain.stdout);
 }
 
 /// Six of these are more than the limit.

@@ -96,7 +96,7 @@ fn a_program_that_freezes_is_ended_and_completes_at_its_next_attempt() {
         "is completed",
         "attempt 1: hang: nothing was heard for",
         "after step 12; a report every",
-        "failed attempts, oldest first:",
+        "attempts that did not end it, oldest first:",
     ] {
         assert!(explained.contains(text), "{text}: {explained}");
     }

@@ -194,6 +194,61 @@ fn plan_predicts_the_memory_of_a_shared_gpu() {
     assert!(crowded.stderr.contains("of GPU memory"), "{}", crowded.stderr);
 }
 
+// Goal: trials with the same parameters are told apart, and the plan warns as the report will.
+#[test]
+fn plan_shows_seeds_that_differ_and_what_the_results_will_lack() {
+    let bench = Bench::new();
+    bench.write("script.py", "print(1)");
+    bench.write("sweep.yaml", &SWEEP.replace("search: grid", "search: grid\n      seeds: [5, 77]"));
+    let plan = bench.brine(&["plan", "sweep.yaml"]).code(0).stdout;
+    assert!(plan.contains("seed") && plan.contains(" 77 "), "{plan}");
+    bench.write("one.yaml", SWEEP);
+    assert!(!bench.brine(&["plan", "one.yaml"]).code(0).stdout.contains("seed"));
+    let recipe = include_str!("../../../recipes/isoflop-mini.yaml");
+    let line = |line: &str| match line.trim_start().split_once(':') {
+        Some(("flop_budgets", _)) => "      flop_budgets: [1.0e11]".to_owned(),
+        Some(("widths", _)) => "      widths: [16, 32, 4096]".to_owned(),
+        Some(_) | None => line.to_owned(),
+    };
+    let lines: Vec<String> = recipe.lines().map(line).collect();
+    bench.write("iso.yaml", &lines.join("\n"));
+    let plan = bench.brine(&["plan", "iso.yaml"]).code(0).stdout;
+    assert!(plan.contains("note: a parabola needs 3 model sizes"), "{plan}");
+    assert!(plan.contains("cells of the grid are left out"), "{plan}");
+}
+
+// Goal: a recipe that finds no place is no forecast, and what is left out is said.
+#[test]
+fn sim_says_what_cannot_run_and_what_it_leaves_out() {
+    let bench = Bench::new();
+    bench.write("script.py", "print(1)");
+    for (lines, options, why) in [
+        ("  resources: {gpus: 1}\n", &["--gpus", "0"][..], "0 fitting GPUs free, 1 wanted"),
+        ("  members: 2\n", &["--cpus", "1"][..], "an agent that can run it"),
+    ] {
+        bench.write("sweep.yaml", &format!("{SWEEP}{lines}"));
+        let ended = bench.brine(&[&["sim", "sweep.yaml"][..], options].concat()).code(1);
+        assert!(ended.stdout.contains("6 cannot run"), "{}", ended.stdout);
+        let said = "6 of 6 trials cannot run on these machines: the first waits for";
+        assert!(ended.stderr.contains(said) && ended.stderr.contains(why), "{}", ended.stderr);
+    }
+    bench.write("sweep.yaml", &format!("{SWEEP}  limits: {{trial_time: 30s}}\n"));
+    let ended = bench.brine(&["sim", "sweep.yaml"]).code(0);
+    assert!(ended.stdout.contains("note: limits.trial_time is not simulated"), "{}", ended.stdout);
+}
+
+#[test]
+fn what_is_on_the_command_line_wins_over_the_environment() {
+    let bench = Bench::new();
+    let mut command = bench.command(&["status", "--data-dir", "mine"]);
+    command.env("BRINE_COORDINATOR", "http://127.0.0.1:1").env("BRINE_TOKEN_FILE", "nowhere");
+    let ended = bench.finish(command.spawn().unwrap()).code(1);
+    assert!(ended.stderr.contains("serves the data folder mine"), "{}", ended.stderr);
+    let both = ["status", "--data-dir", "mine", "--coordinator", "http://127.0.0.1:1"];
+    let refused = bench.brine(&both).code(2);
+    assert!(refused.stderr.contains("cannot be used with"), "{}", refused.stderr);
+}
+
 #[test]
 fn files_that_a_recipe_names_must_be_there() {
     let bench = Bench::new();

@@ -62,6 +62,27 @@ fn a_sweep_of_programs_runs_and_is_answered_from_what_is_stored() {
     bench.brine(&["metrics", id, "--points", "3"]).code(2);
 }
 
+// Goal: what is noticed is said once, in words for people.
+#[test]
+fn what_is_noticed_is_said_once_and_without_the_log() {
+    let line = r#"{\"metric\": \"loss\", \"step\": $step, \"value\": NaN}"#;
+    let bench =
+        bench(&format!("for step in 1 2 3; do echo \"{line}\" >&\"$BRINE_METRICS_FD\"; done\n"));
+    bench.write("shell.yaml", &SWEEP.replace("[1, 2, 3]", "[1]"));
+    let ended = bench.brine(&["run", "shell.yaml"]);
+    assert_eq!(ended.stderr.matches("loss is NaN").count(), 1, "{}", ended.stderr);
+    assert!(!ended.stderr.contains("coordinator::driver"), "{}", ended.stderr);
+}
+
+#[test]
+fn results_are_printed_even_when_the_report_cannot_be_written() {
+    let bench = bench(SCRIPT);
+    bench.write(".brine/reports", "a file in the way");
+    let ended = bench.brine(&["run", "shell.yaml"]).code(1);
+    assert!(ended.stdout.contains("completed"), "{}", ended.stdout);
+    assert!(ended.stderr.contains("reports"), "{}", ended.stderr);
+}
+
 #[test]
 fn a_failed_program_is_shown_and_tried_again_on_request() {
     let bench = bench("test \"$1\" != 2 -o -e \"$HOME/mended\" || exit 7\n");
@@ -178,6 +199,10 @@ fn a_full_disk_is_said_and_what_was_stored_is_kept() {
     drop(Command::new("umount").arg("small").current_dir(bench.path(".")).status());
     assert_ne!(ended.code, Some(0), "{}\n{}", ended.stderr, stored.stderr);
     assert!(ended.stderr.contains("space"), "{}", ended.stderr);
+    // Nobody has pressed a key, and the store's own complaints are not for people.
+    for words in ["Ctrl-C again", "ERROR sled"] {
+        assert!(!ended.stderr.contains(words), "{}", ended.stderr);
+    }
     assert_eq!(status.code, Some(0), "{}", status.stderr);
     assert!(status.stdout.contains("shell-"), "{}", status.stdout);
 }

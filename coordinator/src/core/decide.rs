@@ -40,7 +40,7 @@ pub enum Rejection {
     UnknownExperiment(ExperimentId),
     /// Another process speaks for this agent.
     #[error(
-        "another agent named {0} is connected; give each its own name with --name, or stop the \
+        "another agent named {0} is connected; give each its own name with --id, or stop the \
          other one"
     )]
     NameTaken(AgentId),

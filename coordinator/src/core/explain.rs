@@ -47,21 +47,22 @@ pub struct Shortage {
     pub lacks: String,
 }
 
+/// What it waits for, as it stands after these words.
 impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unwanted => f.write_str("its experiment is not running"),
+            Self::Unwanted => f.write_str("its experiment to be submitted again"),
             Self::Pause(ms) => write!(f, "a pause of {ms} ms before its next attempt"),
-            Self::Limit(words) => write!(f, "a limit of its recipe: {words}"),
+            Self::Limit(words) => write!(f, "room below a limit of its recipe: {words}"),
             Self::LettingGo(agent) => {
                 write!(f, "agent {agent} to have stopped its last attempt")
             }
             Self::Line(agent) => {
                 write!(f, "its turn on agent {agent}, after another trial of its experiment")
             }
-            Self::NoAgent => f.write_str("no agent is connected"),
+            Self::NoAgent => f.write_str("an agent: none is connected"),
             Self::Never(shortages) => {
-                f.write_str("an agent that is large enough; none that is connected could run it")?;
+                f.write_str("an agent that can run it: none that is connected could")?;
                 list(f, shortages)
             }
             Self::Turn { ahead, shortages, yielding } => {
@@ -71,7 +72,9 @@ impl fmt::Display for Waits {
                     write!(f, ", behind {ahead} {trials} of its experiment")?;
                 }
                 if !yielding.is_empty() {
-                    write!(f, ", which {} attempts were asked to give back", yielding.len())?;
+                    let count = yielding.len();
+                    let were = if count == 1 { "attempt was" } else { "attempts were" };
+                    write!(f, ", which {count} {were} asked to give back")?;
                 }
                 list(f, shortages)
             }
@@ -81,10 +84,10 @@ impl fmt::Display for Waits {
 
 fn list(f: &mut fmt::Formatter<'_>, shortages: &[Shortage]) -> fmt::Result {
     for (place, Shortage { agent, lacks }) in shortages.iter().enumerate() {
-        let joint = if place == 0 { ": " } else { "; " };
-        write!(f, "{joint}{agent} has {lacks}")?;
+        let joint = if place == 0 { " (" } else { "; " };
+        write!(f, "{joint}{agent}: {lacks}")?;
     }
-    Ok(())
+    if shortages.is_empty() { Ok(()) } else { f.write_str(")") }
 }
 
 impl Core {

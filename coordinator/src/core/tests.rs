@@ -279,13 +279,12 @@ fn after_a_restart_an_agent_that_stays_away_loses_its_attempt() {
 fn a_trial_that_fits_nowhere_says_what_it_needs() {
     let resources = proto::Resources { gpus: 1, ..proto::Resources::default() };
     let mut lab = Lab::new().plan([proto::TrialSpec { resources, ..spec(1) }]);
-    assert_eq!(lab.waiting_for(), "no agent is connected");
+    assert_eq!(lab.waiting_for(), "an agent: none is connected");
     lab = lab.agent("a", 4);
     lab.expect([]);
     assert_eq!(
         lab.waiting_for(),
-        "an agent that is large enough; none that is connected could run it: \
-         a has 0 fitting GPUs free of 1"
+        "an agent that can run it: none that is connected could (a: 0 fitting GPUs free, 1 wanted)"
     );
 }
 

@@ -192,9 +192,19 @@ impl Core {
         self.trials.get(id).and_then(Trial::lease)
     }
 
+    /// Whether all that wanted the trial have ended, one of them because somebody asked for it.
+    fn is_cancelled(&self, trial: &Trial) -> bool {
+        let cancelled = |id| {
+            let owner: Option<&Experiment> = self.experiments.get(id);
+            owner.is_some_and(|owner| owner.state == ExperimentState::Cancelled)
+        };
+        !self.is_wanted(trial) && trial.owners.iter().any(cancelled)
+    }
+
     /// One word for a trial's state.
     pub fn trial_word(&self, trial: &Trial, now: Timestamp) -> &'static str {
         match &trial.state {
+            TrialState::Waiting { .. } if self.is_cancelled(trial) => "cancelled",
             TrialState::Waiting { not_before, .. } if *not_before > now => "backoff",
             TrialState::Waiting { .. } => "waiting",
             TrialState::Leased(lease) if lease.is_in_line() => "waiting",

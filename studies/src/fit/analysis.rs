@@ -62,6 +62,17 @@ pub struct Resamples {
     pub usable: u32,
 }
 
+/// Share of usable resamples below which an interval is that of a part only: where a tenth is lost,
+/// the ends at 2.5 % and 97.5 % may lie among the lost ones.
+const USABLE_SHARE_MIN: f64 = 0.9;
+
+impl Resamples {
+    /// Whether so many were lost that the intervals must not be called sharp.
+    pub fn are_few(self) -> bool {
+        f64::from(self.usable) < USABLE_SHARE_MIN * f64::from(self.requested)
+    }
+}
+
 /// The compute-optimal model at a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Prediction {

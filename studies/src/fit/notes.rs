@@ -62,6 +62,7 @@ pub(super) fn of_approach2(fit: Option<&Approach2>, budgets: &[BudgetFit]) -> Ve
             off_centre.join(", ")
         ));
     }
+    notes.extend(of_lost_minima(budgets));
     if let Some(fit) = fit {
         notes.extend(of_resamples(
             "Approach 2",
@@ -70,6 +71,27 @@ pub(super) fn of_approach2(fit: Option<&Approach2>, budgets: &[BudgetFit]) -> Ve
         ));
     }
     notes
+}
+
+/// Budgets whose intervals stand on a part of the resamples.
+fn of_lost_minima(budgets: &[BudgetFit]) -> Option<String> {
+    let lost = budgets.iter().filter_map(|budget| {
+        let Resamples { requested, usable } = budget.minimum?.resamples;
+        let flops = budget.flops;
+        (usable < requested).then(|| format!("{flops:.3e} FLOPs ({usable} of {requested})"))
+    });
+    let lost: Vec<String> = lost.collect();
+    let more = match lost.len().saturating_sub(BUDGETS_NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let named = lost[..lost.len().min(BUDGETS_NAMED_MAX)].join(", ");
+    (!lost.is_empty()).then(|| {
+        format!(
+            "usable resamples of the budgets {named}{more}: the others have no minimum inside the \
+             grid and are left out, so the intervals of N*, D* and L* may be too narrow"
+        )
+    })
 }
 
 fn of_resamples(method: &str, resamples: Resamples, why: &str) -> Option<String> {

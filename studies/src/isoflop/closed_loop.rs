@@ -3,7 +3,7 @@
 use super::history::{State, Training};
 use super::spec::IsoflopSpec;
 use crate::fit::approach2::{End, Verdict};
-use crate::fit::{BudgetFit, Point, fit_budgets};
+use crate::fit::{BudgetFit, Point, Resamples, fit_budgets};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -37,6 +37,13 @@ pub(super) enum Want {
 pub(super) enum Closing {
     /// The minimum is bracketed and sharp enough.
     Sharp,
+    /// It is bracketed and its interval is narrow enough, but the interval stands on too few of the
+    /// resamples to be called sharp: the others have no minimum inside the grid. This asks for no
+    /// further cell: with one seed, one resample in ten of five sizes misses three of them, so
+    /// nearly every grid would grow.
+    Narrow(Resamples),
+    /// It is bracketed, and without resamples nobody knows how sharp it is.
+    Bracketed,
     /// It may get no more.
     Cap,
     /// No valid width is left where one is wanted.
@@ -66,6 +73,14 @@ impl fmt::Display for Closing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sharp => f.write_str("the minimum is bracketed and sharp enough"),
+            Self::Narrow(Resamples { requested, usable }) => write!(
+                f,
+                "the minimum is bracketed and its interval narrow, but only {usable} of \
+                 {requested} resamples have a minimum inside the grid, so it may be too narrow"
+            ),
+            Self::Bracketed => {
+                f.write_str("the minimum is bracketed; no resample says how sharp it is")
+            }
             Self::Cap => f.write_str("all extra cells are used (closed_loop.extra_cells_max)"),
             Self::NoWidth(want) => write!(f, "{want}, but no further width is valid"),
             Self::NoLoss => f.write_str("no trial gave a loss"),
@@ -85,7 +100,7 @@ pub(super) fn decide(spec: &IsoflopSpec, budget: f64, trainings: &[&Training<'_>
     let resamples = spec.fit.resamples.min(RESAMPLES_MAX);
     let fits = fit_budgets(&points, resamples, spec.fit.seed);
     let Some(want) = fits.first().and_then(|fit| wanted(spec, fit, &points)) else {
-        return Decision::Close(Closing::Sharp);
+        return Decision::Close(sharpness(fits.first()));
     };
     let planned: BTreeSet<u32> = trainings.iter().map(|training| training.width).collect();
     let grid: BTreeSet<u32> = spec.cells_at(budget).iter().map(|cell| cell.model.width).collect();
@@ -99,6 +114,15 @@ pub(super) fn decide(spec: &IsoflopSpec, budget: f64, trainings: &[&Training<'_>
     match width {
         Some(width) => Decision::Ask { width, why: want },
         None => Decision::Close(Closing::NoWidth(want)),
+    }
+}
+
+/// How well a minimum is known that is bracketed and needs no further cell.
+fn sharpness(fit: Option<&BudgetFit>) -> Closing {
+    match fit.and_then(|fit| fit.minimum).map(|minimum| minimum.resamples) {
+        None | Some(Resamples { requested: 0, .. }) => Closing::Bracketed,
+        Some(resamples) if resamples.are_few() => Closing::Narrow(resamples),
+        Some(_) => Closing::Sharp,
     }
 }
 
@@ -184,4 +208,41 @@ fn candidates(
         .filter_map(move |factor| factor.checked_mul(multiple))
         .filter(|width| !planned.contains(width))
         .filter(move |width| spec.cell(budget, *width).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fit::approach2::Parabola;
+    use crate::fit::{BudgetMinimum, Estimate};
+
+    fn fit(resamples: Resamples) -> BudgetFit {
+        let estimate = Estimate { value: 16_015.0, ci95: Some([7_204.0, 21_610.0]) };
+        let parabola = Parabola { middle: 4.0, half: 1.0, coefficients: [2.0, 0.0, 1.0] };
+        let minimum = BudgetMinimum {
+            parameters: estimate,
+            tokens: estimate,
+            loss: estimate,
+            off_centre: 0.0,
+            parabola,
+            resamples,
+        };
+        let verdict = Verdict::Used;
+        BudgetFit { flops: 1e15, points: 5, verdict, minimum: Some(minimum) }
+    }
+
+    // Goal: a minimum whose interval lacks many resamples is not called sharp.
+    #[test]
+    fn lost_resamples_forbid_to_call_a_minimum_sharp() {
+        for (requested, usable, expected) in [
+            (1_000, 1_000, "the minimum is bracketed and sharp enough"),
+            (1_000, 900, "the minimum is bracketed and sharp enough"),
+            (1_000, 899, "only 899 of 1000 resamples have a minimum inside the grid"),
+            (1_000, 424, "only 424 of 1000 resamples have a minimum inside the grid"),
+            (0, 0, "no resample says how sharp it is"),
+        ] {
+            let said = sharpness(Some(&fit(Resamples { requested, usable }))).to_string();
+            assert!(said.contains(expected), "{usable} of {requested}: {said}");
+        }
+    }
 }

@@ -5,8 +5,9 @@ use super::grid::FlopsConvention;
 use super::history::{State, Training};
 use super::planner::IsoflopStudy;
 use super::spec::IsoflopSpec;
+use crate::fit::approach2::PLACES_MIN;
 use crate::fit::{Analysis, BudgetFit, Options, Point, analyse};
-use proto::TokenFormat;
+use crate::training::repeats;
 use serde::Serialize;
 
 /// Training FLOPs below which published studies have no budget.
@@ -143,9 +144,14 @@ fn refused_widths(spec: &IsoflopSpec) -> Option<String> {
         (!widths.is_empty()).then(|| format!("{} at {budget:.2e}", widths.join(", ")))
     };
     let refused: Vec<String> = spec.flop_budgets.iter().filter_map(refused).collect();
+    let budgets = spec.flop_budgets.iter();
+    let all: usize = budgets.clone().map(|budget| spec.widths_at(*budget).len()).sum();
+    let valid: usize = budgets.map(|budget| spec.cells_at(*budget).len()).sum();
     (!refused.is_empty()).then(|| {
         format!(
-            "widths without a valid cell (too few or too many steps, or too small a batch): {}",
+            "{} of {all} cells of the grid are left out, widths without a valid cell (too few or \
+             too many steps, or too small a batch): {}",
+            all - valid,
             refused.join("; ")
         )
     })
@@ -178,30 +184,45 @@ fn trial_notes(trainings: &[Training<'_>]) -> Vec<String> {
     notes
 }
 
-/// Says how often the text was repeated.
-fn text_notes(study: &IsoflopStudy, trainings: &[Training<'_>]) -> Vec<String> {
-    let spec = &study.spec;
-    let tokens =
-        (study.data.text.bytes / spec.data.token_bytes()) as f64 * (1.0 - spec.data.held_out);
-    let epochs = trainings.iter().map(|training| training.tokens / tokens);
-    let most = epochs.clone().fold(0.0, f64::max);
-    let repeated = epochs.filter(|epochs| *epochs > 1.0).count();
-    let unit = match spec.data.format {
-        TokenFormat::Bytes => "bytes",
-        TokenFormat::U16 | TokenFormat::Shards => "tokens",
-        TokenFormat::Text | TokenFormat::Jsonl => "tokens at most",
+/// Says how often the text is repeated.
+fn text_notes(study: &IsoflopStudy, trainings: &[Training<'_>]) -> Option<String> {
+    let trained: Vec<f64> = trainings.iter().map(|training| training.tokens).collect();
+    repeats::of_text(&study.data, &trained)
+}
+
+/// Budgets whose planned sizes are too few for a parabola.
+fn few_sizes(spec: &IsoflopSpec) -> Option<String> {
+    let few = |budget: &f64| {
+        let sizes = spec.cells_at(*budget).len();
+        (sizes < PLACES_MIN).then(|| format!("{budget:.2e} ({sizes})"))
     };
-    let note = format!(
-        "the training text has {tokens:.3e} {unit}; {repeated} of {} trials see it more than once, \
-         at most {most:.1} times, and repeated text is worth less than new text",
-        trainings.len()
-    );
-    if repeated > 0 { vec![note] } else { Vec::new() }
+    let few: Vec<String> = spec.flop_budgets.iter().filter_map(few).collect();
+    let more = match spec.closed_loop.extra_cells_max {
+        0 => "the closed loop may add none".to_owned(),
+        cells => format!("the closed loop may add up to {cells} to each"),
+    };
+    (!few.is_empty()).then(|| {
+        format!(
+            "a parabola needs {PLACES_MIN} model sizes, and the grid has fewer at the budgets {}; \
+             {more}",
+            few.join(", ")
+        )
+    })
+}
+
+/// What the plan already says of the results, before any training.
+pub(super) fn warnings(study: &IsoflopStudy, trainings: &[Training<'_>]) -> Vec<String> {
+    let spec = &study.spec;
+    let notes = [refused_widths(spec), few_sizes(spec), text_notes(study, trainings)];
+    notes.into_iter().flatten().collect()
 }
 
 fn decision_note((budget, decision): &(f64, Decision)) -> Option<String> {
     match decision {
-        Decision::Wait | Decision::Close(Closing::Sharp) => None,
+        Decision::Wait | Decision::Close(Closing::Sharp | Closing::Bracketed) => None,
+        Decision::Close(closing @ Closing::Narrow(_)) => {
+            Some(format!("budget {budget:.2e}: {closing}"))
+        }
         Decision::Ask { width, why } => {
             Some(format!("budget {budget:.2e}: width {width} is asked for, because {why}"))
         }

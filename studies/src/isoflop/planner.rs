@@ -1,6 +1,7 @@
 //! Which trainings come next.
 
 use super::closed_loop::{Decision, decide};
+use super::findings;
 use super::grid::Cell;
 use super::history::{BUDGET, State, Training};
 use super::report;
@@ -118,6 +119,10 @@ impl Study for IsoflopStudy {
             return Next::Wait;
         }
         Next::Complete
+    }
+
+    fn warnings(&self, trials: &[TrialView<'_>]) -> Vec<String> {
+        findings::warnings(self, &Training::read_all(&self.spec, trials))
     }
 
     fn report(&self, trials: &[TrialView<'_>]) -> Report {

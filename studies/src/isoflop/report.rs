@@ -6,7 +6,7 @@ use super::findings::Findings;
 use super::history::{BITS, BUDGET, State, Training};
 use super::planner::IsoflopStudy;
 use super::spec::IsoflopSpec;
-use crate::fit::{Estimate, Method, Prediction};
+use crate::fit::{Estimate, Method, Prediction, Resamples};
 use crate::report::{Cell, Column, CourseWanted, Passed, Report, Section, Table};
 use proto::{Outcome, Runner, TokenFormat};
 
@@ -154,6 +154,7 @@ fn budgets(spec: &IsoflopSpec, findings: &Findings<'_>, trainings: &[Training<'_
             estimate(minimum.map(|minimum| &minimum.tokens)),
             estimate(minimum.map(|minimum| &minimum.loss)),
             minimum.map_or_else(missing, |minimum| Cell::Number(minimum.off_centre)),
+            minimum.map_or_else(missing, |minimum| usable(minimum.resamples)),
             fit.map_or_else(missing, |fit| Cell::text(fit.verdict.to_string())),
             Cell::text(state_of(decision)),
         ]
@@ -162,7 +163,8 @@ fn budgets(spec: &IsoflopSpec, findings: &Findings<'_>, trainings: &[Training<'_
         name: "budgets".to_owned(),
         caption:
             "The minimum of each budget's parabola. Off-centre is the distance of N* from the \
-                  middle of the grid in log N: 0 is the middle, 1 the large and -1 the small end."
+                  middle of the grid in log N: 0 is the middle, 1 the large and -1 the small end. The \
+                  intervals stand on the resamples whose minimum lies inside the grid."
                 .to_owned(),
         columns: vec![
             Column::number("C", spec.flops.to_string()),
@@ -172,6 +174,7 @@ fn budgets(spec: &IsoflopSpec, findings: &Findings<'_>, trainings: &[Training<'_
             Column::number("D*", "tokens"),
             Column::number("L*", "nats per token"),
             Column::number("off-centre", ""),
+            Column::text("usable resamples"),
             Column::text("Approach 2"),
             Column::text("closed loop"),
         ],
@@ -179,11 +182,20 @@ fn budgets(spec: &IsoflopSpec, findings: &Findings<'_>, trainings: &[Training<'_
     }
 }
 
+fn usable(resamples: Resamples) -> Cell {
+    match resamples {
+        Resamples { requested: 0, .. } => Cell::missing("none asked for"),
+        Resamples { requested, usable } => Cell::text(format!("{usable} of {requested}")),
+    }
+}
+
 fn state_of(decision: &Decision) -> String {
     match decision {
         Decision::Wait => "trials are open".to_owned(),
         Decision::Ask { width, why } => format!("asks for width {width}: {why}"),
-        Decision::Close(Closing::Sharp) => Closing::Sharp.to_string(),
+        Decision::Close(closing @ (Closing::Sharp | Closing::Narrow(_) | Closing::Bracketed)) => {
+            closing.to_string()
+        }
         Decision::Close(closing) => format!("closed: {closing}"),
     }
 }

@@ -2,7 +2,6 @@
 
 use super::provenance::{Provenance, TrialRow};
 use super::{Report, Section};
-use proto::ExperimentState;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -18,7 +17,7 @@ pub fn json(report: &Report, provenance: &Provenance) -> serde_json::Result<Stri
     #[derive(Serialize)]
     struct Document<'a> {
         experiment: &'a str,
-        state: ExperimentState,
+        state: &'static str,
         trials: &'a [TrialRow],
         study: &'a serde_json::Value,
         title: &'a str,
@@ -33,7 +32,7 @@ pub fn json(report: &Report, provenance: &Provenance) -> serde_json::Result<Stri
     let facts = provenance.facts.iter();
     serde_json::to_string_pretty(&Document {
         experiment: provenance.experiment.as_str(),
-        state: provenance.state,
+        state: provenance.word(),
         trials: &provenance.trials,
         study: &report.summary,
         title: &report.title,
@@ -51,7 +50,7 @@ pub fn json(report: &Report, provenance: &Provenance) -> serde_json::Result<Stri
 mod tests {
     use super::*;
     use crate::report::{Cell, Column, Section, Table};
-    use proto::{ExperimentId, TrialId};
+    use proto::{ExperimentId, ExperimentState, TrialId};
 
     #[test]
     fn the_document_has_what_results_prints_and_no_invalid_number() {
@@ -80,9 +79,10 @@ mod tests {
             sections: vec![Section { tables: vec![table], ..Section::default() }],
             ..Report::default()
         };
-        let provenance = Provenance {
+        let mut provenance = Provenance {
             experiment: ExperimentId::new("mini-0").unwrap(),
             state: ExperimentState::Complete,
+            interrupted: false,
             recipe: String::new(),
             code_version: String::new(),
             data_hash: None,
@@ -102,5 +102,8 @@ mod tests {
         let rows = &read["sections"][0]["tables"][0]["rows"];
         assert_eq!(rows[0][0]["low"], serde_json::Value::Null);
         assert_eq!(rows[1][0]["missing"], "no minimum");
+        provenance.interrupted = true;
+        let text = json(&report, &provenance).unwrap();
+        assert!(text.contains(r#""state": "interrupted""#), "{text}");
     }
 }

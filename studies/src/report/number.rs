@@ -7,7 +7,7 @@ const EXPONENT_LOW: i32 = -4;
 /// From this many digits on, thousands are set apart.
 const GROUPED_DIGITS_MIN: usize = 5;
 /// Most significant digits that are asked for; a double has no more.
-const DIGITS_MAX: usize = 17;
+pub(super) const DIGITS_MAX: usize = 17;
 
 /// A number in its parts, so that each medium sets the exponent in its own way.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,8 @@ pub struct Provenance {
     pub experiment: ExperimentId,
     /// Its state when the report was made.
     pub state: ExperimentState,
+    /// It would go on, but no coordinator ran when the report was made.
+    pub interrupted: bool,
     /// The recipe's text as it was submitted.
     pub recipe: String,
     /// Brine's version and git commit.
@@ -27,6 +29,13 @@ pub struct Provenance {
     /// How the trials learned, one picture for each of [`Report::courses`](super::Report::courses)
     /// of which there are points.
     pub curves: Vec<LearningCurves>,
+}
+
+impl Provenance {
+    /// One word for the experiment's state.
+    pub fn word(&self) -> &'static str {
+        if self.interrupted { "interrupted" } else { self.state.word() }
+    }
 }
 
 /// What is known about one trial.

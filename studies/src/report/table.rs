@@ -3,6 +3,7 @@
 use super::number::{self, Zeros};
 use proto::TrialId;
 use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
 
 /// Rows of cells under named columns.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -15,6 +16,60 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Rows from top to bottom. A row that is shorter than the columns is filled with nothing.
     pub rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// Every cell as plain text, for terminals; numbers of a column that differ look different.
+    pub fn texts(&self) -> Vec<Vec<String>> {
+        let digits: Vec<Digits> = (0..self.columns.len()).map(|index| self.digits(index)).collect();
+        let text = |(index, cell): (usize, &Cell)| match cell {
+            Cell::Number(value) => number::plain(*value, digits[index].of(*value), Zeros::Trim),
+            Cell::Text(_) | Cell::Interval { .. } | Cell::Trial(_) | Cell::Missing(_) => {
+                cell.to_text()
+            }
+        };
+        let row =
+            |row: &Vec<Cell>| row.iter().enumerate().take(self.columns.len()).map(text).collect();
+        self.rows.iter().map(row).collect()
+    }
+
+    /// How many digits the numbers of a column need.
+    pub(super) fn digits(&self, column: usize) -> Digits {
+        let numbers = self.rows.iter().filter_map(|row| match row.get(column) {
+            Some(Cell::Number(value)) => Some(*value),
+            Some(Cell::Text(_) | Cell::Interval { .. } | Cell::Trial(_) | Cell::Missing(_))
+            | None => None,
+        });
+        let mut numbers: Vec<f64> = numbers.collect();
+        numbers.sort_by(f64::total_cmp);
+        numbers.dedup();
+        let mut needed = BTreeMap::new();
+        // Rounding keeps the order, so only neighbours can look alike.
+        for pair in numbers.windows(2) {
+            let looks = |digits| {
+                let [low, high] = [pair[0], pair[1]].map(|x| number::plain(x, digits, Zeros::Trim));
+                low != high
+            };
+            let digits = (NUMBER_DIGITS..=number::DIGITS_MAX).find(|digits| looks(*digits));
+            for value in pair {
+                let most = needed.entry(value.to_bits()).or_insert(NUMBER_DIGITS);
+                *most = digits.unwrap_or(NUMBER_DIGITS).max(*most);
+            }
+        }
+        Digits(needed)
+    }
+}
+
+/// Significant digits of each number of a column: [`NUMBER_DIGITS`], and as many more as it takes
+/// where two that differ would look alike.
+#[derive(Debug)]
+pub(super) struct Digits(BTreeMap<u64, usize>);
+
+impl Digits {
+    /// Those of a number of the column.
+    pub(super) fn of(&self, value: f64) -> usize {
+        self.0.get(&value.to_bits()).copied().unwrap_or(NUMBER_DIGITS)
+    }
 }
 
 /// The head of a column.
@@ -56,7 +111,8 @@ pub enum Alignment {
 pub enum Cell {
     /// Words.
     Text(String),
-    /// A number, shown with five significant digits.
+    /// A number, shown with five significant digits, or more where it takes more to tell it from
+    /// another one of its column.
     Number(f64),
     /// An estimate with its interval, shown with four significant digits each.
     Interval {
@@ -135,6 +191,22 @@ impl Serialize for Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_a_column_that_differ_look_different() {
+        let numbers = [123_456_789.5, 123_456_788.5, 123_456_788.5, 2.5, 2.500_001, 7.0, f64::NAN];
+        let column = |value: f64| vec![Cell::Number(value), Cell::text("x")];
+        let table = Table {
+            columns: vec![Column::number("loss", ""), Column::text("")],
+            rows: numbers.map(column).to_vec(),
+            ..Table::default()
+        };
+        let texts: Vec<String> = table.texts().into_iter().map(|row| row[0].clone()).collect();
+        assert_eq!(
+            texts,
+            ["1.2345679e8", "1.23456788e8", "1.23456788e8", "2.5", "2.500001", "7", "not a number"]
+        );
+    }
 
     #[test]
     fn cells_have_a_plain_text() {

@@ -77,9 +77,10 @@ impl Study for Sweep {
                 Search::Random { .. } => "random search",
             };
             let (points, seeds) = (self.points.len(), self.spec.seeds.len());
+            let noun = if points == 1 { "point" } else { "points" };
             let reason = match seeds {
-                1 => format!("{search}: {points} points"),
-                _ => format!("{search}: {points} points with {seeds} seeds"),
+                1 => format!("{search}: {points} {noun}"),
+                _ => format!("{search}: {points} {noun} with {seeds} seeds"),
             };
             return Next::PlanRange { count: self.len() - planned, reason };
         }

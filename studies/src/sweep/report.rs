@@ -281,7 +281,8 @@ fn notes(
     let partial =
         points.iter().filter(|point| point.mean.is_some() && !point.is_complete(sweep)).count();
     if partial > 0 {
-        notes.push(format!("{partial} points lack a value for some seeds and cannot be the best."));
+        let lack = if partial == 1 { "point lacks" } else { "points lack" };
+        notes.push(format!("{partial} {lack} a value for some seeds and cannot be the best."));
     }
     if sweep.points.repeated() > 0 {
         notes.push(format!(

@@ -5,8 +5,9 @@ use super::spec::TrainStudySpec;
 use crate::recipe::TrialSettings;
 use crate::report::Report;
 use crate::study::{Next, Study, TrialView};
+use crate::training::repeats;
 use proto::train::NUMERICS_VERSION;
-use proto::{DataSpec, Runner, TrainSpec, TrialSpec, Value};
+use proto::{Budget, DataSpec, Runner, TrainSpec, TrialSpec, Value};
 use std::collections::BTreeMap;
 
 /// Name of the trial parameter that is compared.
@@ -63,7 +64,21 @@ impl Study for TrainStudy {
         false
     }
 
+    fn warnings(&self, trials: &[TrialView<'_>]) -> Vec<String> {
+        // How far a budget of time goes, nobody knows before.
+        if matches!(self.spec.budget, Some(Budget::WallMs(_))) {
+            return Vec::new();
+        }
+        let trained = trials.iter().filter_map(|view| match &view.spec.runner {
+            Runner::Train(train) => Some(train.steps_max() as f64 * train.tokens_per_step() as f64),
+            Runner::Grpo(_) | Runner::Command(_) | Runner::Noop => None,
+        });
+        repeats::of_text(&self.data, &trained.collect::<Vec<_>>()).into_iter().collect()
+    }
+
     fn report(&self, trials: &[TrialView<'_>]) -> Report {
-        report::build(&self.spec, trials)
+        let mut report = report::build(&self.spec, trials);
+        report.notes.extend(self.warnings(trials));
+        report
     }
 }

@@ -78,6 +78,30 @@ fn every_rate_is_tried_with_every_seed_and_the_report_compares_them() {
 }
 
 #[test]
+fn a_text_that_is_seen_more_than_once_is_said_before_and_after() {
+    let warned = |lines: &str| {
+        let study = study(&spec(lines), recipe(lines).trial_settings());
+        let Next::Plan { trials, .. } = study.next(&[]) else { panic!("nothing is planned") };
+        let ids: Vec<TrialId> = trials.iter().map(TrialSpec::id).collect();
+        let views = ids.iter().zip(&trials).map(|(id, spec)| TrialView {
+            id,
+            spec,
+            attempts: 0,
+            outcome: None,
+            measured: &[],
+        });
+        let views: Vec<TrialView<'_>> = views.collect();
+        let warnings = study.warnings(&views);
+        assert!(warnings.iter().all(|words| study.report(&views).notes.contains(words)));
+        warnings.join("; ")
+    };
+    assert_eq!(warned("length: {steps: 70}"), "");
+    let often = warned("length: {steps: 20_000}");
+    assert!(often.contains("1 of 1 trials see it more than once, at most 4"), "{often}");
+    assert_eq!(warned("length: {steps: 20_000}\nbudget: {wall: 1m}"), "");
+}
+
+#[test]
 fn what_a_recipe_says_of_budget_precision_and_scoring_reaches_the_trial() {
     let trained = |lines: &str| {
         let lines = format!("length: {{steps: 70}}\n{lines}");

@@ -4,6 +4,7 @@
 pub(crate) mod checks;
 mod optimizer;
 pub(crate) mod raw;
+pub(crate) mod repeats;
 mod spec;
 
 pub use spec::{Architecture, Data, Momentum, MuonRest, Optimizer, Rule, TrainingSettings};

@@ -1,6 +1,7 @@
 //! What the trainings of a study have in common, checked.
 
 use crate::recipe::{DataWanted, StudyError, Wanted};
+use crate::training::repeats::token_bytes;
 use proto::{
     AdamW, DataSpec, Inputs, Lion, Mlp, Muon, MuonScale, Norm, Packing, Positions, Precision, Rest,
     Schedule, Sgd, TokenFormat, TokenizerSpec,
@@ -54,22 +55,13 @@ impl Data {
         Ok(DataSpec { text, format, held_out, packing, tokenizer })
     }
 
-    /// Least bytes of one token; headers and the JSON around documents come on top. Nobody knows
-    /// how few bytes of text a tokenizer makes a token of.
-    pub(crate) fn token_bytes(&self) -> u64 {
-        match self.format {
-            TokenFormat::Bytes | TokenFormat::Text | TokenFormat::Jsonl => 1,
-            TokenFormat::U16 | TokenFormat::Shards => 2,
-        }
-    }
-
     /// Least text that has a whole window (a sequence and the token after it) in each part.
     fn bytes_needed(&self, sequence: u32) -> u64 {
         let window = f64::from(sequence) + 1.0;
         let smaller_part = self.held_out.min(1.0 - self.held_out);
         // One more token, because the trainer rounds the split to a whole one.
         let tokens = ((window + 1.0) / smaller_part).ceil();
-        (tokens as u64).saturating_mul(self.token_bytes())
+        (tokens as u64).saturating_mul(token_bytes(self.format))
     }
 }
 

@@ -27,15 +27,15 @@ impl fmt::Display for Misfit {
                 let has = has.as_deref().unwrap_or("an unknown version of the trainer");
                 write!(f, "it trains with arithmetic {has}, not {wanted}; another Brine version")
             }
-            Self::Cpus { free, wanted } => write!(f, "{free} CPU slots free of {wanted}"),
-            Self::Gpus { free, wanted } => write!(f, "{free} fitting GPUs free of {wanted}"),
+            Self::Cpus { free, wanted } => write!(f, "{free} CPU slots free, {wanted} wanted"),
+            Self::Gpus { free, wanted } => write!(f, "{free} fitting GPUs free, {wanted} wanted"),
             Self::GpuShare { wanted_milli } => {
                 write!(f, "no fitting GPU has a share of {} free", f64::from(*wanted_milli) / 1e3)
             }
             Self::Memory { free, wanted } => {
-                write!(f, "{} MiB of memory free of {}", free >> 20, wanted >> 20)
+                write!(f, "{} MiB of memory free, {} wanted", free >> 20, wanted >> 20)
             }
-            Self::Extra { name, free, wanted } => write!(f, "{free} {name} free of {wanted}"),
+            Self::Extra { name, free, wanted } => write!(f, "{free} {name} free, {wanted} wanted"),
             Self::Members { room, wanted } => {
                 write!(f, "room for {room} of the gang's {wanted} members")
             }

@@ -131,6 +131,47 @@ fn a_text_that_is_seen_more_than_once_is_noted() {
     noted(&short.report(&lab.views()), "see it more than once, at most");
 }
 
+// Goal: the plan says before the trainings what the report says beside their numbers.
+#[test]
+fn the_plan_warns_of_what_the_report_will_note() {
+    let warned = |text: &str, bytes: u64| {
+        let mut lab = Lab::new(text);
+        lab.plan();
+        let mut data = lab.study.data.clone();
+        data.text.bytes = bytes;
+        let study = IsoflopStudy::new(lab.study.spec.clone(), settings(), data);
+        let views = lab.views();
+        let (warnings, report) = (study.warnings(&views), study.report(&views));
+        // The number of sizes is a matter of the plan; a report shows what came of it.
+        let both = |note: &&String| !note.contains("a parabola needs");
+        assert!(warnings.iter().filter(both).all(|note| report.notes.contains(note)));
+        warnings.join("\n")
+    };
+    let usual = warned(MINI, 20_000_000);
+    assert!(usual.starts_with("7 of 28 cells") && !usual.contains('\n'), "{usual}");
+    assert!(warned(MINI, 100_000).contains("see it more than once, at most"));
+    let odd = MINI.replace("[16, 24, 32, 48, 64, 96, 128]", "[16, 1024]");
+    let warnings = warned(&odd, 20_000_000);
+    for words in ["of 8 cells of the grid are left out", "1024 at 3.00e10", "3.00e10 (1)"] {
+        assert!(warnings.contains(words), "{words}: {warnings}");
+    }
+}
+
+// Goal: whoever reads an interval sees how many of the resamples it stands on.
+#[test]
+fn lost_resamples_are_said_beside_the_intervals() {
+    let mut lab = Lab::new(&MINI.replace("[16, 24, 32, 48, 64, 96, 128]", "[32, 64, 128]"));
+    lab.plan();
+    lab.finish_on(&BYTES);
+    let report = report(&lab);
+    noted(&report, "usable resamples of the budgets ");
+    let table = &report.sections[1].tables[0];
+    let column = table.columns.iter().position(|c| c.name == "usable resamples").unwrap();
+    let texts = table.texts();
+    assert!(texts.iter().any(|row| row[column].ends_with(" of 200")), "{texts:?}");
+    assert!(texts.iter().all(|row| !row.last().unwrap().contains("sharp enough")), "{texts:?}");
+}
+
 #[test]
 fn a_study_of_published_size_is_not_called_scaled_down() {
     not_noted(&study(parse(SODA).unwrap()).report(&[]), "scaled-down");

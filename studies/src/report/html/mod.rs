@@ -61,7 +61,7 @@ struct Numbering {
 }
 
 fn head(report: &Report, provenance: &Provenance) -> Markup {
-    let state = provenance.state.word();
+    let state = provenance.word();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for trial in &provenance.trials {
         *counts.entry(trial.state.as_str()).or_default() += 1;
@@ -83,7 +83,12 @@ fn head(report: &Report, provenance: &Provenance) -> Markup {
                 }
                 span { code { (Clean(provenance.experiment.as_str())) } }
             }
-            @if provenance.state == ExperimentState::Running {
+            @if provenance.interrupted {
+                p.unfinished {
+                    "No coordinator ran when this was made: the experiment goes on with "
+                    code { "brine run" } ", and every number here may change."
+                }
+            } @else if provenance.state == ExperimentState::Running {
                 p.unfinished { "This experiment is still running; every number here may change." }
             }
         }

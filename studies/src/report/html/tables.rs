@@ -4,7 +4,7 @@ use crate::report::csv::csv;
 use crate::report::number::{self, Written, Zeros};
 use crate::report::provenance::{Entries, anchor};
 use crate::report::svg::Clean;
-use crate::report::table::{Alignment, Cell, Column, INTERVAL_DIGITS, NUMBER_DIGITS, Table};
+use crate::report::table::{Alignment, Cell, Column, Digits, INTERVAL_DIGITS, Table};
 use maud::{Markup, html};
 use proto::TrialId;
 use std::fmt::Write as _;
@@ -19,6 +19,7 @@ pub(super) fn table(table: &Table, entries: &Entries<'_>, number: usize) -> Mark
     let more = table.rows.len().saturating_sub(ROWS_MAX);
     let file = format!("{}.csv", file_stem(&table.name));
     let csv = csv(table);
+    let digits: Vec<Digits> = (0..table.columns.len()).map(|index| table.digits(index)).collect();
     html! {
         figure.table {
             figcaption {
@@ -36,7 +37,7 @@ pub(super) fn table(table: &Table, entries: &Entries<'_>, number: usize) -> Mark
                                 @for (index, column) in table.columns.iter().enumerate() {
                                     td class=(alignment(column)) {
                                         @if let Some(cell) = row.get(index) {
-                                            (content(cell, entries))
+                                            (content(cell, &digits[index], entries))
                                         }
                                     }
                                 }
@@ -71,10 +72,10 @@ fn alignment(column: &Column) -> &'static str {
     }
 }
 
-fn content(cell: &Cell, entries: &Entries<'_>) -> Markup {
+fn content(cell: &Cell, digits: &Digits, entries: &Entries<'_>) -> Markup {
     match cell {
         Cell::Text(text) => html! { (Clean(text)) },
-        Cell::Number(value) => written(&number::write(*value, NUMBER_DIGITS, Zeros::Trim)),
+        Cell::Number(value) => written(&number::write(*value, digits.of(*value), Zeros::Trim)),
         Cell::Interval { value, low, high } => interval([*value, *low, *high]),
         Cell::Trial(id) => trial(id, entries),
         Cell::Missing(reason) => html! {

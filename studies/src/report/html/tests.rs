@@ -41,6 +41,7 @@ fn provenance(trials: usize) -> Provenance {
     Provenance {
         experiment: ExperimentId::new("mini-0").unwrap(),
         state: ExperimentState::Complete,
+        interrupted: false,
         recipe: "kind: Experiment".into(),
         code_version: "brine 9.8.7 (abcdef0)".into(),
         data_hash: None,
