@@ -166,7 +166,8 @@ impl Connection {
     }
 
     /// The experiment that `wanted` names by its id, the start of it or its name; the newest one
-    /// for `None`. Of several with exactly this name, which an edited recipe leaves behind, the newest.
+    /// for `None`. Of several with exactly this name, which an edited recipe leaves behind, the
+    /// newest.
     ///
     /// # Errors
     /// There is none, or several.

@@ -163,8 +163,8 @@ fn budgets(spec: &IsoflopSpec, findings: &Findings<'_>, trainings: &[Training<'_
         name: "budgets".to_owned(),
         caption:
             "The minimum of each budget's parabola. Off-centre is the distance of N* from the \
-                  middle of the grid in log N: 0 is the middle, 1 the large and -1 the small end. The \
-                  intervals stand on the resamples whose minimum lies inside the grid."
+                  middle of the grid in log N: 0 is the middle, 1 the large and -1 the small end. \
+                  The intervals stand on the resamples whose minimum lies inside the grid."
                 .to_owned(),
         columns: vec![
             Column::number("C", spec.flops.to_string()),
