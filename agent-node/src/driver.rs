@@ -438,7 +438,7 @@ impl Driver {
         self.outbox.send(now, &mut self.core);
         for (key, points) in self.outbox.dropped(now) {
             if let Some(path) = stream::note_dropped(&self.names.of(&key).attempt, points) {
-                self.outbox.log(key, path);
+                self.outbox.noted(key, path);
             }
         }
         if let Some(shutdown) = &mut self.shutdown

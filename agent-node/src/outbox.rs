@@ -80,6 +80,19 @@ impl Outbox {
         self.tails.insert(key, LogTail::new(path));
     }
 
+    /// Something was written into an attempt's log that its program did not print. It may have
+    /// ended, or print nothing, so of a log that nobody follows only what is there now is sent.
+    pub(crate) fn noted(&mut self, key: AttemptKey, path: PathBuf) {
+        let tail = self.tails.entry(key).or_insert_with(|| {
+            let mut tail = LogTail::new(path);
+            tail.end();
+            tail
+        });
+        if tail.has_ended() {
+            self.logs_due = Moment::default();
+        }
+    }
+
     /// Nothing more comes into an attempt's log; the rest of it goes out at once.
     pub(crate) fn log_ended(&mut self, key: &AttemptKey) {
         if let Some(tail) = self.tails.get_mut(key) {
