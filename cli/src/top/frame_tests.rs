@@ -70,7 +70,8 @@ fn a_frame_shows_agents_experiments_and_running_trials() {
 fn an_agent_with_a_withdrawn_gpu_says_so() {
     let mut view = view();
     (view.agents[0].gpus_used, view.agents[0].gpus, view.agents[0].gpus_withdrawn) = (1, 1, 1);
-    let row = "a      h                3/4        1/1        3  H100; 1 withdrawn: see brine status";
+    let row =
+        "a      h                3/4        1/1        3  H100; 1 withdrawn: see brine status";
     assert_eq!(texts(&view, 100, 40)[3], row);
 }
 

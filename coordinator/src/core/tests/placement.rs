@@ -132,7 +132,10 @@ fn a_trial_waits_for_a_withdrawn_gpu_as_for_one_that_is_not_there() {
         lab.why(1)
     };
     let there = reason(with_gpus(4, 1), &[]);
-    assert!(there.contains("none that is connected could (a: 1 fitting GPUs free, 2 wanted)"), "{there}");
+    assert!(
+        there.contains("none that is connected could (a: 1 fitting GPUs free, 2 wanted)"),
+        "{there}"
+    );
     assert_eq!(reason(with_gpus(4, 2), &[0]), there);
     assert_eq!(reason(with_gpus(4, 3), &[1, 2]), there);
 }
