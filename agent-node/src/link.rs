@@ -22,9 +22,8 @@ const BATCHES_MAX: u64 = 4;
 pub(crate) enum News {
     /// Only that the agent lives.
     Nothing,
-    /// That metrics wait for the reply.
-    Metrics,
-    /// What the coordinator should know before long: attempts that were taken up or have begun.
+    /// What the coordinator should know before long: attempts that were taken up or have begun; or
+    /// that metrics wait for its reply.
     Soon,
     /// What it waits for: ends and checkpoints.
     Urgent,
@@ -67,12 +66,11 @@ impl Link {
         }
     }
 
-    /// Whether a report goes now: a heartbeat, `news` that no earlier report holds up, or because
-    /// metrics wait for its reply.
+    /// Whether a report goes now: a heartbeat, or `news` that no earlier report holds up.
     pub(crate) fn report_is_due(&self, now: Moment, news: News) -> bool {
         let goes = match news {
             News::Nothing => false,
-            News::Metrics | News::Soon => self.answered >= self.last_sequence,
+            News::Soon => self.answered >= self.last_sequence,
             News::Urgent => self.awaited.is_none(),
         };
         goes || self.heartbeat_at().is_none_or(|at| at <= now)
@@ -227,11 +225,11 @@ mod tests {
         };
         assert!(link.send_report(Moment(0), News::Nothing, || report(1)));
         assert_eq!(send(&mut link), BATCHES_MAX);
-        assert!(!link.report_is_due(Moment(1), News::Metrics), "report 1 has no reply");
+        assert!(!link.report_is_due(Moment(1), News::Soon), "report 1 has no reply");
         link.replied(1, &[]);
         assert_eq!(send(&mut link), 0, "the batches went after report 1");
-        assert!(link.report_is_due(Moment(2), News::Metrics));
-        assert!(link.send_report(Moment(2), News::Metrics, || report(2)));
+        assert!(link.report_is_due(Moment(2), News::Soon));
+        assert!(link.send_report(Moment(2), News::Soon, || report(2)));
         assert_eq!(send(&mut link), 0);
         link.replied(2, &[]);
         assert!(!link.has_batches_enough());

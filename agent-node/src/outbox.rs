@@ -137,7 +137,7 @@ impl Outbox {
     fn news(&mut self, now: Moment, core: &Core, link: &Link) -> News {
         let waits = self.metrics.len() > 0 && link.has_batches_enough();
         let idle = match waits || (self.is_finishing && link.awaits_metrics()) {
-            true => News::Metrics,
+            true => News::Soon,
             false => News::Nothing,
         };
         if !core.report_is_due() && !self.is_urgent {

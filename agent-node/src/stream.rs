@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(counts[1], 3);
         assert!(counts[0].abs_diff(counts[2]) <= 3, "{counts:?}");
         let sent = std::iter::from_fn(|| buffer.batch()).map(|batch| batch.points.len());
-        assert_eq!(sent.sum::<usize>(), 3 * METRIC_BATCH_MAX + 3 - METRIC_BATCH_MAX);
+        assert_eq!(sent.sum::<usize>(), 2 * METRIC_BATCH_MAX + 3);
     }
 
     fn all(tail: &mut LogTail) -> Vec<u8> {
